@@ -1,0 +1,145 @@
+"""The vocabulary: kernel operations, decisions, actions, enforcement points, guarantees, risks.
+
+Pure data that every layer shares. The numbers of `Op`, `Decision`, `Action`, `Point` and `Guarantee` are those of
+`bpf/abi.h`; a test compares them with the BTF of the compiled object, so neither side can drift.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+
+class Family(enum.Enum):
+    """What kind of object an operation has, and so which automaton judges it."""
+
+    PATH = "path"  # an absolute path, `anon:...` for objects outside every mount namespace, or a word (`unshare:user`)
+    HOST = "host"  # an address, a port and a transport protocol
+
+
+class Op(enum.IntEnum):
+    """A kernel operation: one attempted effect (`enum agentd_op`)."""
+
+    EXEC = 0
+    READ = 1
+    WRITE = 2
+    CREATE = 3
+    DELETE = 4
+    RENAME = 5
+    LINK = 6
+    SETATTR = 7
+    MOUNT = 8
+    CHROOT = 9
+    UNIX_CONNECT = 10
+    PTRACE = 11
+    NAMESPACE = 12
+    BPF = 13
+    MODULE = 14
+    KEXEC = 15
+    IO_URING = 16
+    SOCKET = 17
+    PERF = 18
+    COMPAT = 19
+    CONNECT = 20
+    BIND = 21
+    LISTEN = 22
+    SEND = 23
+
+    @property
+    def word(self) -> str:
+        """The name used in policies, records and metrics."""
+        return self.name.lower()
+
+    @property
+    def family(self) -> Family:
+        return Family.HOST if self >= Op.CONNECT else Family.PATH
+
+
+PATH_OPS: Final = tuple(op for op in Op if op.family is Family.PATH)
+HOST_OPS: Final = tuple(op for op in Op if op.family is Family.HOST)
+OP_BY_WORD: Final = {op.word: op for op in Op}
+
+
+class Decision(enum.IntEnum):
+    """`enum agentd_decision`. Ordered by severity: the worst of several is their max()."""
+
+    ALLOW = 0
+    REQUIRE_APPROVAL = 1
+    DENY = 2
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+class Action(enum.IntEnum):
+    """What is done about a decision that isn't allow (`enum agentd_action`)."""
+
+    NONE = 0  # allowed, or monitor mode
+    DENY = 1  # the syscall fails with EPERM
+    KILL = 2  # SIGKILL to the whole process
+    PAUSE = 3  # held until answered
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+class Point(enum.IntEnum):
+    """An enforcement point (`enum agentd_point`)."""
+
+    NONE = 0
+    LSM = 1
+    FMOD_RET = 2
+    CGROUP = 3
+    EXEC = 4
+    SECCOMP = 5
+    TRACE = 6
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+class Guarantee(enum.IntEnum):
+    """What a point gives for one operation (`enum agentd_guarantee`)."""
+
+    NONE = 0
+    DETECTED = 1  # acted on after the effect
+    CONTAINED = 2  # the process dies before it can use the effect
+    PREVENTED = 3  # no effect
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+class Risk(enum.IntEnum):
+    """Risk of a (tool, operation); what `risk_level_max` compares with."""
+
+    LOW = 0
+    MEDIUM = 1
+    HIGH = 2
+    CRITICAL = 3
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+RISK_BY_WORD: Final = {risk.word: risk for risk in Risk}
+
+
+class Mode(enum.Enum):
+    ENFORCE = "enforce"
+    MONITOR = "monitor"  # decide, record, never act
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """The object of a HOST operation: `address` is 4 or 16 raw bytes (v4-mapped v6 is always given as v4)."""
+
+    address: bytes
+    port: int
+    protocol: str = "tcp"  # tcp | udp
