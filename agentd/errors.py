@@ -50,7 +50,7 @@ CODES: Final[frozenset[str]] = frozenset(
 class AgentdError(Exception):
     """A failure a person can act on.
 
-    what: the thing that failed (`policy.yaml`, `agentd run`), why: the reason, hint: what to do about it (may be empty).
+    what: the thing that failed (`policy.yaml`, `agentd run`); why: the reason; hint: what to do about it (or empty).
     exit_code is what the command line exits with.
     """
 
