@@ -1,0 +1,255 @@
+"""What one record says: the typed form that the engine fills in and the JSON object it becomes.
+
+The members are aegize's (timestamp ... metadata), then agentd's. Every record has all members of `MEMBERS` but
+`count`, `first` and `last`, which only records that stand for many (allowed operations, a loss) have; what doesn't
+apply is null, so that a reader never has to ask whether a member exists. `seq`, `prev_hash` and `hash` come from the
+chain, `host` and `boot_id` from the writer.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from agentd.audit import canonical, rawbytes
+from agentd.audit.canonical import Json
+from agentd.model import Action, Decision, Endpoint, Guarantee, Op, Point, Risk
+
+EVENTS: Final = (
+    "allowed",  # summary: `count` operations between `first` and `last`, exactly
+    "denied",
+    "approval_required",
+    "approved",
+    "approval_denied",
+    "approval_expired",
+    "gap",  # a loss: `count` things that have no record of their own, of what kinds and why in metadata
+    "started",
+    "stopped",
+    "policy_loaded",
+    "policy_rejected",
+    "workload_started",
+    "workload_ended",
+    "tagged",
+    "log_repaired",  # a torn tail was cut when the log was opened
+)
+
+MEMBERS: Final = (
+    *("timestamp", "event", "action_id", "agent_id", "tool_name", "operation", "risk_level", "input_summary"),
+    *("reason", "metadata", "seq", "prev_hash", "hash", "decision", "rule", "action", "guarantee", "point"),
+    *("kernel_operation", "process", "object", "policy_sha256", "host", "boot_id", "count", "first", "last"),
+)
+_RESERVED: Final = frozenset({"hash", "prev_hash", "seq", "guarantee"})  # what chain.read looks for
+
+SUMMARY_MAX: Final = 200  # characters, as aegize
+ARGV_MAX: Final = 65536  # bytes of arguments kept in one record
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The process above: enough to find it again."""
+
+    pid: int
+    start_time: int
+    exe: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Who did it. start_time: clock ticks since boot as in /proc/PID/stat (proc_pid_stat(5), field 22), which with the
+    boot_id makes a pid unique; cgroup: path below the cgroup2 root; what isn't known is None."""
+
+    pid: int
+    start_time: int
+    exe: bytes | None
+    argv: tuple[bytes, ...]
+    uid: int | None
+    cgroup: bytes | None
+    parent: Parent | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One record to be. Times are nanoseconds since the epoch (CLOCK_REALTIME), written with microseconds.
+
+    metadata: canonical JSON values; its keys may not be `hash`, `prev_hash`, `seq` or `guarantee` at any depth.
+    """
+
+    timestamp: int
+    event: str
+    action_id: str
+    agent_id: str | None = None
+    tool_name: str | None = None
+    operation: str | None = None
+    risk: Risk | None = None
+    input_summary: str = ""
+    reason: str = ""
+    metadata: Mapping[str, Json] = field(default_factory=dict)
+    decision: Decision | None = None
+    rule: str | None = None
+    action: Action | None = None
+    guarantee: Guarantee | None = None
+    point: Point | None = None
+    kernel_operation: Op | None = None
+    process: Process | None = None
+    object: bytes | Endpoint | None = None
+    policy_sha256: str | None = None
+    count: int | None = None
+    first: int | None = None
+    last: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.event not in EVENTS:
+            raise ValueError(f"unknown event {self.event!r}")
+        _check_metadata(self.metadata)
+
+
+def body(record: Record, host: str, boot_id: str) -> dict[str, Json]:
+    """The JSON object of `record`, less seq, prev_hash and hash."""
+    made: dict[str, Json] = {
+        "timestamp": time_text(record.timestamp),
+        "event": record.event,
+        "action_id": rawbytes.clean(record.action_id),
+        "agent_id": _text(record.agent_id),
+        "tool_name": _text(record.tool_name),
+        "operation": _text(record.operation),
+        "risk_level": _word(record.risk),
+        "input_summary": _short(rawbytes.clean(record.input_summary)),
+        "reason": rawbytes.clean(record.reason),
+        "metadata": dict(record.metadata),
+        "decision": _word(record.decision),
+        "rule": _text(record.rule),
+        "action": _word(record.action),
+        "guarantee": _word(record.guarantee),
+        "point": _word(record.point),
+        "kernel_operation": _word(record.kernel_operation),
+        "process": None if record.process is None else _process(record.process),
+        "object": object_json(record.object),
+        "policy_sha256": record.policy_sha256,
+        "host": host,
+        "boot_id": boot_id,
+    }
+    if record.count is not None:
+        made["count"] = record.count
+        made["first"] = None if record.first is None else time_text(record.first)
+        made["last"] = None if record.last is None else time_text(record.last)
+    return made
+
+
+def gap(
+    timestamp: int, action_id: str, lost: Mapping[str, int], why: str, *, first: int | None = None,
+    last: int | None = None, operations: int | None = None, agent_id: str | None = None,
+) -> Record:  # fmt: skip
+    """The record of a loss: `lost` says how many of what; `operations` how many operations those stood for."""
+    count = sum(lost.values())
+    of: dict[str, Json] = dict(lost)
+    metadata: dict[str, Json] = {"lost": of, "why": why}
+    if operations is not None:
+        metadata["operations"] = operations
+    return Record(
+        timestamp=timestamp, event="gap", action_id=action_id, agent_id=agent_id, metadata=metadata, count=count,
+        reason=f"{count} not recorded: {why}", first=first, last=last,
+    )  # fmt: skip
+
+
+def time_text(nanoseconds: int) -> str:
+    """RFC 3339 in UTC with microseconds: `2026-11-21T20:40:00.123456Z`."""
+    whole, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%dT%H:%M:%S}.{rest // 1000:06d}Z"
+
+
+def object_json(target: bytes | Endpoint | None) -> Json:
+    """A path as rawbytes writes it, an endpoint as {"address", "port", "protocol"}, null when unresolved."""
+    if target is None:
+        return None
+    if isinstance(target, Endpoint):
+        address = str(ipaddress.ip_address(target.address))
+        return {"address": address, "port": target.port, "protocol": target.protocol}
+    return _raw(target)
+
+
+def summarize(operation: Op, target: bytes | Endpoint | None, argv: Sequence[bytes] = ()) -> str:
+    """input_summary in aegize's manner, repr-like and at most 200 characters: `exec '/bin/rm' ['rm', '-rf', '/x']`."""
+    if target is None:
+        shown = "(unresolved)"
+    elif isinstance(target, Endpoint):
+        address = ipaddress.ip_address(target.address)
+        host = f"[{address}]" if address.version == 6 else str(address)
+        shown = f"{host}:{target.port}/{target.protocol}"
+    else:
+        shown = _quoted(target)
+    if argv:
+        # Only what can still be seen is quoted: a summary of a 100 KB command line costs no more than a short one.
+        shown += " [" + ", ".join(_quoted(arg[:SUMMARY_MAX]) for arg in argv[:SUMMARY_MAX]) + "]"
+    return _short(f"{operation.word} {shown}")
+
+
+def _quoted(raw: bytes) -> str:
+    return "'" + rawbytes.printable(raw).replace("'", "\\'") + "'"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SUMMARY_MAX else text[: SUMMARY_MAX - 1] + "…"
+
+
+def _raw(data: bytes) -> Json:
+    value = rawbytes.encode(data)
+    return value if isinstance(value, str) else dict(value)
+
+
+def _text(value: str | None) -> str | None:
+    return None if value is None else rawbytes.clean(value)
+
+
+def _word(value: Decision | Action | Point | Guarantee | Risk | Op | None) -> str | None:
+    return None if value is None else value.word
+
+
+def _process(process: Process) -> dict[str, Json]:
+    argv, cut = _argv(process.argv)
+    made: dict[str, Json] = {
+        "pid": process.pid,
+        "start_time": process.start_time,
+        "exe": None if process.exe is None else _raw(process.exe),
+        "argv": argv,
+        "uid": process.uid,
+        "cgroup": None if process.cgroup is None else _raw(process.cgroup),
+        "parent": None,
+    }
+    if process.parent is not None:
+        parent = process.parent
+        exe = None if parent.exe is None else _raw(parent.exe)
+        made["parent"] = {"pid": parent.pid, "start_time": parent.start_time, "exe": exe}
+    if cut:
+        made["argv_cut"] = cut
+    return made
+
+
+def _argv(argv: tuple[bytes, ...]) -> tuple[list[Json], int]:
+    """The arguments that fit in ARGV_MAX (each counts one byte more, for its end), and how many bytes were left out."""
+    kept: list[Json] = []
+    room = ARGV_MAX
+    for position, arg in enumerate(argv):
+        room -= len(arg) + 1
+        if room < 0:
+            return kept, sum(len(rest) + 1 for rest in argv[position:])
+        kept.append(_raw(arg))
+    return kept, 0
+
+
+def _check_metadata(metadata: Mapping[str, Json]) -> None:
+    if not metadata:
+        return
+    if not canonical.check(dict(metadata)):
+        raise ValueError("metadata: keys are plain words")
+    stack: list[object] = [metadata]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Mapping):
+            if not _RESERVED.isdisjoint(value):
+                raise ValueError(f"metadata: {sorted(_RESERVED & value.keys())} belong to the chain")
+            stack.extend(value.values())
+        elif isinstance(value, list):
+            stack.extend(value)
