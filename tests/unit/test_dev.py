@@ -37,6 +37,9 @@ def fake_debian(tmp_path: Path) -> Path:
         encoding="utf-8",
     )
     tool.chmod(0o755)
+    sudo = tmp_path / "sudo"  # asked only when the tests don't run as root
+    sudo.write_text('#!/bin/sh\nexec "$@"\n', encoding="utf-8")
+    sudo.chmod(0o755)
     return tmp_path
 
 
