@@ -1,0 +1,140 @@
+"""The reference decision: of a tool call (aegize's question) and of a kernel operation (the kernel's question).
+
+`decide` gives, from the same resolved rules, what the kernel tables give; property tests hold the two together.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agentd.model import Decision, Endpoint, Family, Op, Risk
+from agentd.policy.anchor import aegize_normal
+from agentd.policy.hosts import host_matches, parse_host
+from agentd.policy.ir import Language
+from agentd.policy.patterns import matches
+from agentd.policy.resolved import RULE_DEFAULT, Outcome, ResolvedAgent, ResolvedPolicy, Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer about a tool call. `reason` is word for word aegize's; rule: index into the agent's rules, or -1."""
+
+    decision: Decision
+    reason: str
+    rule: int = RULE_DEFAULT
+
+
+def evaluate_call(
+    policy: ResolvedPolicy,
+    agent: str,
+    tool: str,
+    operation: str,
+    risk: Risk = Risk.LOW,
+    paths: Sequence[str] = (),
+    hosts: Sequence[str] = (),
+) -> Verdict:
+    """As `evaluate`, for an agent by name; an unknown one is denied."""
+    found = policy.agents.get(agent)
+    if found is None:
+        return Verdict(Decision.DENY, f"unknown agent '{agent}' (default deny)")
+    return evaluate(found, tool, operation, risk, paths, hosts)
+
+
+def evaluate(
+    agent: ResolvedAgent,
+    tool: str,
+    operation: str,
+    risk: Risk = Risk.LOW,
+    paths: Sequence[str] = (),
+    hosts: Sequence[str] = (),
+) -> Verdict:
+    """What the policy says about one tool call.
+
+    paths: every string of the call that may be a path; one that matches is enough, as in aegize. Unlike aegize, a path
+    with `..` or a NUL byte only matches if what it leads to matches as well. hosts: `ADDRESS:PORT`.
+    """
+    rules = agent.rules[:-1] if agent.language is Language.AEGIZE else agent.rules  # aegize knows no baseline
+    for rule in rules:
+        if not (rule.names(tool, operation) and rule.bears(risk) and _reaches(agent, rule, paths, hosts)):
+            continue
+        if rule.decision is Decision.DENY:
+            return Verdict(rule.decision, f"denied by rule for tool '{tool}'", rule.index)
+        if rule.decision is Decision.REQUIRE_APPROVAL:
+            return Verdict(rule.decision, f"approval required for tool '{tool}'", rule.index)
+        return Verdict(rule.decision, f"allowed by rule for tool '{tool}'", rule.index)
+    return Verdict(
+        Decision.DENY, f"no matching allow rule for tool '{tool}' operation '{operation}' (default deny)", RULE_DEFAULT
+    )
+
+
+def _reaches(agent: ResolvedAgent, rule: Rule, paths: Sequence[str], hosts: Sequence[str]) -> bool:
+    if rule.paths is None and rule.hosts is None:
+        return True
+    if any(_path_reaches(agent, rule, path) for path in paths):
+        return True
+    return any(_host_reaches(agent, rule, host) for host in hosts)
+
+
+def _path_reaches(agent: ResolvedAgent, rule: Rule, path: str) -> bool:
+    if "\0" in path:
+        return False
+    if agent.language is Language.AEGIZE:
+        return _aegize_reaches(rule, path)
+    absolute = posixpath.normpath(posixpath.join(agent.workspace, path))
+    data = absolute.encode("utf-8", "surrogateescape")
+    return any(matches(agent.path_patterns[number], data) for number in rule.paths or ())
+
+
+def _aegize_reaches(rule: Rule, path: str) -> bool:
+    written = aegize_normal(path)
+    forms = {written}
+    if ".." in written.split("/"):
+        forms.add(posixpath.normpath(written))  # both must match: never wider than aegize, and `..` leads nowhere
+    patterns = [aegize_normal(text) for text in rule.paths_text or ()]
+    return all(any(fnmatch.fnmatchcase(form, pattern) for pattern in patterns) for form in forms)
+
+
+def _host_reaches(agent: ResolvedAgent, rule: Rule, host: str) -> bool:
+    endpoint = endpoint_of(host)
+    return any(host_matches(agent.host_patterns[number], endpoint) for number in rule.hosts or ())
+
+
+def endpoint_of(text: str, protocol: str = "tcp") -> Endpoint:
+    """`ADDRESS:PORT` or `[ADDRESS]:PORT` as an endpoint. Raises ValueError for anything else."""
+    patterns = parse_host(text)
+    pattern = patterns[0]
+    if len(patterns) != 1 or pattern.network is None or pattern.prefix != 8 * len(pattern.network):
+        raise ValueError(f"{text} is not one address; write ADDRESS:PORT")
+    if pattern.port_low != pattern.port_high:
+        raise ValueError(f"{text} names no single port; write ADDRESS:PORT")
+    return Endpoint(pattern.network, pattern.port_low, protocol)
+
+
+def matched_patterns(agent: ResolvedAgent, obj: bytes | Endpoint) -> frozenset[int]:
+    """The numbers of all the agent's patterns (of the object's family) that match it."""
+    if isinstance(obj, Endpoint):
+        return frozenset(number for number, host in enumerate(agent.host_patterns) if host_matches(host, obj))
+    return frozenset(number for number, glob in enumerate(agent.path_patterns) if matches(glob, obj))
+
+
+def matched_groups(agent: ResolvedAgent, argv: Sequence[bytes]) -> frozenset[int]:
+    """The argument groups that some argument behind argv[0] matches."""
+    arguments = argv[1:]
+    return frozenset(
+        number
+        for number, globs in enumerate(agent.arg_groups)
+        if any(matches(glob, argument) for argument in arguments for glob in globs)
+    )
+
+
+def decide(agent: ResolvedAgent, op: Op, obj: bytes | Endpoint | None, argv: Sequence[bytes] = ()) -> Outcome:
+    """The outcome of one kernel operation. obj: None when it could not be resolved; argv: with argv[0], for exec."""
+    if obj is None:
+        return agent.unresolved(op)
+    if isinstance(obj, Endpoint) is not (op.family is Family.HOST):
+        raise TypeError(f"{op.word} takes {'an endpoint' if op.family is Family.HOST else 'a path'}")
+    groups = matched_groups(agent, argv) if op is Op.EXEC else frozenset()
+    return agent.outcome(op, matched_patterns(agent, obj), groups)

@@ -1,0 +1,102 @@
+"""The typed source of a policy: what the file says, checked for form, every part with its position.
+
+Nothing is resolved here: paths are as written, the catalogue isn't known, defaults aren't filled in. `parse` makes
+these from nodes and `resolve` makes rules of them.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from agentd.model import Action, Guarantee, Mode, Op, Risk
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """A place in the file: line and column count from 1, `path` is `agents.bot.allow[0].operations`."""
+
+    line: int
+    column: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextAt:
+    text: str
+    at: At
+
+
+class Language(enum.Enum):
+    AEGIZE = "aegize"  # no `version:`
+    AGENTD = "agentd"  # version: 1
+
+
+class MatchKind(enum.Enum):
+    SYSTEMD_UNIT = "systemd_unit"  # a glob over the unit's name
+    CGROUP = "cgroup"  # a glob over the path below the cgroup root
+    EXE = "exe"  # a glob over the resolved path of the executable
+    USER = "user"  # a user name, or a uid in decimal
+    ENV = "env"  # variables of the environment at exec; all of them
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One way to recognise the processes of an agent. `env` is only for MatchKind.ENV."""
+
+    kind: MatchKind
+    text: str
+    env: tuple[tuple[str, str], ...] = ()
+
+
+SECTIONS = ("deny", "require_approval", "allow")  # in the order they are judged
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSource:
+    section: str
+    index: int
+    at: At
+    tool: str
+    operations: tuple[TextAt, ...] | None  # None: every operation
+    paths: tuple[TextAt, ...] | None = None
+    hosts: tuple[TextAt, ...] | None = None
+    risk_max: Risk | None = None
+    timeout: int | None = None  # seconds
+    action: Action | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EntrySource:
+    """One entry of `tools:`: these objects of this kernel operation are this tool and operation."""
+
+    tool: str
+    operation: str
+    op: Op
+    patterns: tuple[TextAt, ...]
+    args: tuple[TextAt, ...] | None  # only for Op.EXEC
+    risk: Risk
+    at: At
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSource:
+    name: str
+    at: At
+    known: bool = True  # False: `name:` with nothing below it in an aegize document, which knows no such agent
+    match: tuple[Match, ...] = ()
+    workspace: TextAt | None = None
+    mode: Mode = Mode.ENFORCE
+    on_violation: Action = Action.DENY
+    minimum_guarantee: Guarantee = Guarantee.NONE
+    strict_audit: bool = False
+    rules: tuple[RuleSource, ...] = ()  # deny, then require_approval, then allow
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySource:
+    file: str
+    language: Language
+    tools: tuple[EntrySource, ...]
+    agents: tuple[AgentSource, ...]

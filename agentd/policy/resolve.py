@@ -1,0 +1,295 @@
+"""Typed source + the shipped catalogue -> resolved agents.
+
+`load` is the one way in for every caller: it returns a policy that is right in every part, or raises with all that is
+wrong with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, Generic, TypeVar
+
+from agentd.errors import AgentdError
+from agentd.model import Action, Decision, Family, Op
+from agentd.policy import source
+from agentd.policy.anchor import aegize_globs, agentd_globs, word_glob
+from agentd.policy.hosts import HostPattern, parse_host
+from agentd.policy.ir import AgentSource, At, EntrySource, Language, PolicySource, RuleSource, TextAt
+from agentd.policy.parse import parse_policy
+from agentd.policy.patterns import Dialect, Glob
+from agentd.policy.problem import PolicyError, Problem, Problems, in_order
+from agentd.policy.reader import shown
+from agentd.policy.resolved import (
+    BASELINE_TOOL,
+    DEFAULT_TIMEOUT,
+    RULE_DEFAULT,
+    RULE_UNRESOLVED,
+    Entry,
+    Outcome,
+    ResolvedAgent,
+    ResolvedPolicy,
+    Rule,
+)
+from agentd.resources import policies_dir
+
+__all__ = [
+    "DEFAULT_TIMEOUT",
+    "RULE_DEFAULT",
+    "RULE_UNRESOLVED",
+    "Entry",
+    "Outcome",
+    "ResolvedAgent",
+    "ResolvedPolicy",
+    "Rule",
+    "load",
+    "load_text",
+    "shipped_catalogue",
+]
+
+_DECISIONS: Final = {
+    "deny": Decision.DENY,
+    "require_approval": Decision.REQUIRE_APPROVAL,
+    "allow": Decision.ALLOW,
+}
+Item = TypeVar("Item", bound=Hashable)
+
+# Operations whose object is a word, never a path: an entry's pattern is taken as it stands.
+WORD_OPS: Final = frozenset(
+    {Op.PTRACE, Op.NAMESPACE, Op.BPF, Op.MODULE, Op.KEXEC, Op.IO_URING, Op.SOCKET, Op.PERF, Op.COMPAT}
+)
+
+
+def load(policy: str | Path | bytes, *, workspace: str) -> ResolvedPolicy:
+    """The policy in a file (or in bytes), resolved against the shipped catalogue.
+
+    workspace: the absolute path that anchors the relative paths of agents that name no workspace of their own.
+    Raises PolicyError with every mistake of the file; its exit code is 2 when the file can't be read.
+    """
+    if isinstance(policy, bytes):
+        return load_text(policy, "policy.yaml", workspace=workspace)
+    return load_text(source.read_file(policy), os.fspath(policy), workspace=workspace)
+
+
+def load_text(data: bytes, file: str, *, workspace: str) -> ResolvedPolicy:
+    """As `load`, for bytes already read; `file` is the name that messages show."""
+    if not workspace.startswith("/") or "\0" in workspace:
+        raise AgentdError("usage", "workspace", f"{shown(workspace)} is not an absolute path", "start it with /")
+    workspace = os.path.normpath(workspace)
+    problems = Problems(file)
+    node = source.parse(data, problems)
+    if node is None:
+        if not problems.errors:
+            problems.error(0, 0, "", "the file is empty", "write `agents:` with one entry for each agent")
+        problems.raise_errors()
+        raise AssertionError("unreachable")
+    parsed = parse_policy(node, problems)
+    catalogue = shipped_catalogue()
+    builders = [_AgentBuilder(agent, parsed, catalogue, workspace, problems) for agent in parsed.agents if agent.known]
+    if not builders:  # the tools are still to be checked
+        nobody = AgentSource("", At(0, 0, "agents"))
+        _AgentBuilder(nobody, parsed, catalogue, workspace, problems)
+    if not problems.errors:
+        _warn_about_unknown_tools(parsed, catalogue, problems)
+    problems.raise_errors()
+    return ResolvedPolicy(
+        MappingProxyType({builder.agent.name: builder.build() for builder in builders}),
+        hashlib.sha256(data + b"\0" + catalogue.data).hexdigest(),
+        file,
+        parsed.language,
+        in_order(problems.warnings),
+    )
+
+
+class ShippedCatalogue:
+    """The shipped catalogue, parsed once."""
+
+    __slots__ = ("data", "entries", "file")
+
+    def __init__(self, data: bytes, file: str, entries: tuple[EntrySource, ...]) -> None:
+        self.data = data
+        self.file = file
+        self.entries = entries
+
+
+@functools.cache
+def shipped_catalogue() -> ShippedCatalogue:
+    """policies/catalogue.yaml. Raises PolicyError if the installation's catalogue is broken."""
+    path = policies_dir() / "catalogue.yaml"
+    data = source.read_file(path)
+    problems = Problems(path.name)
+    node = source.parse(data, problems)
+    problems.raise_errors()
+    if node is None:
+        raise PolicyError([Problem(path.name, 0, 0, "", "the shipped catalogue is empty", "install agentd again")])
+    parsed = parse_policy(node, problems, catalogue=True)
+    problems.raise_errors()
+    return ShippedCatalogue(data, path.name, parsed.tools)
+
+
+def _warn_about_unknown_tools(parsed: PolicySource, catalogue: ShippedCatalogue, problems: Problems) -> None:
+    """A rule whose tool no entry gives never decides anything in the kernel: say so, a deny above all."""
+    known: dict[str, set[str]] = {}
+    for entry in (*parsed.tools, *catalogue.entries):
+        known.setdefault(entry.tool, set()).add(entry.operation)
+    for agent in parsed.agents:
+        for rule in agent.rules:
+            at = rule.at
+            if rule.tool not in known:
+                hint = "map kernel operations to it under `tools:`" if parsed.language is Language.AGENTD else ""
+                message = f"no kernel operation is {shown(rule.tool)}: the rule only matters to `policy test`"
+                problems.warn(at.line, at.column, f"{at.path}.tool", message, hint)
+                continue
+            for text in rule.operations or ():
+                if text.text not in known[rule.tool] and text.text != "*":
+                    message = f"no kernel operation is {rule.tool}/{shown(text.text)[1:-1]}"
+                    hint = f"{rule.tool} has {', '.join(sorted(known[rule.tool]))}"
+                    problems.warn(text.at.line, text.at.column, text.at.path, message, hint)
+
+
+class _Table(Generic[Item]):
+    """Items by number, each stored once."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Item, int] = {}
+
+    def number(self, item: Item) -> int:
+        return self._numbers.setdefault(item, len(self._numbers))
+
+    def all(self) -> tuple[Item, ...]:
+        return tuple(self._numbers)
+
+
+class _AgentBuilder:
+    """Makes one ResolvedAgent. Mistakes go to `problems` meanwhile; `build` is only called when there are none."""
+
+    def __init__(
+        self,
+        agent: AgentSource,
+        policy: PolicySource,
+        catalogue: ShippedCatalogue,
+        workspace: str,
+        problems: Problems,
+    ) -> None:
+        self.agent = agent
+        self._language = policy.language
+        self._workspace = agent.workspace.text if agent.workspace else workspace
+        self._problems = problems
+        self._paths: _Table[Glob] = _Table()
+        self._hosts: _Table[HostPattern] = _Table()
+        self._groups: _Table[tuple[Glob, ...]] = _Table()
+        self._toolops: _Table[tuple[str, str]] = _Table()
+        self._entries = [self._entry(entry, problems, own=True) for entry in policy.tools]
+        shipped = Problems(catalogue.file)
+        self._entries += [self._entry(entry, shipped, own=False) for entry in catalogue.entries]
+        shipped.raise_errors()
+        self._rules = [self._rule(index, rule) for index, rule in enumerate(agent.rules)]
+        self._rules.append(self._baseline(catalogue))
+
+    def build(self) -> ResolvedAgent:
+        agent = self.agent
+        return ResolvedAgent(
+            name=agent.name,
+            language=self._language,
+            mode=agent.mode,
+            on_violation=agent.on_violation,
+            minimum_guarantee=agent.minimum_guarantee,
+            strict_audit=agent.strict_audit,
+            workspace=self._workspace,
+            match=agent.match,
+            path_patterns=self._paths.all(),
+            host_patterns=self._hosts.all(),
+            arg_groups=self._groups.all(),
+            rules=tuple(self._rules),
+            entries=tuple(self._entries),
+            toolops=self._toolops.all(),
+            where=f"{self._problems.file}:{agent.at.line}:{agent.at.column}",
+        )
+
+    def _entry(self, entry: EntrySource, problems: Problems, *, own: bool) -> Entry:
+        self._toolops.number((entry.tool, entry.operation))
+        if entry.op.family is Family.HOST:
+            patterns = self._host_numbers(entry.patterns)
+        else:
+            patterns = self._path_numbers(entry.patterns, entry.op, problems)
+        group = None
+        if entry.args is not None:
+            group = self._groups.number(tuple(Glob(text.text, Dialect.ARGUMENT) for text in entry.args))
+        where = f"{problems.file}:{entry.at.line}:{entry.at.column}"
+        return Entry(entry.tool, entry.operation, entry.risk, entry.op, patterns, group, where, own)
+
+    def _rule(self, index: int, rule: RuleSource) -> Rule:
+        name = self.agent.name
+        action = rule.action
+        held = rule.section == "require_approval" or (action or self.agent.on_violation) is Action.PAUSE
+        if rule.timeout is not None and rule.section == "deny" and not held:
+            at = rule.at
+            hint = "remove timeout, or set `action: pause`"
+            self._problems.error(at.line, at.column, f"{at.path}.timeout", "the rule denies at once", hint)
+        return Rule(
+            id=rule.id or f"{name}/{rule.section}/{rule.index}",
+            index=index,
+            decision=_DECISIONS[rule.section],
+            tool=rule.tool,
+            operations=None if rule.operations is None else frozenset(text.text for text in rule.operations),
+            paths=None if rule.paths is None else self._path_numbers(rule.paths, None, self._problems),
+            hosts=None if rule.hosts is None else self._host_numbers(rule.hosts),
+            risk_max=rule.risk_max,
+            action=action,
+            timeout=rule.timeout or DEFAULT_TIMEOUT,
+            where=f"{self._problems.file}:{rule.at.line}:{rule.at.column}",
+            paths_text=None if rule.paths is None else tuple(text.text for text in rule.paths),
+            hosts_text=None if rule.hosts is None else tuple(text.text for text in rule.hosts),
+        )
+
+    def _baseline(self, catalogue: ShippedCatalogue) -> Rule:
+        """What any program needs to start at all is allowed unless a rule of the policy speaks of it."""
+        tool, operation = BASELINE_TOOL
+        entry = next(entry for entry in catalogue.entries if (entry.tool, entry.operation) == BASELINE_TOOL)
+        return Rule(
+            id=f"{self.agent.name}/baseline/0",
+            index=len(self.agent.rules),
+            decision=Decision.ALLOW,
+            tool=tool,
+            operations=frozenset({operation}),
+            paths=None,
+            hosts=None,
+            risk_max=None,
+            action=None,
+            timeout=DEFAULT_TIMEOUT,
+            where=f"{catalogue.file}:{entry.at.line}:{entry.at.column}",
+        )
+
+    def _path_numbers(self, texts: Iterable[TextAt], op: Op | None, problems: Problems) -> tuple[int, ...]:
+        """The numbers of the globs that `texts` mean: of an entry of `op`, or of a rule (None)."""
+        numbers: list[int] = []
+        for text in texts:
+            try:
+                numbers += [self._paths.number(glob) for glob in self._globs(text.text, op)]
+            except ValueError as error:
+                problems.error(text.at.line, text.at.column, text.at.path, f"{shown(text.text)}: {error}")
+        return tuple(dict.fromkeys(numbers))
+
+    def _globs(self, text: str, op: Op | None) -> tuple[Glob, ...]:
+        if op in WORD_OPS:
+            return word_glob(text)
+        if op is None and self._language is Language.AEGIZE:
+            return aegize_globs(text, self._workspace)
+        if op is Op.EXEC and "/" not in text and text != "**" and not text.startswith("anon:"):
+            raise ValueError(f"a program is named by its path; write {shown('**/' + text)} for any folder")
+        return agentd_globs(text, self._workspace)
+
+    def _host_numbers(self, texts: Iterable[TextAt]) -> tuple[int, ...]:
+        """The numbers of the host patterns; one with a name matches no endpoint and is left out (parse warned)."""
+        numbers: list[int] = []
+        for text in texts:
+            try:
+                patterns = parse_host(text.text)
+            except ValueError:
+                continue  # parse has reported it
+            numbers += [self._hosts.number(pattern) for pattern in patterns if pattern.name is None]
+        return tuple(dict.fromkeys(numbers))
