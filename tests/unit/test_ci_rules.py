@@ -81,6 +81,15 @@ def test_a_required_file_must_have_passed(suite: pytest.Pytester) -> None:
     assert run(suite, "test_fine.py").ret == 0
 
 
+def test_an_empty_suite_fails_in_ci(suite: pytest.Pytester) -> None:
+    """A suite of testpaths that is gone fails a run of the whole suite."""
+    suite.makeini("[pytest]\ntestpaths = here gone\nmarkers =\n    root: x\n    leaves: x\n")
+    (suite.mkdir("here") / "test_fine.py").write_text("def test_fine(): pass", encoding="utf-8")
+    result = run(suite)
+    assert result.ret != 0
+    result.stdout.fnmatch_lines(["no test of gone passed"])
+
+
 def test_an_empty_file_fails_in_ci(suite: pytest.Pytester) -> None:
     """A test file none of whose tests ran fails a run of the whole suite."""
     suite.makepyfile(test_fine="def test_fine(): pass", test_empty="")
