@@ -8,6 +8,7 @@ chain, `host` and `boot_id` from the writer.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -157,7 +158,12 @@ def gap(
 def time_text(nanoseconds: int) -> str:
     """RFC 3339 in UTC with microseconds: `2026-11-21T20:40:00.123456Z`."""
     whole, rest = divmod(nanoseconds, 1_000_000_000)
-    return f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%dT%H:%M:%S}.{rest // 1000:06d}Z"
+    return f"{_second(whole)}.{rest // 1000:06d}Z"
+
+
+@functools.lru_cache(maxsize=16)  # most records of a busy log are of the same few seconds
+def _second(whole: int) -> str:
+    return f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def object_json(target: bytes | Endpoint | None) -> Json:

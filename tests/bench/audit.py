@@ -1,0 +1,98 @@
+"""Records per second of the audit log: append+commit by batch size, verify, verify --strict; memory of a verify.
+
+    .venv/bin/python tests/bench/audit.py [RECORDS]
+
+Ratios compare with the least that the job can be on this machine, measured in the same run: for verifying, SHA-256 over
+the lines of the same file; for committing, a bare write and fdatasync of the same bytes. Two records of three are full
+denials of about 1 KB, one is a summary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from agentd.audit import verify  # noqa: E402
+from tests.unit.audit.samples import allowed, denied, opened  # noqa: E402
+
+BATCHES = (1, 16, 256)
+PEAK = """
+import sys
+from pathlib import Path
+from agentd.audit import verify
+result = verify.verify(Path(sys.argv[1]))
+assert result.ok, result
+# Not ru_maxrss: that survives exec, and would show the parent's memory.
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def seconds(job: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    job()
+    return time.perf_counter() - begun
+
+
+RECORDS = [denied(number) if number % 3 else allowed(number) for number in range(3000)]
+
+
+def write(path: Path, count: int, batch: int) -> None:
+    writer = opened(path)
+    for first in range(0, count, batch):
+        writer.append(RECORDS[number % len(RECORDS)] for number in range(first, min(first + batch, count)))
+        writer.commit()
+    writer.close()
+
+
+def write_bare(path: Path, data: bytes, commits: int) -> None:
+    step = len(data) // commits
+    with path.open("wb", buffering=0) as file:
+        for at in range(0, len(data), step):
+            file.write(data[at : at + step])
+            os.fdatasync(file.fileno())
+
+
+def hash_lines(path: Path) -> None:
+    with path.open("rb", buffering=1 << 18) as file:
+        for line in file:
+            hashlib.sha256(line).hexdigest()
+
+
+def main() -> None:
+    records = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    with tempfile.TemporaryDirectory(dir=ROOT) as name:
+        folder = Path(name)
+        for batch in BATCHES:
+            count = min(records, 1000 * batch)
+            path = folder / f"{batch}.jsonl"
+            took = seconds(lambda path=path, count=count, batch=batch: write(path, count, batch))  # type: ignore[misc]
+            data = path.read_bytes()
+            commits = -(-count // batch)
+            bare = seconds(lambda data=data, commits=commits: write_bare(folder / "bare", data, commits))  # type: ignore[misc]
+            print(
+                f"append+commit of {batch:>3} {count / took:>11,.0f} records/s "
+                f"{took / bare:7.2f} x a bare write+fdatasync"
+            )
+        path = folder / "log.jsonl"
+        write(path, records, 1000)
+        floor = seconds(lambda: hash_lines(path))
+        for label, strict in (("verify", False), ("verify --strict", True)):
+            took = seconds(lambda strict=strict: verify.verify(path, strict=strict))  # type: ignore[misc]
+            print(f"{label:<20} {records / took:>9,.0f} records/s   {took / floor:5.2f} x SHA-256 of the lines")
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True, cwd=ROOT
+        )
+        print(f"verify, peak memory  {int(done.stdout) / 1024:>9,.1f} MiB for {path.stat().st_size / 1e6:,.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
