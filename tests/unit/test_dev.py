@@ -54,7 +54,7 @@ def test_help_shows_every_job_with_an_example(how: list[str]) -> None:
         assert f"./dev {job}" in result.stdout
 
 
-@pytest.mark.parametrize("arguments", [["frobnicate"], ["--version"], ["check", "everything"]])
+@pytest.mark.parametrize("arguments", [["frobnicate"], ["--version"], ["check", "everything"], ["bench", "nothing"]])
 def test_a_job_that_does_not_exist_is_a_usage_error(arguments: list[str]) -> None:
     """An unknown job, or an argument to a job that takes none, exits with 2 and one line on stderr."""
     result = dev(*arguments)
