@@ -136,13 +136,13 @@ def test_every_module_says_what_it_is_for() -> None:
 
 
 def test_what_is_public_is_explained() -> None:
-    """A public function or class that isn't obvious from a few lines has a docstring; plain records need none."""
+    """A public function or class that isn't obvious from a few lines has a docstring; a record's fields speak."""
     problems = []
     for path, tree in modules():
         for node in tree.body:
             if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) or node.name.startswith("_"):
                 continue
-            plain = isinstance(node, ast.ClassDef) and not any(isinstance(item, ast.FunctionDef) for item in node.body)
+            plain = any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list)
             size = (node.end_lineno or node.lineno) - node.lineno
             if size > 5 and not plain and not ast.get_docstring(node):
                 problems.append(f"{place(path, node.lineno)}: {node.name}")
