@@ -133,4 +133,177 @@ struct agentd_tables {
  */
 #define AGENTD_HOST_KEY_MAX 20
 
+/* Limits. Beyond any of them the object is `unresolved`, and unresolved is denied. */
+#define AGENTD_PATH_MAX 4096 /* bytes of a resolved path, without a terminating NUL */
+#define AGENTD_ARGV_CHUNK 4096
+#define AGENTD_ARGV_CHUNKS 64 /* 256 KiB of argv are read when a decision depends on it */
+#define AGENTD_ARGV_KEPT 4096 /* bytes of argv that an event carries */
+#define AGENTD_MAX_AGENTS 256
+#define AGENTD_NAME_MAX 64
+
+/* One agent: which of its two table sets is in force, and how it is treated. Written by user space only. */
+struct agentd_agent {
+	agentd_u32 flags; /* AGENTD_AGENT_* */
+	agentd_u32 active; /* 0 or 1: one store flips the policy */
+	agentd_u32 generation[2];
+	char name[AGENTD_NAME_MAX];
+	struct agentd_tables tables[2];
+};
+#define AGENTD_AGENT_USED 1u
+#define AGENTD_AGENT_MONITOR 2u /* decide, record, never act */
+#define AGENTD_AGENT_STRICT 4u /* what can't be recorded is denied */
+
+/* The mark of a task in a workload (task storage). */
+struct agentd_tag {
+	agentd_u32 agent;
+	agentd_u32 workload;
+	agentd_u32 flags; /* AGENTD_TAG_* */
+	agentd_u32 hold_op;
+	agentd_u64 hold_id; /* of the hold this thread waits for; 0: none */
+	agentd_u64 hold_key[2]; /* its action hash */
+	agentd_u64 process_hold; /* in the leader's tag: the latest hold of any thread that must not resume without an answer */
+};
+#define AGENTD_TAG_ROOT_EXEC 1u /* the next exec is the operator's own command line */
+#define AGENTD_TAG_STOP 2u /* a cgroup program returned -ERESTARTNOINTR: stop at the syscall's exit */
+#define AGENTD_TAG_HELD 4u /* the effect is there already: must not run before an answer */
+#define AGENTD_TAG_FRESH 8u /* HELD, and the syscall that is held has not passed its exit yet */
+#define AGENTD_TAG_KILL_AT_EXIT 16u /* a cgroup program refused the call: SIGKILL at its exit */
+#define AGENTD_TAG_KILLED 32u /* told to die: decide nothing more */
+
+/* What the daemon and the programs tell each other; one entry, mapped. */
+struct agentd_control {
+	agentd_u32 epoch; /* the generation of programs in charge; others return at once */
+	agentd_u32 counts; /* which of the two count maps is written: 0 or 1 */
+	agentd_u32 tagging; /* non-zero while a tree is being tagged: forks look at their ancestors */
+	agentd_u32 abi;
+	agentd_u64 next_hold;
+	agentd_u64 untracked; /* forks that could not be tagged (and were killed) */
+	agentd_u64 hash_seed[2]; /* secret keys of the object hashes; never changed while a workload lives */
+};
+
+/* What the tagging iterator is asked to do, and how many tasks it marked (.data.request of the object). */
+struct agentd_tag_request {
+	agentd_u32 agent;
+	agentd_u32 workload;
+	agentd_s32 root_tgid; /* this process, and the children of marked ones; 0: by cgroup */
+	agentd_u32 marked; /* in this pass; 0: everything is */
+	agentd_u64 cgroup; /* id in the v2 hierarchy */
+	agentd_u32 remove; /* take the marks of `workload` away instead */
+	agentd_u32 reserved;
+};
+
+/* One line of the iterator over marked tasks. */
+struct agentd_task_line {
+	agentd_u32 agent;
+	agentd_u32 workload;
+	agentd_u32 pid;
+	agentd_u32 tid;
+	agentd_u32 ppid;
+	agentd_u32 flags;
+	agentd_u64 start_time;
+	agentd_u64 hold_id;
+};
+
+/* Constants that the loader sets before the object is loaded (.rodata.agentd). */
+struct agentd_constants {
+	agentd_u32 epoch; /* the generation of this set of programs */
+	agentd_u32 arena_mask; /* size of the arena in words, minus one */
+};
+
+enum agentd_event_type {
+	AGENTD_EVENT_VIOLATION = 1, /* a decision that isn't allow, acted on */
+	AGENTD_EVENT_HOLD = 2, /* held: waits for an answer */
+	AGENTD_EVENT_GONE = 3, /* a held task ended */
+	AGENTD_EVENT_SEEN = 4, /* the name behind a new key of the count map */
+	AGENTD_EVENT_ALLOWED = 5, /* one allowed operation that the count map had no room for */
+	AGENTD_EVENT_ROOT = 6, /* the root of a workload made its first exec */
+	AGENTD_EVENT_GRANTED = 7, /* a grant was consumed: the approved operation goes on */
+	AGENTD_EVENT_REFUSED = 8, /* a denied hold came back and got EPERM */
+	AGENTD_EVENT_RESUMED = 9, /* somebody else's SIGCONT for a held process: stopped again */
+	AGENTD_EVENT_UNTRACKED = 10, /* a fork could not be tagged */
+};
+
+/* One message of the ring. object, exe and argv follow the header in this order, not terminated. */
+struct agentd_event {
+	agentd_u32 type;
+	agentd_u32 flags; /* AGENTD_EVENT_FLAG_* */
+	agentd_u64 time; /* ns, CLOCK_BOOTTIME */
+	agentd_u64 hold_id;
+	agentd_u64 key[2]; /* action hash (holds) or object hash (counts) */
+	agentd_u64 start_time; /* of the process, ns, CLOCK_BOOTTIME */
+	agentd_u64 parent_start_time;
+	agentd_u64 cgroup; /* id in the v2 hierarchy */
+	agentd_u32 agent;
+	agentd_u32 generation;
+	agentd_u32 outcome;
+	agentd_u32 workload;
+	agentd_u32 pid;
+	agentd_u32 tid;
+	agentd_u32 ppid;
+	agentd_u32 uid;
+	agentd_u8 op;
+	agentd_u8 decision;
+	agentd_u8 action;
+	agentd_u8 point;
+	agentd_u8 guarantee;
+	agentd_u8 risk;
+	agentd_u16 object_len;
+	agentd_u16 exe_len;
+	agentd_u16 argv_len;
+	agentd_s32 syscall; /* number, -1 if none; AGENTD_EVENT_FLAG_COMPAT says whose */
+	agentd_u32 rule;
+	agentd_u32 toolop;
+	agentd_u32 timeout; /* seconds */
+	agentd_u32 reserved;
+	char comm[16];
+};
+#define AGENTD_EVENT_FLAG_UNRESOLVED 1u
+#define AGENTD_EVENT_FLAG_ARGV_CUT 2u
+#define AGENTD_EVENT_FLAG_MONITOR 4u
+#define AGENTD_EVENT_FLAG_SHARED_FDS 8u /* the descriptor table is shared: another thread may have used the file */
+#define AGENTD_EVENT_FLAG_COMPAT 16u
+#define AGENTD_EVENT_FLAG_SIGNAL_FAILED 32u
+#define AGENTD_EVENT_FLAG_SCRIPT 64u /* exec: the object is the script, not the interpreter */
+
+/* Exact counts of allowed operations. */
+struct agentd_count_key {
+	agentd_u32 agent;
+	agentd_u32 generation;
+	agentd_u32 outcome;
+	agentd_u32 op;
+	agentd_u64 object[2]; /* keyed hash of the object */
+};
+struct agentd_count {
+	agentd_u64 count;
+	agentd_u64 first; /* ns, CLOCK_BOOTTIME */
+	agentd_u64 last;
+	agentd_u32 point;
+	agentd_u32 reserved;
+};
+
+/* An answer to a hold that is re-tried (connect, send, bind): found by the action hash, consumed in the kernel. */
+struct agentd_grant_key {
+	agentd_u64 key[2];
+};
+struct agentd_grant {
+	agentd_u64 expires; /* ns, CLOCK_BOOTTIME */
+	agentd_u64 hold_id;
+	agentd_u32 allow; /* 1: go on, 0: EPERM */
+	agentd_s32 uses; /* left */
+};
+
+enum agentd_stat {
+	AGENTD_STAT_LOST_EVENTS = 0, /* the ring was full */
+	AGENTD_STAT_LOST_SEEN = 1, /* the name of a count key was lost (the count was not) */
+	AGENTD_STAT_LOST_COUNTS = 2, /* an allowed operation could be neither counted nor sent */
+	AGENTD_STAT_UNRESOLVED = 3,
+	AGENTD_STAT_SCRATCH = 4, /* no work buffer: denied */
+	AGENTD_STAT_UNTRACKED = 5,
+	AGENTD_STAT_SIGNAL_FAILED = 6,
+	AGENTD_STAT_VERDICTS = 7,
+	AGENTD_STAT_VERDICT_NS = 8,
+	AGENTD_STAT_BUCKET0 = 9, /* verdicts that took < 2^(8+i) ns, i = 0..15, not cumulative; the last one holds the rest */
+	AGENTD_STAT_COUNT = 25,
+};
+
 #endif

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * The whole of the kernel side, as one object. Each family of hooks is a file of its own and could be compiled alone, but
+ * for the maps: Debian 12's libbpf (1.1) links extern maps to wrong offsets, so they share one translation unit.
+ */
+#include "maps.bpf.c"
+
+#include "path.bpf.c"
+#include "namei.bpf.c"
+#include "lookup.bpf.c"
+
+#include "task.bpf.c"
+#include "exec.bpf.c"
+#include "net.bpf.c"
+#include "trace.bpf.c"

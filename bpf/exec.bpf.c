@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * exec: judged when the new program is in place and has not run an instruction.
+ *
+ * tp_btf/sched_process_exec, in the context of the task that called execve (fs/exec.c, exec_binprm). The path is that of
+ * the file really loaded (bprm->file: for a script its last interpreter), the arguments are read from the new address
+ * space. A script is judged twice: by its interpreter and by the script's own name, and the worse verdict stands.
+ *
+ * Guarantee: contained. The old program is gone, the new one dies or stops before its first instruction.
+ * Fails: to deny (kill), for a path, a script or an argv that can't be read completely.
+ * Trusted: bprm, the mm just built. Not trusted: comm, argv[0], AT_EXECFN.
+ */
+#include "lib/act.bpf.h"
+
+static __always_inline bool resolve_script(u32 slot, struct linux_binprm *bprm)
+{
+	struct scratch *s = scratch_get(slot);
+	struct task_struct *task = bpf_get_current_task_btf();
+	long n;
+
+	if (!s)
+		return false;
+	s->name_cur = 0;
+	n = bpf_probe_read_kernel_str(s->name[0], AGENTD_PATH_MAX, KREAD(bprm, filename));
+	if (n <= 1 || n >= AGENTD_PATH_MAX)
+		return false;
+	s->name_len = n - 1;
+	return name_resolve(slot, (u64)KREAD(task, fs, pwd.mnt), (u64)KREAD(task, fs, pwd.dentry), 1) != 0;
+}
+
+static __noinline void judge_exec(struct agentd_tag *tag, struct linux_binprm *bprm)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct verdict *v, *script;
+	struct emission *m;
+	struct scratch *s;
+	u64 begin = bpf_ktime_get_ns();
+	u32 slot = scratch_take();
+	bool is_script;
+
+	s = scratch_get(slot);
+	if (slot == NO_SLOT || !s) {
+		kill_current(tag, NULL);
+		return;
+	}
+	m = emission_begin(s, AGENTD_OP_EXEC, AGENTD_POINT_EXEC, AGENTD_CONTAINED);
+	v = &s->v[0];
+	script = &s->v[1];
+	is_script = KREAD(bprm, interp) != KREAD(bprm, filename);
+	if (args_scan(slot, tag->agent, KREAD(task, mm, arg_start), KREAD(task, mm, arg_end)))
+		verdict_unresolved(v, tag->agent, AGENTD_OP_EXEC);
+	else if (path_of_file(slot, KREAD(bprm, file)))
+		path_verdict(v, slot, tag->agent, AGENTD_OP_EXEC);
+	else
+		verdict_unresolved(v, tag->agent, AGENTD_OP_EXEC);
+	if (is_script && v->decision != AGENTD_DENY) {
+		if (resolve_script(slot, bprm))
+			path_verdict(script, slot, tag->agent, AGENTD_OP_EXEC);
+		else
+			verdict_unresolved(script, tag->agent, AGENTD_OP_EXEC);
+		if (worse(script, v)) {
+			*v = *script;
+			m->flags |= AGENTD_EVENT_FLAG_SCRIPT;
+		} else if (path_of_file(slot, KREAD(bprm, file))) {
+			path_class(slot, tag->agent); /* the buffer and its hash are the interpreter's again */
+		}
+	}
+	m->object_off = s->path_off;
+	m->object_len = v->unresolved ? 0 : AGENTD_PATH_MAX - s->path_off;
+	verdict_time(begin);
+	act(slot, tag, v, m, true);
+	scratch_give(slot);
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(exec_loaded, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+{
+	struct agentd_tag *tag = current_tag();
+
+	if (!tag)
+		return 0;
+	if (tag->flags & AGENTD_TAG_ROOT_EXEC) { /* the operator's own command line starts the workload */
+		tag->flags &= ~AGENTD_TAG_ROOT_EXEC;
+		return 0;
+	}
+	judge_exec(tag, bprm);
+	return 0;
+}

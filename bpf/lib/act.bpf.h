@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Acting by signal, for the points that see an effect when it is there already (exec, trace): SIGKILL for what is
+ * denied, SIGSTOP for what needs an answer. Both reach the task before it returns to user mode.
+ *
+ * A stopped process must not go on because somebody else sends SIGCONT: task.bpf.c stops it again, and a held task that
+ * passes the exit of another system call without an answer is killed there (trace.bpf.c).
+ */
+#ifndef AGENTD_ACT_BPF_H
+#define AGENTD_ACT_BPF_H
+
+#include "emit.bpf.h"
+
+#define SIGKILL 9
+#define SIGCONT 18
+#define SIGSTOP 19
+#define PF_KTHREAD_OR_WORKER (0x00200000 | 0x00000010 | 0x00000020) /* PF_KTHREAD, PF_IO_WORKER, PF_WQ_WORKER */
+
+static __always_inline u64 hold_new(void)
+{
+	struct agentd_control *c = control_get();
+
+	return c ? __sync_fetch_and_add(&c->next_hold, 1) + 1 : 0;
+}
+
+/* The end of the process. `m`: the event that will tell, or NULL. */
+static __always_inline void kill_current(struct agentd_tag *tag, struct emission *m)
+{
+	long failed = bpf_send_signal(SIGKILL);
+
+	tag->flags |= AGENTD_TAG_KILLED;
+	if (failed)
+		stat_add(AGENTD_STAT_SIGNAL_FAILED, 1);
+	if (!m)
+		return;
+	m->action = AGENTD_ACTION_KILL;
+	if (failed)
+		m->flags |= AGENTD_EVENT_FLAG_SIGNAL_FAILED;
+}
+
+static __always_inline bool answered(u64 hold_id)
+{
+	return bpf_map_lookup_elem(&answers, &hold_id) != NULL;
+}
+
+/* Does what verdict `v` asks for, and says so. `fresh`: the held system call has not reached its exit yet. */
+static __always_inline void act(u32 slot, struct agentd_tag *tag, const struct verdict *v, struct emission *m, bool fresh)
+{
+	const struct agentd_agent *agent = agent_get(tag->agent);
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct agentd_tag *leader;
+	bool monitor = agent && agent->flags & AGENTD_AGENT_MONITOR;
+
+	if (v->decision == AGENTD_ALLOW) {
+		if (count_allowed(slot, tag, v, m) || !agent || !(agent->flags & AGENTD_AGENT_STRICT) || monitor)
+			return;
+		kill_current(tag, m); /* strict: what can't be recorded doesn't happen */
+		return;
+	}
+	m->details = true;
+	m->type = AGENTD_EVENT_VIOLATION;
+	if (monitor) {
+		m->flags |= AGENTD_EVENT_FLAG_MONITOR;
+		m->action = AGENTD_ACTION_NONE;
+		emit(slot, tag, v, m);
+		return;
+	}
+	if (v->decision == AGENTD_REQUIRE_APPROVAL || v->action == AGENTD_ACTION_PAUSE) {
+		m->type = AGENTD_EVENT_HOLD;
+		m->action = AGENTD_ACTION_PAUSE;
+		m->hold_id = hold_new();
+		leader = bpf_task_storage_get(&tags, task->group_leader, 0, 0);
+		if (leader && m->hold_id && emit(slot, tag, v, m)) {
+			tag->hold_op = m->op;
+			tag->hold_id = m->hold_id;
+			tag->flags |= AGENTD_TAG_HELD | (fresh ? AGENTD_TAG_FRESH : 0);
+			leader->process_hold = m->hold_id;
+			if (!bpf_send_signal(SIGSTOP))
+				return;
+			m->flags |= AGENTD_EVENT_FLAG_SIGNAL_FAILED;
+			stat_add(AGENTD_STAT_SIGNAL_FAILED, 1);
+		}
+		/* nobody can be asked, or it can't be stopped: the same as denied */
+		m->type = AGENTD_EVENT_VIOLATION;
+	}
+	kill_current(tag, m);
+	emit(slot, tag, v, m);
+}
+
+#endif

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * One step a byte, whatever the number of rules. Tables as abi.h describes them; every index is masked with the size of
+ * the arena, so a damaged table gives a wrong verdict at worst, never an access outside.
+ *
+ * Loops: a string is at most 4,096 bytes, cut in blocks of 64 so that the call per iteration is paid once a block.
+ */
+#ifndef AGENTD_AUTOMATON_BPF_H
+#define AGENTD_AUTOMATON_BPF_H
+
+#include "maps.bpf.h"
+
+#define BLOCK 64
+
+struct dfa_loop { /* pointers stay on the stack */
+	struct scratch *s;
+	const u32 *arena;
+};
+
+static __always_inline const u32 *arena_get(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&arena, &zero);
+}
+
+static __always_inline u32 arena_word(const u32 *a, u32 index)
+{
+	u64 offset = (u64)(index & constants.arena_mask) << 2;
+
+	return *(const u32 *)((const char *)a + offset);
+}
+
+static __always_inline void dfa_open(struct dfa_run *run, u32 base, const struct agentd_dfa *dfa)
+{
+	run->base = base;
+	run->classes = base + dfa->classes;
+	run->states = base + dfa->states;
+	run->comb = base + dfa->comb;
+	run->state = dfa->start;
+}
+
+static __always_inline u32 dfa_step(const u32 *a, const struct dfa_run *run, u32 state, u8 byte)
+{
+	u32 class = (arena_word(a, run->classes + (byte >> 2)) >> ((byte & 3) * 8)) & 0xff;
+	u32 at = run->states + state * AGENTD_STATE_WORDS;
+	u32 entry = run->comb + (arena_word(a, at) + class) * AGENTD_COMB_WORDS;
+
+	return arena_word(a, entry) == state ? arena_word(a, entry + 1) : arena_word(a, at + 1);
+}
+
+static __always_inline void dfa_seed(struct dfa_run *run)
+{
+	u32 zero = 0;
+	struct agentd_control *c = bpf_map_lookup_elem(&control, &zero);
+
+	run->hash[0] = c ? c->hash_seed[0] : 0;
+	run->hash[1] = c ? c->hash_seed[1] : 0;
+}
+
+static __always_inline u32 dfa_accept(const u32 *a, const struct dfa_run *run)
+{
+	return arena_word(a, run->states + run->state * AGENTD_STATE_WORDS + 2);
+}
+
+static long dfa_block(u32 i, struct dfa_loop *loop)
+{
+	struct dfa_run *run = &loop->s->dfa;
+	const u32 *a = loop->arena;
+	u32 state = run->state;
+	u64 h0 = run->hash[0], h1 = run->hash[1];
+	u32 pos = run->pos, end = run->end;
+
+	for (int j = 0; j < BLOCK; j++) {
+		u8 byte;
+
+		if (pos >= end)
+			break;
+		byte = loop->s->path[pos & (AGENTD_PATH_MAX - 1)];
+		state = dfa_step(a, run, state, byte);
+		h0 = (h0 ^ byte) * 0x9E3779B97F4A7C15ull;
+		h0 ^= h0 >> 29;
+		h1 = (h1 + byte) * 0xC2B2AE3D27D4EB4Full;
+		h1 ^= h1 >> 31;
+		pos++;
+	}
+	run->state = state;
+	run->hash[0] = h0;
+	run->hash[1] = h1;
+	run->pos = pos;
+	return pos >= end;
+}
+
+/* Feed path[pos..end) to the automaton and to the hash. */
+static __always_inline void dfa_feed(struct scratch *s, const u32 *a)
+{
+	struct dfa_loop loop = { .s = s, .arena = a };
+
+	bpf_loop(AGENTD_PATH_MAX / BLOCK + 1, dfa_block, &loop, 0);
+}
+
+#endif

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * After the verdict: tell user space. Nothing here changes a verdict; a full ring is counted and ends as a gap record.
+ */
+#ifndef AGENTD_EMIT_BPF_H
+#define AGENTD_EMIT_BPF_H
+
+#include "path.bpf.h"
+#include "verdict.bpf.h"
+
+#define DATA_MASK (AGENTD_PATH_MAX * 4 - 1)
+
+/* Starts the description of an event in scratch->m. */
+static __always_inline struct emission *emission_begin(struct scratch *s, u32 op, u32 point, u32 guarantee)
+{
+	struct emission *m = &s->m;
+
+	__builtin_memset(m, 0, sizeof(*m));
+	m->op = op;
+	m->point = point;
+	m->guarantee = guarantee;
+	m->syscall = -1;
+	return m;
+}
+
+static __always_inline void event_process(struct agentd_event *e, const struct agentd_tag *tag)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	u64 ids = bpf_get_current_pid_tgid();
+
+	e->agent = tag->agent;
+	e->workload = tag->workload;
+	e->pid = ids >> 32;
+	e->tid = ids;
+	e->uid = bpf_get_current_uid_gid();
+	e->cgroup = bpf_get_current_cgroup_id();
+	e->start_time = KREAD(task, group_leader, start_boottime);
+	e->ppid = KREAD(task, real_parent, tgid);
+	e->parent_start_time = KREAD(task, real_parent, group_leader, start_boottime);
+	bpf_get_current_comm(e->comm, sizeof(e->comm));
+}
+
+/* Sends scratch->path as an event. Returns false if it was lost. */
+static __noinline bool emit(u32 slot, const struct agentd_tag *tag, const struct verdict *v, const struct emission *m)
+{
+	struct scratch *s = scratch_get(slot);
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct agentd_event *e;
+	u32 pos, len;
+	u64 start, end, size;
+	long failed;
+
+	if (!s)
+		return false;
+	e = &s->event;
+	__builtin_memset(e, 0, sizeof(*e));
+	e->type = m->type;
+	e->flags = m->flags | (v->unresolved ? AGENTD_EVENT_FLAG_UNRESOLVED : 0);
+	e->time = bpf_ktime_get_boot_ns();
+	e->hold_id = m->hold_id;
+	e->key[0] = m->key[0];
+	e->key[1] = m->key[1];
+	e->generation = v->generation;
+	e->outcome = v->outcome;
+	e->rule = v->rule;
+	e->toolop = v->toolop;
+	e->timeout = v->timeout;
+	e->decision = v->decision;
+	e->risk = v->risk;
+	e->op = m->op;
+	e->action = m->action;
+	e->point = m->point;
+	e->guarantee = m->guarantee;
+	e->syscall = m->syscall;
+	event_process(e, tag);
+
+	len = m->object_len;
+	if (len > AGENTD_PATH_MAX)
+		len = AGENTD_PATH_MAX;
+	bpf_probe_read_kernel(s->data, len & (2 * AGENTD_PATH_MAX - 1), &s->path[m->object_off & (AGENTD_PATH_MAX - 1)]);
+	e->object_len = len;
+	pos = len;
+	if (m->details) {
+		struct file *exe = KREAD(task, mm, exe_file);
+
+		len = exe ? path_of_file(slot, exe) : 0;
+		if (len > AGENTD_PATH_MAX)
+			len = 0;
+		bpf_probe_read_kernel(&s->data[pos & DATA_MASK], len & (2 * AGENTD_PATH_MAX - 1),
+				      &s->path[(AGENTD_PATH_MAX - len) & (AGENTD_PATH_MAX - 1)]);
+		e->exe_len = len;
+		pos += len;
+		start = KREAD(task, mm, arg_start);
+		end = KREAD(task, mm, arg_end);
+		len = end > start ? (end - start > AGENTD_ARGV_KEPT ? AGENTD_ARGV_KEPT : end - start) : 0;
+		if (end - start > AGENTD_ARGV_KEPT)
+			e->flags |= AGENTD_EVENT_FLAG_ARGV_CUT;
+		if (len && bpf_probe_read_user(&s->data[pos & DATA_MASK], len & (2 * AGENTD_ARGV_KEPT - 1), (void *)start)) {
+			e->flags |= AGENTD_EVENT_FLAG_ARGV_CUT;
+			len = 0;
+		}
+		e->argv_len = len;
+		pos += len;
+	}
+	size = sizeof(*e) + (pos & DATA_MASK);
+	if (m->type == AGENTD_EVENT_SEEN)
+		failed = bpf_ringbuf_output(&seen, e, size, 0);
+	else
+		failed = bpf_ringbuf_output(&events, e, size, 0);
+	if (failed)
+		stat_add(m->type == AGENTD_EVENT_SEEN ? AGENTD_STAT_LOST_SEEN : AGENTD_STAT_LOST_EVENTS, 1);
+	return !failed;
+}
+
+/* Counts an allowed operation exactly. False: it could be neither counted nor sent. */
+static __noinline bool count_allowed(u32 slot, const struct agentd_tag *tag, const struct verdict *v, struct emission *m)
+{
+	struct scratch *s = scratch_get(slot);
+	struct agentd_control *c = control_get();
+	struct agentd_count_key key = {};
+	struct agentd_count fresh = {}, *count;
+	bool second;
+
+	if (!s || !c)
+		return false;
+	key.agent = tag->agent;
+	key.generation = v->generation;
+	key.outcome = v->outcome;
+	key.op = m->op;
+	key.object[0] = s->hash[0];
+	key.object[1] = s->hash[1];
+	second = *(volatile u32 *)&c->counts & 1;
+	fresh.last = bpf_ktime_get_boot_ns();
+	count = second ? bpf_map_lookup_elem(&counts1, &key) : bpf_map_lookup_elem(&counts0, &key);
+	if (!count) {
+		long failed;
+
+		fresh.first = fresh.last;
+		fresh.point = m->point;
+		failed = second ? bpf_map_update_elem(&counts1, &key, &fresh, BPF_NOEXIST) :
+				  bpf_map_update_elem(&counts0, &key, &fresh, BPF_NOEXIST);
+		count = second ? bpf_map_lookup_elem(&counts1, &key) : bpf_map_lookup_elem(&counts0, &key);
+		if (!failed) { /* ours is the first of this key: say what it stands for */
+			m->type = AGENTD_EVENT_SEEN;
+			m->key[0] = key.object[0];
+			m->key[1] = key.object[1];
+			emit(slot, tag, v, m);
+		}
+	}
+	if (!count) {
+		m->type = AGENTD_EVENT_ALLOWED;
+		if (emit(slot, tag, v, m))
+			return true;
+		stat_add(AGENTD_STAT_LOST_COUNTS, 1);
+		return false;
+	}
+	__sync_fetch_and_add(&count->count, 1);
+	count->last = fresh.last; /* racing writers differ by nanoseconds */
+	return true;
+}
+
+static __always_inline void verdict_time(u64 begin)
+{
+	u64 ns = bpf_ktime_get_ns() - begin;
+	u32 bucket = 0;
+
+	stat_add(AGENTD_STAT_VERDICTS, 1);
+	stat_add(AGENTD_STAT_VERDICT_NS, ns);
+	for (u64 left = ns >> 8; left && bucket < 15; left >>= 1)
+		bucket++;
+	stat_add(AGENTD_STAT_BUCKET0 + bucket, 1);
+}
+
+#endif

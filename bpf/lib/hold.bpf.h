@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Acting by return value, for the points that run before the effect: -EPERM for what is denied, -ERESTARTNOINTR for what
+ * is held. The held task stops on its way out with nothing done; on SIGCONT the kernel issues the same call again and
+ * the hook finds a grant, a refusal, or nothing (and stops it again).
+ *
+ * A grant is found by the action: agent, policy generation, operation, object, process and the file it runs. It is
+ * consumed here, atomically.
+ */
+#ifndef AGENTD_HOLD_BPF_H
+#define AGENTD_HOLD_BPF_H
+
+#include "act.bpf.h"
+
+#define EPERM 1
+#define ERESTARTNOINTR 513
+
+static __always_inline u64 mix(u64 h, u64 value)
+{
+	h = (h ^ value) * 0x9E3779B97F4A7C15ull;
+	return h ^ (h >> 32);
+}
+
+static __always_inline void action_key(struct agentd_grant_key *key, const struct scratch *s, const struct agentd_tag *tag,
+				       const struct verdict *v, u32 op)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct inode *exe = KREAD(task, mm, exe_file, f_inode);
+
+	for (int i = 0; i < 2; i++) {
+		u64 h = s->hash[i];
+
+		h = mix(h, ((u64)tag->agent << 32) | v->generation);
+		h = mix(h, ((u64)op << 32) | v->outcome);
+		h = mix(h, bpf_get_current_pid_tgid() >> 32);
+		h = mix(h, KREAD(task, group_leader, start_boottime));
+		h = mix(h, KREAD(exe, i_sb, s_dev));
+		h = mix(h, KREAD(exe, i_ino));
+		key->key[i] = h;
+	}
+}
+
+/* Can the call in progress be stopped and issued again? Not in a kernel thread, not on behalf of an io_uring request. */
+static __always_inline bool restartable(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	return !(task->flags & PF_KTHREAD_OR_WORKER) && !KREAD(task, io_uring);
+}
+
+enum grant_state {
+	GRANT_NONE,
+	GRANT_ALLOW,
+	GRANT_DENY,
+};
+
+static __always_inline enum grant_state grant_use(const struct agentd_grant_key *key)
+{
+	struct agentd_grant *grant = bpf_map_lookup_elem(&grants, key);
+	enum grant_state state;
+	s32 uses;
+
+	if (!grant || grant->expires < bpf_ktime_get_boot_ns())
+		return GRANT_NONE;
+	state = grant->allow ? GRANT_ALLOW : GRANT_DENY;
+	uses = __sync_fetch_and_add(&grant->uses, -1);
+	if (uses <= 1)
+		bpf_map_delete_elem(&grants, key);
+	return uses > 0 ? state : GRANT_NONE;
+}
+
+/* 0: go on; otherwise the negative errno that the hook returns. */
+static __noinline int refuse_or_hold(u32 slot, struct agentd_tag *tag, const struct verdict *v, struct emission *m)
+{
+	const struct agentd_agent *agent = agent_get(tag->agent);
+	struct scratch *s = scratch_get(slot);
+	bool monitor = agent && agent->flags & AGENTD_AGENT_MONITOR;
+	struct agentd_grant_key key;
+
+	if (!s)
+		return -EPERM;
+	if (v->decision == AGENTD_ALLOW) {
+		if (count_allowed(slot, tag, v, m) || !agent || !(agent->flags & AGENTD_AGENT_STRICT) || monitor)
+			return 0;
+		return -EPERM; /* strict: what can't be recorded doesn't happen */
+	}
+	m->details = true;
+	m->type = AGENTD_EVENT_VIOLATION;
+	if (monitor) {
+		m->flags |= AGENTD_EVENT_FLAG_MONITOR;
+		m->action = AGENTD_ACTION_NONE;
+		emit(slot, tag, v, m);
+		return 0;
+	}
+	m->action = AGENTD_ACTION_DENY;
+	if (v->decision == AGENTD_REQUIRE_APPROVAL || v->action == AGENTD_ACTION_PAUSE) {
+		action_key(&key, s, tag, v, m->op);
+		m->key[0] = key.key[0];
+		m->key[1] = key.key[1];
+		switch (grant_use(&key)) {
+		case GRANT_ALLOW:
+			m->type = AGENTD_EVENT_GRANTED;
+			m->action = AGENTD_ACTION_NONE;
+			m->hold_id = tag->hold_id;
+			tag->hold_id = 0;
+			emit(slot, tag, v, m);
+			return 0;
+		case GRANT_DENY:
+			m->type = AGENTD_EVENT_REFUSED;
+			m->hold_id = tag->hold_id;
+			tag->hold_id = 0;
+			emit(slot, tag, v, m);
+			return -EPERM;
+		default:
+			break;
+		}
+		if (!restartable())
+			goto deny;
+		if (tag->hold_id && tag->hold_key[0] == key.key[0] && tag->hold_key[1] == key.key[1]) {
+			tag->flags |= AGENTD_TAG_STOP; /* woken by somebody, not answered: the same hold goes on */
+			return -ERESTARTNOINTR;
+		}
+		m->type = AGENTD_EVENT_HOLD;
+		m->action = AGENTD_ACTION_PAUSE;
+		m->hold_id = hold_new();
+		if (m->hold_id && emit(slot, tag, v, m)) {
+			tag->hold_op = m->op;
+			tag->hold_id = m->hold_id;
+			tag->hold_key[0] = key.key[0];
+			tag->hold_key[1] = key.key[1];
+			tag->flags |= AGENTD_TAG_STOP;
+			return -ERESTARTNOINTR;
+		}
+deny: /* nobody can be asked, or the call can't be repeated */
+		m->type = AGENTD_EVENT_VIOLATION;
+		m->action = AGENTD_ACTION_DENY;
+	} else if (v->action == AGENTD_ACTION_KILL) {
+		m->action = AGENTD_ACTION_KILL;
+		tag->flags |= AGENTD_TAG_KILL_AT_EXIT; /* no signals from here: trace.bpf.c sends it */
+	}
+	emit(slot, tag, v, m);
+	return -EPERM;
+}
+
+#endif

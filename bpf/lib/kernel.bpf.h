@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The kernel structures that agentd reads, and only the fields it reads: CO-RE relocates each access against the running
+ * kernel's BTF, so layout and order here mean nothing. A field that some kernel of the matrix lacks is guarded by
+ * bpf_core_field_exists() at its use.
+ */
+#ifndef AGENTD_KERNEL_BPF_H
+#define AGENTD_KERNEL_BPF_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <stdbool.h>
+
+typedef __u8 u8;
+typedef __u16 u16;
+typedef __u32 u32;
+typedef __u64 u64;
+typedef __s32 s32;
+typedef __s64 s64;
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct list_head {
+	struct list_head *next, *prev;
+};
+struct hlist_node {
+	struct hlist_node *next, **pprev;
+};
+struct hlist_head {
+	struct hlist_node *first;
+};
+struct qstr {
+	u64 hash_len; /* low half: hash, high half: length */
+	const unsigned char *name;
+};
+typedef struct {
+	int counter;
+} atomic_t;
+struct seqcount {
+	u32 sequence;
+};
+typedef struct seqcount seqcount_t;
+struct seqcount_spinlock {
+	seqcount_t seqcount;
+};
+typedef struct seqcount_spinlock seqcount_spinlock_t;
+
+struct super_block;
+struct timespec64 {
+	s64 tv_sec;
+	long tv_nsec;
+};
+struct inode {
+	unsigned short i_mode;
+	unsigned long i_ino;
+	struct super_block *i_sb;
+	char *i_link;
+	s64 i_ctime_sec;
+	struct timespec64 i_ctime;
+};
+struct file_system_type {
+	const char *name;
+};
+struct super_block {
+	u32 s_dev;
+	unsigned long s_flags;
+	struct file_system_type *s_type;
+};
+struct dentry {
+	unsigned int d_flags;
+	seqcount_spinlock_t d_seq;
+	struct dentry *d_parent;
+	struct qstr d_name;
+	struct inode *d_inode;
+	struct super_block *d_sb;
+	struct hlist_node d_sib; /* since 6.8 */
+	struct hlist_head d_children;
+};
+struct dentry___v67 { /* until 6.7 */
+	struct list_head d_child;
+	struct list_head d_subdirs;
+};
+struct vfsmount {
+	struct dentry *mnt_root;
+	struct super_block *mnt_sb;
+};
+struct mnt_namespace;
+struct mount {
+	struct mount *mnt_parent;
+	struct dentry *mnt_mountpoint;
+	struct vfsmount mnt;
+	struct list_head mnt_mounts;
+	struct list_head mnt_child;
+	struct mnt_namespace *mnt_ns;
+};
+struct path {
+	struct vfsmount *mnt;
+	struct dentry *dentry;
+};
+struct file {
+	unsigned int f_mode;
+	unsigned int f_flags;
+	struct inode *f_inode;
+	struct path f_path;
+	void *private_data;
+};
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+struct files_struct {
+	atomic_t count;
+	struct fdtable *fdt;
+};
+struct fs_struct {
+	struct path root, pwd;
+};
+struct mm_struct {
+	unsigned long arg_start, arg_end;
+	struct file *exe_file;
+};
+struct ns_common {
+	unsigned int inum;
+};
+struct pid_namespace {
+	struct ns_common ns;
+};
+struct user_namespace {
+	struct ns_common ns;
+};
+struct nsproxy {
+	void *uts_ns;
+	void *ipc_ns;
+	struct mnt_namespace *mnt_ns;
+	struct pid_namespace *pid_ns_for_children;
+	void *net_ns;
+	void *cgroup_ns;
+	void *time_ns_for_children;
+};
+struct cred {
+	struct user_namespace *user_ns;
+};
+struct signal_struct {
+	atomic_t live;
+};
+struct kernfs_node {
+	u64 id;
+};
+struct cgroup;
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+};
+struct cgroup {
+	struct cgroup_subsys_state self;
+	struct kernfs_node *kn;
+};
+struct css_set {
+	struct cgroup *dfl_cgrp;
+};
+struct task_struct {
+	unsigned int flags;
+	int exit_state;
+	int pid, tgid;
+	u64 start_boottime;
+	struct task_struct *group_leader;
+	struct task_struct *real_parent;
+	struct mm_struct *mm;
+	struct fs_struct *fs;
+	struct files_struct *files;
+	struct nsproxy *nsproxy;
+	struct signal_struct *signal;
+	const struct cred *cred;
+	struct css_set *cgroups;
+	void *io_uring;
+};
+struct linux_binprm {
+	struct file *file;
+	const char *filename;
+	const char *interp;
+	int argc;
+};
+struct sock_common {
+	unsigned short skc_family;
+	u32 skc_rcv_saddr;
+	u16 skc_num;
+	struct {
+		union {
+			u8 u6_addr8[16];
+			u32 u6_addr32[4];
+		} in6_u;
+	} skc_v6_rcv_saddr;
+};
+struct sock {
+	struct sock_common __sk_common;
+	u16 sk_protocol;
+	u16 sk_type;
+};
+struct socket {
+	struct sock *sk;
+	short type;
+};
+struct unix_address {
+	int len;
+	struct {
+		unsigned short sun_family;
+		char sun_path[108];
+	} name[0];
+};
+struct unix_sock {
+	struct unix_address *addr;
+	struct path path;
+	struct sock *peer;
+};
+struct pt_regs {
+	unsigned long bp, bx, r10, r9, r8, ax, cx, dx, si, di, orig_ax;
+};
+struct thread_info {
+	u32 status;
+};
+struct task_struct___x86 {
+	struct thread_info thread_info;
+};
+enum pid_type {
+	PIDTYPE_PID,
+	PIDTYPE_TGID,
+	PIDTYPE_PGID,
+	PIDTYPE_SID,
+};
+struct bpf_iter_meta {
+	struct seq_file *seq;
+	u64 session_id, seq_num;
+};
+struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+};
+struct kernel_siginfo {
+	int si_signo;
+	int si_code;
+};
+
+#pragma clang attribute pop
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+/* BPF_CORE_READ() would relocate our own structures too if the pointer were an expression like w->dentry. */
+#define KREAD(src, ...)                              \
+	({                                           \
+		typeof(src) ___ptr = (src);          \
+		BPF_CORE_READ(___ptr, ##__VA_ARGS__); \
+	})
+
+#endif

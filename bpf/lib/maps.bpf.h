@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Every map, its capacity, and what happens when it is full.
+ * Each is pinned by name, so that a daemon that comes back adopts the state of the one before.
+ *
+ * tags     one mark a task of a workload, in task storage: freed with the task, can't evict. No memory for one: the fork
+ *          is killed (task.bpf.c).
+ * agents   256 slots, mapped. User space refuses a 257th agent.
+ * arena    the policy tables, mapped; sized before load. User space refuses a policy that does not fit.
+ * control  one entry, mapped.
+ * events   denials, holds, tampering: what is never thrown away while there is room. Full: the verdict stands, the loss
+ *          is counted in stats and ends as a gap record.
+ * seen     names behind count keys. Full: the name is lost (counted), the count is not.
+ * counts0, counts1
+ *          exact counts of allowed operations; user space flips control.counts, waits for the programs that still use
+ *          the old one, and drains it. Full: each operation is sent as an event of its own; that ring full too: lost,
+ *          counted (for a `strict` agent: denied).
+ * grants   answers to held operations that will be tried again. Full: user space can't answer, the operation stays held.
+ * answers  answers to holds that must not resume before one (hold id -> 1). Full: the same.
+ * scratch  work buffers: taken with a compare-and-swap, given back before the program ends; never per CPU, because a
+ *          program can be preempted. None free: the operation is denied.
+ * stats    per CPU counters, only ever added to.
+ */
+#ifndef AGENTD_MAPS_BPF_H
+#define AGENTD_MAPS_BPF_H
+
+#include "../abi.h"
+#include "kernel.bpf.h"
+
+#define SCRATCH_SLOTS 64 /* a power of two; enough for 64 programs preempted or running at once */
+#define SCRATCH_MASK (SCRATCH_SLOTS - 1)
+#define NAME_SLACK 256 /* a component is at most 255 bytes: lets a masked offset plus a component stay inside */
+#define DATA_MAX (AGENTD_PATH_MAX * 4)
+
+/*
+ * The state of the loops stands in the buffer and not on the stack: the verifier takes what it reads from a map as
+ * unknown, looks at the body of each loop once, and does not unroll it over values it knows.
+ */
+struct up_walk {
+	struct dentry *dentry;
+	struct vfsmount *mnt;
+	u32 off;
+	u32 state;
+};
+
+struct down_walk {
+	struct dentry *dentry;
+	struct vfsmount *mnt;
+	struct dentry *root_dentry;
+	struct vfsmount *root_mnt;
+	struct dentry *found;
+	struct mount *found_mount;
+	void *cursor; /* list node of the child being looked at */
+	void *list_end;
+	u32 pos;
+	u32 component; /* start of the component in name[] */
+	u32 component_len;
+	u32 links;
+	u32 state;
+	u8 follow; /* also a symlink as the last component */
+	u8 last_missing; /* done, and the last component is a name without an object in `dentry` */
+	u8 unused[2];
+};
+
+struct dfa_run {
+	u32 base; /* of the agent's region */
+	u32 classes, states, comb; /* absolute word indices */
+	u32 state;
+	u32 pos, end; /* in scratch->path; end <= AGENTD_PATH_MAX */
+	u32 unused;
+	u64 hash[2];
+};
+
+struct args_run {
+	u64 at, end; /* user addresses */
+	u32 start; /* state of the automaton */
+	u32 index; /* of the argument being read */
+	u32 masks; /* absolute word index of arg_masks */
+	u32 failed;
+};
+
+struct verdict {
+	u32 outcome; /* index in the agent's table */
+	u32 generation;
+	u32 rule;
+	u32 toolop;
+	u32 timeout;
+	u8 decision, action, risk, unresolved;
+};
+
+struct emission {
+	u32 type, flags, op, point, guarantee, action;
+	s32 syscall;
+	u64 hold_id;
+	u64 key[2];
+	u32 object_off, object_len; /* in scratch->path */
+	bool details; /* exe and argv too */
+};
+
+struct scratch {
+	u32 busy;
+	u32 path_off; /* the resolved object is path[path_off .. AGENTD_PATH_MAX) */
+	u32 name_cur; /* which of name[] holds what is left to walk */
+	u32 name_len;
+	u64 hash[2]; /* keyed hash of the object */
+	struct up_walk up;
+	struct down_walk down;
+	struct dfa_run dfa;
+	struct args_run args;
+	struct verdict v[2];
+	struct emission m;
+	u32 masks[AGENTD_ARG_WORDS]; /* argument groups seen so far */
+	char path[AGENTD_PATH_MAX + NAME_SLACK];
+	char name[2][AGENTD_PATH_MAX + NAME_SLACK];
+	char component[NAME_SLACK];
+	struct agentd_event event;
+	char data[DATA_MAX + AGENTD_PATH_MAX]; /* object, exe, argv of the event */
+};
+
+struct tags_map {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct agentd_tag);
+};
+struct agents_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, AGENTD_MAX_AGENTS);
+	__type(key, u32);
+	__type(value, struct agentd_agent);
+};
+struct arena_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(u32));
+	__uint(value_size, 1 << 20); /* the loader sets the real size, a power of two, and arena_mask with it */
+};
+struct control_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct agentd_control);
+};
+struct events_map {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 8 << 20);
+};
+struct seen_map {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4 << 20);
+};
+struct counts_map {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct agentd_count_key);
+	__type(value, struct agentd_count);
+};
+struct grants_map {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct agentd_grant_key);
+	__type(value, struct agentd_grant);
+};
+struct answers_map {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u64);
+	__type(value, u32);
+};
+struct scratch_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SCRATCH_SLOTS);
+	__type(key, u32);
+	__type(value, struct scratch);
+};
+struct stats_map {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, AGENTD_STAT_COUNT);
+	__type(key, u32);
+	__type(value, u64);
+};
+
+extern const volatile struct agentd_constants constants;
+struct tags_map tags SEC(".maps");
+struct agents_map agents SEC(".maps");
+struct arena_map arena SEC(".maps");
+struct control_map control SEC(".maps");
+struct events_map events SEC(".maps");
+struct seen_map seen SEC(".maps");
+struct counts_map counts0 SEC(".maps");
+struct counts_map counts1 SEC(".maps");
+struct grants_map grants SEC(".maps");
+struct answers_map answers SEC(".maps");
+struct scratch_map scratch SEC(".maps");
+struct stats_map stats SEC(".maps");
+
+static __always_inline void stat_add(u32 which, u64 n)
+{
+	u64 *slot = bpf_map_lookup_elem(&stats, &which);
+
+	if (slot) /* per CPU, but a program can be preempted by another: add atomically */
+		__sync_fetch_and_add(slot, n);
+}
+
+#endif

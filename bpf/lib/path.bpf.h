@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* From a kernel object to its path, and from a name to an object: see path.bpf.c and namei.bpf.c. */
+#ifndef AGENTD_PATH_BPF_H
+#define AGENTD_PATH_BPF_H
+
+#include "scratch.bpf.h"
+
+enum walk_state {
+	WALKING = 0,
+	WALK_DONE = 1,
+	WALK_FAILED = 2,
+};
+
+#define S_IFMT_BITS 00170000
+#define S_IFLNK_BITS 0120000
+#define S_IFSOCK_BITS 0140000
+
+static __always_inline struct mount *real_mount(struct vfsmount *mnt)
+{
+	return (struct mount *)((char *)mnt - bpf_core_field_offset(struct mount, mnt));
+}
+
+u32 path_resolve(u32 slot, u64 mnt, u64 dentry, u32 tail);
+u32 name_resolve(u32 slot, u64 mnt, u64 dentry, u32 follow);
+
+static __always_inline u32 path_of(u32 slot, const struct path *p)
+{
+	return path_resolve(slot, (u64)KREAD(p, mnt), (u64)KREAD(p, dentry), AGENTD_PATH_MAX);
+}
+
+static __always_inline u32 path_of_file(u32 slot, struct file *f)
+{
+	return path_resolve(slot, (u64)KREAD(f, f_path.mnt), (u64)KREAD(f, f_path.dentry), AGENTD_PATH_MAX);
+}
+
+#endif

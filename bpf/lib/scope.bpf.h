@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The one gate: is this task in a workload? Task storage and nothing else: no pid, no comm, no cgroup. For a task that
+ * was never tagged this is a NULL check of task->bpf_storage.
+ */
+#ifndef AGENTD_SCOPE_BPF_H
+#define AGENTD_SCOPE_BPF_H
+
+#include "maps.bpf.h"
+
+static __always_inline struct agentd_control *control_get(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&control, &zero);
+}
+
+/* Two sets of programs can be attached for a moment while one daemon takes over from another: only one is in charge. */
+static __always_inline bool in_charge(void)
+{
+	struct agentd_control *c = control_get();
+
+	return c && c->epoch == constants.epoch;
+}
+
+/* The mark of the current task, or NULL: not in a workload, or not our turn. */
+static __always_inline struct agentd_tag *current_tag(void)
+{
+	struct agentd_tag *tag = bpf_task_storage_get(&tags, bpf_get_current_task_btf(), 0, 0);
+
+	return tag && in_charge() ? tag : NULL;
+}
+
+static __always_inline struct agentd_agent *agent_get(u32 index)
+{
+	return bpf_map_lookup_elem(&agents, &index);
+}
+
+#endif

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * The network, before the effect: cgroup programs on the root of the v2 hierarchy, so that no move between cgroups
+ * leaves them.
+ *
+ * cgroup/connect4, connect6   TCP (also Fast Open) and UDP connect
+ * cgroup/sendmsg4, sendmsg6   a datagram with an address of its own
+ * cgroup/bind4, bind6
+ * cgroup/sock_create          raw, SCTP, MPTCP and other inet sockets, which the hooks above don't see
+ *
+ * The address is the kernel's copy. v4-mapped is judged as v4; the unspecified address means this host when connecting,
+ * and is judged as loopback. Guarantee: prevented. Fails: to EPERM. A hold returns -ERESTARTNOINTR; the SIGSTOP comes
+ * from trace.bpf.c at the exit of the same call.
+ */
+#include "lib/hold.bpf.h"
+
+#define AF_INET 2
+#define AF_INET6 10
+#define SOCK_STREAM 1
+#define SOCK_DGRAM 2
+#define SOCK_RAW 3
+#define IPPROTO_ICMP 1
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPPROTO_ICMPV6 58
+#define IPPROTO_SCTP 132
+#define IPPROTO_MPTCP 262
+
+/* Judges the host key in scratch->path[0..len). 1: go on, 0: refused (the errno is set). */
+static __noinline int judge_host(struct agentd_tag *tag, u32 slot, u32 op, u32 len)
+{
+	struct scratch *s = scratch_get(slot);
+	u64 begin = bpf_ktime_get_ns();
+	int error = -EPERM;
+
+	if (s) {
+		struct emission *m = emission_begin(s, op, AGENTD_POINT_CGROUP, AGENTD_PREVENTED);
+
+		m->object_len = len;
+		host_verdict(&s->v[0], slot, tag->agent, op, len);
+		verdict_time(begin);
+		error = refuse_or_hold(slot, tag, &s->v[0], m);
+	}
+	if (error)
+		bpf_set_retval(error);
+	return !error;
+}
+
+static __always_inline int judge_address(struct bpf_sock_addr *ctx, u32 op, bool v6)
+{
+	struct agentd_tag *tag = current_tag();
+	bool outgoing = op == AGENTD_OP_CONNECT || op == AGENTD_OP_SEND;
+	u32 words[4] = {}, slot, len;
+	u16 port = ctx->user_port;
+	struct scratch *s;
+	int ok;
+
+	if (!tag)
+		return 1;
+	slot = scratch_take();
+	s = scratch_get(slot);
+	if (slot == NO_SLOT || !s) {
+		bpf_set_retval(-EPERM);
+		return 0;
+	}
+	if (v6) {
+		words[0] = ctx->user_ip6[0];
+		words[1] = ctx->user_ip6[1];
+		words[2] = ctx->user_ip6[2];
+		words[3] = ctx->user_ip6[3];
+		if (!words[0] && !words[1] && words[2] == bpf_htonl(0xffff)) {
+			v6 = false;
+			words[0] = words[3];
+		} else if (outgoing && !words[0] && !words[1] && !words[2] && !words[3]) {
+			words[3] = bpf_htonl(1);
+		}
+	} else {
+		words[0] = ctx->user_ip4;
+	}
+	if (!v6 && outgoing && !words[0])
+		words[0] = bpf_htonl(0x7f000001);
+	s->path[0] = v6 ? '6' : '4';
+	s->path[1] = ctx->type == SOCK_STREAM ? 't' : 'u';
+	__builtin_memcpy(&s->path[2], words, 16);
+	len = v6 ? 18 : 6;
+	s->path[len] = port;
+	s->path[len + 1] = port >> 8;
+	ok = judge_host(tag, slot, op, len + 2);
+	scratch_give(slot);
+	return ok;
+}
+
+SEC("cgroup/connect4")
+int net_connect4(struct bpf_sock_addr *ctx)
+{
+	return judge_address(ctx, AGENTD_OP_CONNECT, false);
+}
+
+SEC("cgroup/connect6")
+int net_connect6(struct bpf_sock_addr *ctx)
+{
+	return judge_address(ctx, AGENTD_OP_CONNECT, true);
+}
+
+SEC("cgroup/sendmsg4")
+int net_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return judge_address(ctx, AGENTD_OP_SEND, false);
+}
+
+SEC("cgroup/sendmsg6")
+int net_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return judge_address(ctx, AGENTD_OP_SEND, true);
+}
+
+SEC("cgroup/bind4")
+int net_bind4(struct bpf_sock_addr *ctx)
+{
+	return judge_address(ctx, AGENTD_OP_BIND, false);
+}
+
+SEC("cgroup/bind6")
+int net_bind6(struct bpf_sock_addr *ctx)
+{
+	return judge_address(ctx, AGENTD_OP_BIND, true);
+}
+
+/* The name of an unusual inet socket, right-aligned in scratch->path; 0 for the usual ones. */
+static __always_inline u32 unusual_socket(struct scratch *s, u32 type, u32 protocol)
+{
+	if (type == SOCK_STREAM && (protocol == 0 || protocol == IPPROTO_TCP))
+		return 0;
+	if (type == SOCK_DGRAM &&
+	    (protocol == 0 || protocol == IPPROTO_UDP || protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6))
+		return 0;
+	if (type == SOCK_RAW)
+		return word_set(s, "inet:raw");
+	if (protocol == IPPROTO_SCTP)
+		return word_set(s, "inet:sctp");
+	if (protocol == IPPROTO_MPTCP)
+		return word_set(s, "inet:mptcp");
+	return word_set(s, "inet:other");
+}
+
+SEC("cgroup/sock_create")
+int net_sock_create(struct bpf_sock *ctx)
+{
+	struct agentd_tag *tag = current_tag();
+	struct scratch *s;
+	u32 slot, len;
+	int error = 0;
+
+	if (!tag)
+		return 1;
+	slot = scratch_take();
+	s = scratch_get(slot);
+	if (slot == NO_SLOT || !s) {
+		bpf_set_retval(-EPERM);
+		return 0;
+	}
+	len = unusual_socket(s, ctx->type, ctx->protocol);
+	if (len) {
+		struct emission *m = emission_begin(s, AGENTD_OP_SOCKET, AGENTD_POINT_CGROUP, AGENTD_PREVENTED);
+
+		m->object_len = len;
+		m->object_off = s->path_off;
+		path_verdict(&s->v[0], slot, tag->agent, AGENTD_OP_SOCKET);
+		error = refuse_or_hold(slot, tag, &s->v[0], m);
+	}
+	scratch_give(slot);
+	if (error)
+		bpf_set_retval(error);
+	return !error;
+}

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * The path of a kernel object: from a dentry up through its parents and across mounts to the root of the mount
+ * namespace, not to the caller's chroot. Built backwards at the end of scratch->path. Complete, or not at all.
+ *
+ * `anon:FSTYPE/...` names what no mount namespace reaches (pipes, memfds, detached mounts); an absolute path starts with
+ * a slash, so neither can be taken for the other.
+ *
+ * Loops: 2,048 components are all that 4,096 bytes can hold, plus 64 mount crossings; running out is `unresolved`.
+ * Races: a component's name and parent are read between two looks at its d_seq, which a rename moves on (fs/dcache.c,
+ * __d_move); a component that keeps changing is `unresolved`. A rename of a directory already passed is not seen: the
+ * result is then a path that was true when each step was taken.
+ */
+#include "lib/path.bpf.h"
+
+#define PATH_STEPS (2048 + 64)
+
+struct up_loop {
+	struct scratch *s;
+};
+
+/* d_name and d_parent as they stood together. Returns the length, or 0: keeps changing, or unreadable. */
+static __always_inline u32 stable_name(struct dentry *d, struct dentry **parent, char *to)
+{
+	for (int attempt = 0; attempt < 4; attempt++) {
+		u32 before = KREAD(d, d_seq.seqcount.sequence), after;
+		u32 len = KREAD(d, d_name.hash_len) >> 32;
+		const unsigned char *name = KREAD(d, d_name.name);
+
+		*parent = KREAD(d, d_parent);
+		if (!len || len > 255 || bpf_probe_read_kernel(to, len & 255, name))
+			return 0;
+		after = KREAD(d, d_seq.seqcount.sequence);
+		if (before == after && !(before & 1))
+			return len;
+	}
+	return 0;
+}
+
+/* Puts `component[0..len)` with a slash in front of what is there. False: no room. */
+static __always_inline bool prepend(struct scratch *s, u32 len)
+{
+	struct up_walk *w = &s->up;
+	u32 off;
+
+	if (w->off < len + 1)
+		return false;
+	off = w->off - len - 1;
+	s->path[off & (AGENTD_PATH_MAX - 1)] = '/';
+	bpf_probe_read_kernel(&s->path[(off + 1) & (AGENTD_PATH_MAX - 1)], len & 255, s->component);
+	w->off = off;
+	return true;
+}
+
+/* "anon:" and up to 31 bytes of the filesystem's name, instead of a leading part that nobody can reach. */
+static __always_inline u32 prepend_anon(struct scratch *s)
+{
+	struct up_walk *w = &s->up;
+	char type[40] = "anon:";
+	long n = bpf_probe_read_kernel_str(type + 5, 32, KREAD(w->mnt, mnt_sb, s_type, name));
+	u32 len;
+
+	if (n <= 1 || n > 32)
+		return WALK_FAILED;
+	len = 4 + n; /* n counts the NUL */
+	if (w->off < len)
+		return WALK_FAILED;
+	w->off -= len;
+	bpf_probe_read_kernel(&s->path[w->off & (AGENTD_PATH_MAX - 1)], len & 63, type);
+	return WALK_DONE;
+}
+
+/* Is this the tree of mounts that the current task lives in? Others (the kernel's own, detached, foreign) are `anon:`. */
+static __always_inline bool own_namespace(struct mount *m)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	return KREAD(m, mnt_ns) == KREAD(task, nsproxy, mnt_ns);
+}
+
+static long up_step(u32 i, struct up_loop *loop)
+{
+	struct scratch *s = loop->s;
+	struct up_walk *w = &s->up;
+	struct mount *m = real_mount(w->mnt);
+	struct dentry *parent;
+	u32 len;
+
+	if (w->dentry == KREAD(w->mnt, mnt_root)) {
+		struct mount *up = KREAD(m, mnt_parent);
+
+		if (up == m) {
+			w->state = own_namespace(m) ? WALK_DONE : prepend_anon(s);
+			return 1;
+		}
+		w->dentry = KREAD(m, mnt_mountpoint);
+		w->mnt = (struct vfsmount *)((char *)up + bpf_core_field_offset(struct mount, mnt));
+		return 0;
+	}
+	if (KREAD(w->dentry, d_parent) == w->dentry) {
+		/*
+		 * A root, but not the mount's: a pseudo file (pipe, memfd, socket) of a mount of the kernel's own, or a
+		 * directory that was moved out of a bind mount, whose path nobody can tell.
+		 */
+		if (own_namespace(m)) {
+			w->state = WALK_FAILED;
+			return 1;
+		}
+		len = stable_name(w->dentry, &parent, s->component);
+		w->state = len && !prepend(s, len) ? WALK_FAILED : prepend_anon(s);
+		return 1;
+	}
+	len = stable_name(w->dentry, &parent, s->component);
+	if (!len || !prepend(s, len)) {
+		w->state = WALK_FAILED;
+		return 1;
+	}
+	w->dentry = parent;
+	return 0;
+}
+
+/*
+ * Writes the path of (mnt, dentry) in front of what stands at path[tail..]. Returns its length, 0 if unresolved.
+ * mnt and dentry are kernel pointers as numbers, because a global function takes no others.
+ */
+__noinline u32 path_resolve(u32 slot, u64 mnt, u64 dentry, u32 tail)
+{
+	struct scratch *s = scratch_get(slot);
+	struct up_loop loop;
+	u32 off;
+
+	if (!s || !mnt || !dentry || tail > AGENTD_PATH_MAX)
+		return 0;
+	s->up.mnt = (struct vfsmount *)mnt;
+	s->up.dentry = (struct dentry *)dentry;
+	s->up.off = tail;
+	s->up.state = WALKING;
+	loop.s = s;
+	bpf_loop(PATH_STEPS, up_step, &loop, 0);
+	off = s->up.off;
+	if (s->up.state != WALK_DONE || off > AGENTD_PATH_MAX)
+		return 0;
+	if (off == AGENTD_PATH_MAX) { /* the root itself */
+		off = AGENTD_PATH_MAX - 1;
+		s->path[AGENTD_PATH_MAX - 1] = '/';
+	}
+	s->path_off = off;
+	return AGENTD_PATH_MAX - off;
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * Who belongs to a workload.
+ *
+ * tp_btf/sched_process_fork   the child gets its parent's current mark before it runs
+ * tp_btf/sched_process_exit   tells user space that a held task is gone
+ * tp_btf/signal_generate      somebody else's SIGCONT for a held process: stopped again
+ * iter/task tag_task          marks processes that run already (`agentd tag`): a tree or a cgroup
+ * iter/task list_tasks        one line for each marked task: `agentd status`, clean-up
+ *
+ * Fails: a fork that can't be marked, for want of memory, is killed, child and parent both; where the kernel can't
+ * signal another task (before 6.13) the child is found by the counter `untracked` and ended by user space.
+ */
+#include "lib/act.bpf.h"
+
+/* since 6.13 */
+extern int bpf_send_signal_task(struct task_struct *task, int sig, enum pid_type type, u64 value) __ksym __weak;
+
+struct agentd_tag_request tag_request SEC(".data.request") = {};
+
+#define CGROUP_DEPTH 64 /* deeper is not found: tagging says that it marked nothing */
+
+/* Is the task in the cgroup (v2) of the request, or below it? */
+static __always_inline bool in_cgroup(struct task_struct *task)
+{
+	struct cgroup *cg = KREAD(task, cgroups, dfl_cgrp);
+
+	for (int i = 0; i < CGROUP_DEPTH; i++) {
+		struct cgroup_subsys_state *up;
+
+		if (!cg)
+			return false;
+		if (KREAD(cg, kn, id) == tag_request.cgroup)
+			return true;
+		up = KREAD(cg, self.parent);
+		cg = up ? KREAD(up, cgroup) : NULL;
+	}
+	return false;
+}
+
+/*
+ * A fork while a tree or a cgroup is being marked: the forking task may not have been reached yet. It belongs if its
+ * process, its parent or its cgroup does.
+ */
+static __always_inline bool forks_while_tagging(struct task_struct *parent, struct agentd_tag *as)
+{
+	struct agentd_tag *tag;
+
+	as->agent = tag_request.agent;
+	as->workload = tag_request.workload;
+	if (!tag_request.root_tgid)
+		return in_cgroup(parent);
+	if (parent->tgid == tag_request.root_tgid)
+		return true;
+	tag = bpf_task_storage_get(&tags, parent->group_leader, 0, 0);
+	if (!tag)
+		tag = bpf_task_storage_get(&tags, parent->real_parent, 0, 0);
+	return tag && tag->workload == tag_request.workload;
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(task_forked, struct task_struct *parent, struct task_struct *child)
+{
+	struct agentd_tag *tag = bpf_task_storage_get(&tags, parent, 0, 0), *own;
+	struct agentd_tag fresh = {};
+	struct agentd_control *c;
+
+	if (tag) {
+		fresh.agent = tag->agent;
+		fresh.workload = tag->workload;
+	} else {
+		c = control_get();
+		if (!c || !c->tagging || !forks_while_tagging(parent, &fresh))
+			return 0;
+	}
+	if (!in_charge())
+		return 0;
+	own = bpf_task_storage_get(&tags, child, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (own)
+		return 0;
+	stat_add(AGENTD_STAT_UNTRACKED, 1);
+	c = control_get();
+	if (c)
+		__sync_fetch_and_add(&c->untracked, 1);
+	if (bpf_send_signal_task)
+		bpf_send_signal_task(child, SIGKILL, PIDTYPE_TGID, 0);
+	if (tag)
+		tag->flags |= AGENTD_TAG_KILLED;
+	bpf_send_signal(SIGKILL);
+	return 0;
+}
+
+static __always_inline void gone(const struct agentd_tag *tag)
+{
+	struct agentd_event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+
+	if (!e) {
+		stat_add(AGENTD_STAT_LOST_EVENTS, 1); /* the hold ends by its timeout */
+		return;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	e->type = AGENTD_EVENT_GONE;
+	e->time = bpf_ktime_get_boot_ns();
+	e->hold_id = tag->hold_id;
+	e->op = tag->hold_op;
+	event_process(e, tag);
+	bpf_ringbuf_submit(e, 0);
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(task_exited, struct task_struct *task)
+{
+	struct agentd_tag *tag = bpf_task_storage_get(&tags, task, 0, 0);
+
+	/* the mark stays until the task is freed: a leader that ended before its threads still speaks for the process */
+	if (tag && in_charge() && tag->hold_id)
+		gone(tag);
+	return 0;
+}
+
+/* Runs in the sender, under the receiver's siglock; the signal it sends is delivered as soon as that is released. */
+SEC("tp_btf/signal_generate")
+int BPF_PROG(signal_generated, int sig, struct kernel_siginfo *info, struct task_struct *to, int group, int result)
+{
+	struct agentd_tag *tag;
+
+	if (sig != SIGCONT)
+		return 0;
+	tag = bpf_task_storage_get(&tags, to->group_leader, 0, 0);
+	if (!tag || !tag->process_hold || !in_charge() || answered(tag->process_hold))
+		return 0;
+	if (bpf_send_signal_task)
+		bpf_send_signal_task(to, SIGSTOP, PIDTYPE_TGID, 0);
+	return 0;
+}
+
+SEC("iter/task")
+int tag_task(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct agentd_tag *tag, fresh = {};
+	bool wanted;
+
+	if (!task || task->flags & 0x00200000 /* PF_KTHREAD */)
+		return 0;
+	tag = bpf_task_storage_get(&tags, task, 0, 0);
+	if (tag_request.remove) {
+		if (tag && tag->workload == tag_request.workload) {
+			bpf_task_storage_delete(&tags, task);
+			__sync_fetch_and_add(&tag_request.marked, 1);
+		}
+		return 0;
+	}
+	if (tag && tag->workload == tag_request.workload)
+		return 0;
+	if (tag_request.root_tgid) {
+		struct agentd_tag *up = bpf_task_storage_get(&tags, task->group_leader, 0, 0);
+
+		wanted = task->tgid == tag_request.root_tgid || (up && up->workload == tag_request.workload);
+		if (!wanted) {
+			up = bpf_task_storage_get(&tags, task->real_parent, 0, 0);
+			wanted = up && up->workload == tag_request.workload;
+		}
+	} else {
+		wanted = in_cgroup(task);
+	}
+	if (!wanted)
+		return 0;
+	if (tag) { /* from another workload: moves over */
+		tag->agent = tag_request.agent;
+		tag->workload = tag_request.workload;
+	} else {
+		fresh.agent = tag_request.agent;
+		fresh.workload = tag_request.workload;
+		tag = bpf_task_storage_get(&tags, task, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE);
+		if (!tag) {
+			stat_add(AGENTD_STAT_UNTRACKED, 1);
+			return 0; /* the next pass tries again; user space gives up after a while, loudly */
+		}
+	}
+	__sync_fetch_and_add(&tag_request.marked, 1);
+	return 0;
+}
+
+SEC("iter/task")
+int list_tasks(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct agentd_tag *tag;
+	struct agentd_task_line line = {};
+
+	if (!task)
+		return 0;
+	tag = bpf_task_storage_get(&tags, task, 0, 0);
+	if (!tag)
+		return 0;
+	if (KREAD(task, exit_state) && !KREAD(task, signal, live.counter)) /* a zombie does nothing any more */
+		return 0;
+	line.agent = tag->agent;
+	line.workload = tag->workload;
+	line.pid = task->tgid;
+	line.tid = task->pid;
+	line.ppid = KREAD(task, real_parent, tgid);
+	line.flags = tag->flags;
+	line.start_time = KREAD(task, group_leader, start_boottime);
+	line.hold_id = tag->hold_id;
+	bpf_seq_write(ctx->meta->seq, &line, sizeof(line));
+	return 0;
+}
