@@ -58,7 +58,7 @@ def evaluate(
     """
     rules = agent.rules[:-1] if agent.language is Language.AEGIZE else agent.rules  # aegize knows no baseline
     for rule in rules:
-        if not (rule.names(tool, operation) and rule.bears(risk) and _reaches(agent, rule, paths, hosts)):
+        if not (rule.names(tool, operation) and rule.bears(risk) and rule_reaches(agent, rule, paths, hosts)):
             continue
         if rule.decision is Decision.DENY:
             return Verdict(rule.decision, f"denied by rule for tool '{tool}'", rule.index)
@@ -70,7 +70,8 @@ def evaluate(
     )
 
 
-def _reaches(agent: ResolvedAgent, rule: Rule, paths: Sequence[str], hosts: Sequence[str]) -> bool:
+def rule_reaches(agent: ResolvedAgent, rule: Rule, paths: Sequence[str], hosts: Sequence[str]) -> bool:
+    """Whether a tool call with these paths and hosts is among those that `rule` is limited to."""
     if rule.paths is None and rule.hosts is None:
         return True
     if any(_path_reaches(agent, rule, path) for path in paths):

@@ -53,9 +53,10 @@ _RULE: Final = {
     Language.AGENTD: ("tool", "operations", "paths", "hosts", "risk_level_max", "timeout", "action", "id"),
 }
 _ENTRY: Final = (*OP_BY_WORD, "args", "risk")
-_ACTIONS: Final = {"deny": Action.DENY, "kill": Action.KILL, "pause": Action.PAUSE}
-_GUARANTEES: Final = {level.word: level for level in Guarantee if level}
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+ACTIONS: Final = {"deny": Action.DENY, "kill": Action.KILL, "pause": Action.PAUSE}
+GUARANTEES: Final = {level.word: level for level in Guarantee if level}
+ID_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+_ID = re.compile(ID_PATTERN)
 _ENV_NAME = re.compile(r"[^=\0]+")
 
 
@@ -115,8 +116,8 @@ def _agent(name: str, reader: Reader, language: Language) -> AgentSource:
         match=_match(keys["match"]) if "match" in keys else (),
         workspace=_workspace(keys["workspace"]) if "workspace" in keys else None,
         mode=_or(keys.get("mode"), {mode.value: mode for mode in Mode}, Mode.ENFORCE),
-        on_violation=_or(keys.get("on_violation"), _ACTIONS, Action.DENY),
-        minimum_guarantee=_or(keys.get("minimum_guarantee"), _GUARANTEES, Guarantee.NONE),
+        on_violation=_or(keys.get("on_violation"), ACTIONS, Action.DENY),
+        minimum_guarantee=_or(keys.get("minimum_guarantee"), GUARANTEES, Guarantee.NONE),
         strict_audit=_or(keys.get("audit"), {"normal": False, "strict": True}, False),
         rules=tuple(rules),
     )
@@ -292,7 +293,7 @@ def _check_host(text: TextAt, problems: Problems, *, names_are_errors: bool) -> 
 
 
 def _action(section: str, reader: Reader) -> Action | None:
-    action = reader.choice(_ACTIONS)
+    action = reader.choice(ACTIONS)
     if action is None:
         return None
     if section == "allow":

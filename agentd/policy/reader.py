@@ -33,8 +33,13 @@ def join(path: str, key: str) -> str:
 def shown(value: object) -> str:
     """`value` for a message: JSON, at most 60 characters, no control character."""
     text = json.dumps(value, ensure_ascii=False, default=str)
-    text = _CONTROL.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+    text = printable(text)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def printable(text: str) -> str:
+    """`text` on one line of a terminal: control characters are escaped, everything else stays."""
+    return _CONTROL.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def suggestion(word: str, known: Iterable[str], otherwise: str = "") -> str:
@@ -58,6 +63,11 @@ class Reader:
     @property
     def is_null(self) -> bool:
         return isinstance(self.node, Scalar) and self.node.value is None
+
+    @property
+    def is_false(self) -> bool:
+        """Whether Python takes the value for false: null, false, 0, "", [] or {}."""
+        return self.is_empty or (isinstance(self.node, Scalar) and not self.node.value)
 
     @property
     def is_empty(self) -> bool:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
+import posixpath
 from collections.abc import Hashable, Iterable
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Generic, TypeVar
 
@@ -42,6 +41,7 @@ __all__ = [
     "RULE_DEFAULT",
     "RULE_UNRESOLVED",
     "Entry",
+    "Language",
     "Outcome",
     "ResolvedAgent",
     "ResolvedPolicy",
@@ -64,7 +64,7 @@ WORD_OPS: Final = frozenset(
 )
 
 
-def load(policy: str | Path | bytes, *, workspace: str) -> ResolvedPolicy:
+def load(policy: source.FilePath | bytes, *, workspace: str) -> ResolvedPolicy:
     """The policy in a file (or in bytes), resolved against the shipped catalogue.
 
     workspace: the absolute path that anchors the relative paths of agents that name no workspace of their own.
@@ -72,14 +72,14 @@ def load(policy: str | Path | bytes, *, workspace: str) -> ResolvedPolicy:
     """
     if isinstance(policy, bytes):
         return load_text(policy, "policy.yaml", workspace=workspace)
-    return load_text(source.read_file(policy), os.fspath(policy), workspace=workspace)
+    return load_text(source.read_file(policy), str(policy), workspace=workspace)
 
 
 def load_text(data: bytes, file: str, *, workspace: str) -> ResolvedPolicy:
     """As `load`, for bytes already read; `file` is the name that messages show."""
     if not workspace.startswith("/") or "\0" in workspace:
         raise AgentdError("usage", "workspace", f"{shown(workspace)} is not an absolute path", "start it with /")
-    workspace = os.path.normpath(workspace)
+    workspace = posixpath.normpath(workspace)
     problems = Problems(file)
     node = source.parse(data, problems)
     if node is None:

@@ -21,6 +21,8 @@ import yaml
 from agentd.errors import EXIT_USAGE
 from agentd.policy.problem import PolicyError, Problem, Problems
 
+FilePath = str | Path
+
 MAX_BYTES: Final = 8 * 1024 * 1024
 MAX_DEPTH: Final = 32  # the language needs 9
 MAX_NODES: Final = 2_000_000  # with every alias counted as what it stands for
@@ -80,7 +82,7 @@ class _Stop(Exception):
     pass
 
 
-def read_file(path: str | Path) -> bytes:
+def read_file(path: FilePath) -> bytes:
     """The bytes of a policy or case file.
 
     Raises PolicyError (exit code 2) for a file that is missing, unreadable or larger than MAX_BYTES.
