@@ -22,7 +22,10 @@ from agentd.errors import EXIT_USAGE, AgentdError
 
 PROGRESS_EVERY: Final = 20_000  # records between two calls of the progress callback
 _TORN_WAIT: Final = 5, 0.02  # tries and seconds a writer gets to finish the line it is writing
-_REQUIRED: Final = frozenset(MEMBERS) - {"count", "first", "last"}
+_KNOWN: Final = frozenset(MEMBERS)
+_REQUIRED: Final = _KNOWN - {"count", "first", "last"}
+_GAP: Final = b'"event":"gap"'
+_REPAIR: Final = b'"event":"log_repaired"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +40,18 @@ class Bad:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """records, size: how much is good, up to `bad` or the end; head: hash of the last good record."""
+    """records, size: how much is good, up to `bad` or the end; head: hash of the last good record.
+
+    gaps, repairs: how many of the good records say themselves that something was lost, or cut after a crash.
+    """
 
     path: str
     records: int
     size: int
     last_seq: int
     head: str
+    gaps: int
+    repairs: int
     bad: Bad | None
     notes: tuple[str, ...]
 
@@ -70,7 +78,7 @@ def verify(
     """Verify the log `path`.
 
     head: a hash that the log must contain; count: the least number of records; strict: also parse every record and
-    check that it is canonical JSON with all members (three times slower); progress(bytes done, bytes in all).
+    check that it is canonical JSON with all members (several times slower); progress(bytes done, bytes in all).
     Raises OSError if the file can't be read.
     """
     with path.open("rb", buffering=1 << 18) as log:
@@ -92,10 +100,15 @@ class _Run:
         self.link = chain.Link()
         self.records = 0
         self.offset = 0
+        self.gaps: list[int] = [0, 0]  # how many, and the first one's seq
+        self.repairs: list[int] = [0, 0]
 
     def result(self) -> Result:
         bad = self.scan() or self.ends()
-        return Result(self.path, self.records, self.offset, self.link.seq, self.link.hash, bad, self.notes())
+        return Result(
+            self.path, self.records, self.offset, self.link.seq, self.link.hash, self.gaps[0], self.repairs[0], bad,
+            self.notes(),
+        )  # fmt: skip
 
     def scan(self) -> Bad | None:
         total = os.fstat(self.log.fileno()).st_size
@@ -121,6 +134,10 @@ class _Run:
             offset += len(line)
             if digest == expected_head:
                 self.head_seq = seq
+            if _GAP in line:
+                self.gaps = [self.gaps[0] + 1, self.gaps[1] or seq]
+            elif _REPAIR in line:
+                self.repairs = [self.repairs[0] + 1, self.repairs[1] or seq]
             if self.progress is not None and records % PROGRESS_EVERY == 0:
                 self.progress(offset, max(total, offset))
         if self.progress is not None:
@@ -148,28 +165,51 @@ class _Run:
         return None
 
     def notes(self) -> tuple[str, ...]:
-        notes = ["every record's hash, its link to the record before, the numbering, the start of the chain"]
+        notes = ["checked: every record's hash, its link to the record before, the numbering, the start of the chain"]
         if self.strict:
-            notes.append("every record is canonical JSON (RFC 8785) with all its members")
+            notes.append("checked: every record is canonical JSON (RFC 8785) with all its members")
         if self.head_seq is not None:
-            notes.append(f"the expected head is record {self.head_seq}; {self.link.seq - self.head_seq} after it")
+            notes.append(
+                f"checked: the expected head is record {self.head_seq}; {self.link.seq - self.head_seq} after it"
+            )
         if self.count is not None and self.records >= self.count:
-            notes.append(f"at least {self.count} records")
+            notes.append(f"checked: at least {self.count} records")
+        for what, (number, first) in (("losses", self.gaps), ("repairs after a crash", self.repairs)):
+            if number:
+                notes.append(f"to look at: {what} that agentd itself recorded: {number}, the first is record {first}")
         if self.head is None and self.count is None:
-            notes.append("NOT checked: records cut off at the end (a chain alone can't show it; note the head, give it next time with --head)")  # fmt: skip  # noqa: E501
+            notes.append(
+                "NOT checked: records cut off at the end (a chain alone can't show it; note the head, and give it "
+                "next time with --head)"
+            )
         return tuple(notes)
+
+
+def _refuse(text: str) -> int:
+    raise chain.Damage(f"not canonical JSON: {text} is a number that no record holds")
+
+
+def _integer(text: str) -> int:
+    value = int(text) if len(text) <= 17 else canonical.MAX_INTEGER + 1
+    return value if -canonical.MAX_INTEGER <= value <= canonical.MAX_INTEGER else _refuse(text[:40])
+
+
+_decode = json.JSONDecoder(parse_float=_refuse, parse_int=_integer, parse_constant=_refuse).decode
 
 
 def check_form(line: bytes) -> None:
     """Raise Damage unless the line is the canonical JSON of an object with all members of a record."""
     try:
-        value = json.loads(line)
-        same = canonical.dumps(value) + b"\n" == line
+        value = _decode(line.decode())
+        # The decoder has seen to the numbers, and keys of plain ASCII have one order only.
+        same = (canonical.dumps_checked(value) if line.isascii() else canonical.dumps(value)) == line[:-1]
+    except chain.Damage:
+        raise
     except (ValueError, RecursionError) as error:
         raise chain.Damage(f"not canonical JSON: {error}") from None
     if not same:
         raise chain.Damage("not canonical JSON: the same record has another canonical form")
-    if not isinstance(value, dict) or not _REQUIRED <= value.keys() <= frozenset(MEMBERS):
+    if not isinstance(value, dict) or not _REQUIRED <= value.keys() <= _KNOWN:
         raise chain.Damage("not a record: members are missing or unknown")
 
 

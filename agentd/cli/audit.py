@@ -252,8 +252,7 @@ def _verdict(result: verify.Result) -> Iterable[str]:
     yield f"  good:    {result.records} records, {result.size} bytes"
     yield f"  head:    {result.head}"
     for note in result.notes:
-        label = "" if note.startswith("NOT") else "checked: "
-        yield f"  {label}{note}"
+        yield f"  {note}"
 
 
 class _Bar:

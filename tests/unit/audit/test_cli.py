@@ -157,6 +157,22 @@ def test_on_a_terminal_it_is_a_table(hostile: Path) -> None:
     assert b"\x1b[2J" not in out
 
 
+def test_a_long_verification_shows_progress(log: Path) -> None:
+    """Verifying shows a bar when it takes long and somebody is watching, and none otherwise."""
+    code = "import agentd.cli.audit as it; it.PROGRESS_AFTER = {}; it.audit()"
+    for after, shown in ((0, True), (60, False)):
+        master, slave = pty.openpty()
+        command = [sys.executable, "-c", code.format(after), "verify", str(log)]
+        environment = {**os.environ, "TERM": "xterm"}
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=slave, env=environment, check=True)
+        os.write(slave, b".")  # so that there is something to read
+        out = os.read(master, 1 << 16)
+        os.close(slave)
+        os.close(master)
+        assert (b"verifying" in out) == shown
+        assert b": ok\n" in done.stdout
+
+
 def test_unreadable_lines_are_shown(log: Path) -> None:
     """A damaged line is shown as unreadable, not skipped."""
     with log.open("ab") as file:

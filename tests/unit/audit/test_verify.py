@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -13,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.audit import chain, verify
+from agentd.audit import chain, record, verify
 from agentd.errors import AgentdError
-from tests.unit.audit.samples import BOOT, make
+from tests.unit.audit.samples import denied, make, opened
 
 RECORDS = 12
 
@@ -145,11 +146,11 @@ def test_a_splice_of_two_logs_is_found(
 
 def test_a_resealed_record_breaks_the_next_link(lines: list[bytes], judge: Callable[..., verify.Result]) -> None:
     """A record rewritten with a hash of its own that fits is found at the record after it."""
-    record = json.loads(lines[4])
+    found = json.loads(lines[4])
     for member in ("hash", "prev_hash", "seq"):
-        record.pop(member)
+        found.pop(member)
     before = chain.Link(4, json.loads(lines[3])["hash"])
-    forged, _ = chain.seal({**record, "decision": "allow"}, before)
+    forged, _ = chain.seal({**found, "decision": "allow"}, before)
     bad = judge(b"".join([*lines[:4], forged, *lines[5:]])).bad
     assert bad is not None
     assert (bad.line, bad.seq) == (6, 6)
@@ -190,14 +191,41 @@ def test_the_hash_has_one_place(lines: list[bytes], judge: Callable[..., verify.
     assert not judge(b"".join([*lines[:4], rest[:to] + seal + rest[to:], *lines[5:]])).ok
 
 
-def test_strict_finds_what_was_never_canonical(judge: Callable[..., verify.Result]) -> None:
+FORGED = {
+    "members are missing": '{"guarantee":null,"host":"h","object":"é","prev_hash":"%s","seq":1,"timestamp":""}',
+    "another canonical form": '{"guarantee":null,"host":"h", "prev_hash":"","prev_hash":"%s","seq":1,"timestamp":""}',
+    "1.5 is a number": '{"guarantee":null,"host":1.5,"prev_hash":"%s","seq":1,"timestamp":""}',
+    "99999 is a number": '{"guarantee":null,"host":' + "9" * 5000 + ',"prev_hash":"%s","seq":1,"timestamp":""}',
+    "NaN is a number": '{"guarantee":null,"host":NaN,"prev_hash":"%s","seq":1,"timestamp":""}',
+    "Expecting": '{"guarantee":null,"host":x,"prev_hash":"%s","seq":1,"timestamp":""}',
+    "utf-8": '{"guarantee":null,"host":"\udcff","prev_hash":"%s","seq":1,"timestamp":""}',
+    "recursion": '{"guarantee":null,"host":' + "[" * 9999 + ',"prev_hash":"%s","seq":1,"timestamp":""}',
+}
+
+
+@pytest.mark.parametrize("why", FORGED)
+def test_strict_finds_what_was_never_a_record(judge: Callable[..., verify.Result], why: str) -> None:
     """A chain that fits but isn't canonical JSON, or lacks members, is found by a strict check."""
-    body = {"guarantee": None, "host": "h", "object": "é", "timestamp": "", "boot_id": BOOT}
-    line, _ = chain.seal(dict(body), chain.Link())
+    unsealed = (FORGED[why] % chain.GENESIS).encode("utf-8", "surrogateescape")
+    seal = b'"hash":"%b","host"' % hashlib.sha256(unsealed).hexdigest().encode()
+    line = unsealed.replace(b'"host"', seal, 1) + b"\n"
     assert judge(line).ok
     bad = judge(line, strict=True).bad
     assert bad is not None
-    assert "members" in bad.why
+    assert why in bad.why
+
+
+def test_recorded_losses_are_pointed_at(tmp_path: Path) -> None:
+    """A good log with gap and repair records is good, and the result says how many and where the first is."""
+    path = make(tmp_path / "audit.jsonl", 2)
+    with path.open("ab") as log:
+        log.write(b"torn")
+    writer = opened(path)
+    writer.append([record.gap(0, "g", {"denied": 1}, "ring-full"), denied(), record.gap(1, "h", {"denied": 1}, "x")])
+    writer.close()
+    result = verify.verify(path)
+    assert (result.ok, result.gaps, result.repairs) == (True, 2, 1)
+    assert any("2, the first is record 4" in note for note in result.notes)
 
 
 def test_an_endless_line_is_damage(judge: Callable[..., verify.Result]) -> None:
