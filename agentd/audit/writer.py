@@ -1,7 +1,7 @@
 """The one writer of the audit log: group commit, the hash chain, and no loss that isn't itself recorded.
 
     append(records)   seals them into the chain, in memory: cheap, never blocks on the disk
-    commit()          one write, one fdatasync; what it counts is on disk and will be there after a crash
+    commit()          one write and one fdatasync (per MiB); what it counts is on disk and there after a crash
 
 The two may run in different threads (the daemon commits in a worker thread). Ways this can fail:
 
@@ -34,7 +34,8 @@ from agentd.audit.record import Record
 from agentd.errors import AgentdError
 
 FILE_NAME: Final = "audit.jsonl"
-QUEUE_BYTES: Final = 16 << 20
+QUEUE_BYTES: Final = 8 << 20  # what may wait for the disk: about 8,000 denials
+BATCH_BYTES: Final = 1 << 20  # what one write takes; a commit is one write and one fdatasync unless more is waiting
 
 
 class AuditWriter:
@@ -98,26 +99,37 @@ class AuditWriter:
                 self._enqueue(item)
 
     def commit(self) -> int:
-        """Put everything appended on disk and return how many records that was; less than all: see `failed`."""
+        """Put what was appended before this call on disk, return how many records that was; less than all: `failed`."""
         with self._committing:
             done = 0
-            while True:
-                with self._lock:
-                    batch = list(self._queue)
-                if not batch:
-                    return done
-                count = self._write([line for line, _ in batch])
+            until = self._end.seq
+            while self._head.seq < until:
+                batch = self._batch()
+                count = self._write(batch)
                 with self._lock:
                     for _ in range(count):
                         line, self._head = self._queue.popleft()
                         self._queued -= len(line)
                         self.bytes_written += len(line)
-                    again = count == len(batch) and bool(self._lost)
-                    if again:
+                    if count and self._lost and self._queued < self._room:
                         self._queue_gap()
+                        until = self._end.seq
                 done += count
-                if not again:
-                    return done
+                if count < len(batch):
+                    break
+            return done
+
+    def _batch(self) -> list[bytes]:
+        """The next lines to write, of about BATCH_BYTES."""
+        lines: list[bytes] = []
+        size = 0
+        with self._lock:
+            for line, _ in self._queue:
+                lines.append(line)
+                size += len(line)
+                if size >= BATCH_BYTES:
+                    break
+        return lines
 
     def close(self) -> None:
         """Commit and release the log. Raises AgentdError audit-unwritable if records had to be given up."""

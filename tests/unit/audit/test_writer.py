@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from agentd.audit import reader, verify
-from agentd.audit.writer import AuditWriter
+from agentd.audit.chain import MAX_LINE
+from agentd.audit.writer import BATCH_BYTES, AuditWriter
 from agentd.errors import AgentdError
 from tests.unit.audit.samples import START, allowed, denied, make, opened
 
@@ -294,6 +295,27 @@ def test_a_file_changed_by_others_is_left_alone(tmp_path: Path, change: str) -> 
     assert (path.read_bytes() if path.exists() else b"") == before
     with pytest.raises(AgentdError):
         writer.close()
+
+
+def test_a_long_queue_is_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a long wait for the disk one commit writes everything, a bounded piece at a time."""
+    path = tmp_path / "audit.jsonl"
+    writer = opened(path)
+    writer.append(denied(number) for number in range(3000))
+    sizes: list[int] = []
+    real = os.write
+
+    def counted(fd: int, data: bytes) -> int:
+        sizes.append(len(data))
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", counted)
+    assert writer.commit() == 3000
+    monkeypatch.undo()
+    writer.close()
+    assert len(sizes) > 2
+    assert max(sizes) < BATCH_BYTES + MAX_LINE
+    assert good(path).records == 3000
 
 
 # --- the machine refuses ----------------------------------------------------------------------------------------------
