@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,15 +28,17 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., verify.Result]:
-    """Verifies bytes as a log."""
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., verify.Result]]:
+    """Verifies bytes as a log that nobody is writing."""
     path = tmp_path_factory.mktemp("judge") / "audit.jsonl"
 
     def result(data: bytes, **options: object) -> verify.Result:
         path.write_bytes(data)
         return verify.verify(path, **options)  # type: ignore[arg-type]
 
-    return result
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "_TORN_WAIT", (1, 0.0))
+        yield result
 
 
 def test_a_good_log_is_good(lines: list[bytes], judge: Callable[..., verify.Result]) -> None:
@@ -178,6 +180,20 @@ def test_an_end_cut_inside_a_line_is_found(
     bad = judge(log[:end]).bad
     assert bad is not None
     assert "no end" in bad.why
+
+
+def test_a_line_that_is_just_being_written_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the end of a last line comes while the log is verified, the log is good."""
+    path = make(tmp_path / "audit.jsonl", 3)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+
+    def finish(_: float) -> None:
+        path.write_bytes(whole)
+
+    monkeypatch.setattr(verify.time, "sleep", finish)
+    result = verify.verify(path)
+    assert (result.ok, result.records, result.size) == (True, 3, len(whole))
 
 
 @pytest.mark.parametrize("place", ["before guarantee", "in process", "at the end"])
