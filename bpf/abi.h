@@ -90,6 +90,7 @@ enum agentd_guarantee {
 #define AGENTD_CLASS_WORDS 64
 #define AGENTD_OUTCOME_WORDS 4
 #define AGENTD_ARG_WORDS 8 /* 256 argument groups, one bit each */
+#define AGENTD_LIST_MAX 512 /* pairs of a list; user space refuses longer ones */
 #define AGENTD_NO_GROUP 0xffffffffu
 #define AGENTD_RULE_DEFAULT 0xffffffffu /* no rule matched: default deny */
 #define AGENTD_RULE_UNRESOLVED 0xfffffffeu /* the object could not be resolved completely */
@@ -104,9 +105,14 @@ struct agentd_dfa {
 };
 
 /*
- * accept[s] of the path DFA is p; path_classes[p * AGENTD_PATH_OPS + op] is an outcome index, but for op exec it is the
- * offset of a candidate list {count, (group, outcome) * count} whose last group is AGENTD_NO_GROUP: the first candidate
- * whose group bit is set in the union of the masks of all arguments (argv[1..]) decides.
+ * A path is read by two DFAs (one for everything would have the product of their states). The first, `exec` for op exec
+ * and `path` for every other op, gives the outcome o as if no rule had paths; the second, `rules`, what becomes of it.
+ * accept[s] of the path DFA is p; path_classes[p * AGENTD_PATH_OPS + op] is o.
+ * accept[s] of the exec DFA is e; exec_classes[e] is the offset of a candidate list {count, (group, o) * count} whose last
+ * group is AGENTD_NO_GROUP: the first candidate whose group bit is set in the union of the masks of all arguments
+ * (argv[1..]) gives o.
+ * accept[s] of the rules DFA is r; rule_classes[r] is the offset of a list {count, (o, instead) * count}: if o is in it,
+ * `instead` is the outcome, else o. Lists hold at most AGENTD_LIST_MAX pairs.
  * accept[s] of the host DFA is h; host_classes[h * AGENTD_HOST_OPS + (op - AGENTD_PATH_OPS)] is an outcome index.
  * accept[s] of the args DFA is a; arg_masks[a * AGENTD_ARG_WORDS ...] are 256 group bits, bit g = word g/32, bit g%32.
  * outcomes[o] is {decision | action << 8 | risk << 16, rule, toolop, timeout in seconds}.
@@ -116,9 +122,13 @@ struct agentd_tables {
 	agentd_u32 base; /* of the region, in words from the start of the arena */
 	agentd_u32 words; /* length of the region */
 	struct agentd_dfa path;
+	struct agentd_dfa exec;
+	struct agentd_dfa rules;
 	struct agentd_dfa host;
 	struct agentd_dfa args;
 	agentd_u32 path_classes;
+	agentd_u32 exec_classes;
+	agentd_u32 rule_classes;
 	agentd_u32 host_classes;
 	agentd_u32 arg_masks;
 	agentd_u32 outcomes;

@@ -11,23 +11,23 @@
 #include "lib/verdict.bpf.h"
 
 /*
- * Runs the path automaton over scratch->path[path_off..) and keeps the hash. Returns the path class, or NO_SLOT.
- * Separate from the look-up by operation, so that one object judged for several operations is read once.
+ * Runs the automata of `op` and of the rules over scratch->path[path_off..) and keeps the hash. Returns the class of the
+ * first, or NO_SLOT; that of the rules stands in scratch->dfa.rules.
  */
-__noinline u32 path_class(u32 slot, u32 agent)
+__noinline u32 path_class(u32 slot, u32 agent, u32 op)
 {
 	struct scratch *s = scratch_get(slot);
 	const struct agentd_agent *ag = agent_get(agent);
 	const u32 *a = arena_get();
 	const struct agentd_tables *t;
 	struct dfa_run *run;
-	u32 generation;
+	u32 generation, class;
 
 	if (!s || !ag || !a || !(ag->flags & AGENTD_AGENT_USED))
 		return NO_SLOT;
 	t = tables_of(ag, &generation);
 	run = &s->dfa;
-	dfa_open(run, t->base, &t->path);
+	dfa_open(run, t->base, op == AGENTD_OP_EXEC ? &t->exec : &t->path);
 	run->pos = s->path_off;
 	run->end = AGENTD_PATH_MAX;
 	dfa_seed(run);
@@ -38,7 +38,14 @@ __noinline u32 path_class(u32 slot, u32 agent)
 		return NO_SLOT;
 	s->hash[0] = run->hash[0];
 	s->hash[1] = run->hash[1];
-	return dfa_accept(a, run);
+	class = dfa_accept(a, run);
+	dfa_open(run, t->base, &t->rules);
+	run->pos = s->path_off;
+	dfa_feed(s, a);
+	if (run->pos != run->end)
+		return NO_SLOT;
+	run->rules = dfa_accept(a, run);
+	return class;
 }
 
 static __always_inline void args_accept(struct scratch *s, const u32 *a)

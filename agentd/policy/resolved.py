@@ -132,7 +132,7 @@ class ResolvedAgent:
         found: list[tuple[int | None, Outcome]] = []
         for number in numbers:
             entry = self.entries[number]
-            found.append((entry.group, self._judge(entry, matched)))
+            found.append((entry.group, self.judge(entry, matched)))
             if entry.group is None:
                 return tuple(found)
         return (*found, (None, self.unresolved(op)))
@@ -156,9 +156,13 @@ class ResolvedAgent:
         first = min(first, plan.always)
         return first if first < last else RULE_DEFAULT
 
-    def _judge(self, entry: Entry, matched: frozenset[int]) -> Outcome:
+    def judge(self, entry: Entry, matched: frozenset[int]) -> Outcome:
+        """The outcome of an operation that `entry` names, on an object that matches the patterns `matched`."""
+        return self.judge_by(entry, self.rule_for(entry.tool, entry.operation, entry.risk, entry.op.family, matched))
+
+    def judge_by(self, entry: Entry, number: int) -> Outcome:
+        """The outcome when rule `number` (or RULE_DEFAULT) decides about an operation that `entry` names."""
         toolop = self._index.toolops[entry.tool, entry.operation]
-        number = self.rule_for(entry.tool, entry.operation, entry.risk, entry.op.family, matched)
         if number == RULE_DEFAULT:
             return self._outcome(Decision.DENY, self.on_violation, DEFAULT_TIMEOUT, entry.risk, number, toolop)
         rule = self.rules[number]

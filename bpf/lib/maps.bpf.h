@@ -67,7 +67,7 @@ struct dfa_run {
 	u32 classes, states, comb; /* absolute word indices */
 	u32 state;
 	u32 pos, end; /* in scratch->path; end <= AGENTD_PATH_MAX */
-	u32 unused;
+	u32 rules; /* path_class(): what the rules' automaton said */
 	u64 hash[2];
 };
 

@@ -67,23 +67,24 @@ static __always_inline void verdict_unresolved(struct verdict *v, u32 agent, u32
 }
 
 /* lookup.bpf.c */
-u32 path_class(u32 slot, u32 agent);
+u32 path_class(u32 slot, u32 agent, u32 op);
 int args_scan(u32 slot, u32 agent, u64 start, u64 end);
 
 /*
- * A path class, its operation and, for exec, the argument groups in scratch->masks, give the outcome.
+ * A path class, its operation and, for exec, the argument groups in scratch->masks give an outcome; the rules' class turns
+ * it into another or leaves it. Running out of a list's bound leaves deny.
  * A reload between path_class() and here would mix two generations: path_verdict() compares the generation before and
  * after and runs again.
  */
 static __always_inline void class_verdict(struct verdict *v, struct scratch *s, const u32 *a, const struct agentd_tables *t,
 					  u32 class, u32 op)
 {
-	u32 word = arena_word(a, t->base + t->path_classes + class * AGENTD_PATH_OPS + op);
+	u32 outcome = 0xffffffff, list, count;
 
 	if (op == AGENTD_OP_EXEC) {
-		u32 list = t->base + word, count = arena_word(a, list), outcome = 0xffffffff;
-
-		for (u32 i = 0; i < 512; i++) { /* the compiler refuses longer lists; running out leaves deny */
+		list = t->base + arena_word(a, t->base + t->exec_classes + class);
+		count = arena_word(a, list);
+		for (u32 i = 0; i < AGENTD_LIST_MAX; i++) {
 			u32 group;
 
 			if (i >= count)
@@ -94,10 +95,22 @@ static __always_inline void class_verdict(struct verdict *v, struct scratch *s, 
 				break;
 			}
 		}
-		verdict_outcome(v, a, t, outcome);
-		return;
+	} else {
+		outcome = arena_word(a, t->base + t->path_classes + class * AGENTD_PATH_OPS + op);
 	}
-	verdict_outcome(v, a, t, word);
+	list = t->base + arena_word(a, t->base + t->rule_classes + s->dfa.rules);
+	count = arena_word(a, list);
+	if (count > AGENTD_LIST_MAX)
+		return; /* not a list that user space writes: stays deny */
+	for (u32 i = 0; i < AGENTD_LIST_MAX; i++) {
+		if (i >= count)
+			break;
+		if (arena_word(a, list + 1 + i * 2) == outcome) {
+			outcome = arena_word(a, list + 2 + i * 2);
+			break;
+		}
+	}
+	verdict_outcome(v, a, t, outcome);
 }
 
 /* The verdict on the object in scratch->path. */
@@ -115,7 +128,7 @@ static __noinline void path_verdict(struct verdict *v, u32 slot, u32 agent, u32 
 		if (!s || !ag || !a || op >= AGENTD_PATH_OPS || !(ag->flags & AGENTD_AGENT_USED))
 			return;
 		tables_of(ag, &before);
-		class = path_class(slot, agent);
+		class = path_class(slot, agent, op);
 		if (class == NO_SLOT)
 			return;
 		t = tables_of(ag, &after);

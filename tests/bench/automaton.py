@@ -130,7 +130,8 @@ def measure(shape: str) -> str:
     else:
         words = 4 * dfa.n_states + 2 * len(dfa.comb_check)
         result = f"{dfa.n_states:8} states {len(dfa.comb_check):8} slots {words:9} words"
-    return f"{shape:14} {time.perf_counter() - begin:6.2f} s ({time.process_time() - cpu:5.2f} s CPU) {peak() - before:6.1f} MB  {result}"
+    wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    return f"{shape:14} {wall:6.2f} s ({cpu:5.2f} s CPU) {peak() - before:6.1f} MB  {result}"
 
 
 def main(arguments: list[str]) -> int:

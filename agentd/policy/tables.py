@@ -1,0 +1,362 @@
+"""One agent's rules as the words that the kernel walks (bpf/abi.h, struct agentd_tables).
+
+`build` makes the region, `lookup` walks it word by word as bpf/lib/verdict.bpf.h does, so that what the kernel will say
+can be tested without one.
+
+A path is read by two automata, because one for both would need the product of their states: one for the catalogue
+(`exec` for programs, `path` for the other operations) gives the outcome as if no rule had `paths:`; the one for `rules`
+gives the few outcomes that turn to others by them. An outcome names its tool, operation and risk, and that is all that
+rules look at, so that this is a list of pairs. Nothing is lost: the result is what `ResolvedAgent.candidates` says.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NoReturn, cast
+
+from agentd.errors import AgentdError
+from agentd.model import HOST_OPS, PATH_OPS, Family, Op
+from agentd.policy.automaton import Dfa, StateLimit, compile_globs, compile_hosts
+from agentd.policy.resolved import Outcome, ResolvedAgent
+
+STATE_WORDS: Final = 4
+COMB_WORDS: Final = 2
+OUTCOME_WORDS: Final = 4
+ARG_WORDS: Final = 8
+NO_GROUP: Final = 0xFFFFFFFF
+MAX_GROUPS: Final = 32 * ARG_WORDS
+MAX_LIST: Final = 512  # what the kernel's loops over a list of pairs examine
+_U32: Final = 0xFFFFFFFF
+_HINT: Final = "use fewer or simpler patterns, or split the agent"
+
+Candidates = tuple[tuple[int, int], ...]
+"""(argument group or NO_GROUP, outcome index), in the order they are tried."""
+
+Overrides = tuple[tuple[int, int], ...]
+"""(outcome index without the rules that have paths, outcome index with them)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DfaHeader:
+    """struct agentd_dfa; offsets are in words from the region's base."""
+
+    classes: int
+    states: int
+    comb: int
+    start: int
+    n_states: int
+    n_comb: int
+
+
+@dataclass(frozen=True, slots=True)
+class TablesHeader:
+    """struct agentd_tables, but for `base`, which only who places the region knows."""
+
+    words: int
+    path: DfaHeader
+    exec: DfaHeader
+    rules: DfaHeader
+    host: DfaHeader
+    args: DfaHeader
+    path_classes: int
+    exec_classes: int
+    rule_classes: int
+    host_classes: int
+    arg_masks: int
+    outcomes: int
+    n_outcomes: int
+    reserved: int
+    unresolved: tuple[int, ...]  # by Op
+
+
+@dataclass(frozen=True, slots=True)
+class AgentTables:
+    """`words` is the region; outcomes[i] is what the kernel means by outcome index i."""
+
+    words: array[int]
+    header: TablesHeader
+    outcomes: tuple[Outcome, ...]
+
+
+def build(agent: ResolvedAgent, *, max_words: int) -> AgentTables:
+    """The tables of `agent` in at most `max_words` 32-bit words.
+
+    Raises AgentdError `policy-too-large`, with the numbers, when they don't fit.
+    """
+    return _Builder(agent, max_words).build()
+
+
+class _Builder:
+    def __init__(self, agent: ResolvedAgent, max_words: int) -> None:
+        self.agent = agent
+        self.max_words = max_words
+        self.words = array("I")
+        self.numbers: dict[Outcome, int] = {}
+
+    def build(self) -> AgentTables:
+        agent = self.agent
+        path, path_rows = self.place("path patterns", len(agent.path_patterns), self.path_dfa)
+        path_classes = self.append([outcome for row in cast("list[tuple[int, ...]]", path_rows) for outcome in row])
+        exec_, exec_rows = self.place("path patterns", len(agent.path_patterns), self.exec_dfa)
+        exec_classes = self.place_lists(cast("list[Candidates]", exec_rows))
+        rules, rule_rows = self.place("path patterns", len(agent.path_patterns), self.rules_dfa)
+        rule_classes = self.place_lists(cast("list[Overrides]", rule_rows))
+        host, host_rows = self.place("host patterns", len(agent.host_patterns), self.host_dfa)
+        host_classes = self.append([outcome for row in cast("list[tuple[int, ...]]", host_rows) for outcome in row])
+        args, args_payloads = self.place("argument lists", len(agent.arg_groups), self.args_dfa)
+        groups = cast("list[frozenset[int]]", args_payloads)
+        arg_masks = self.append([word for row in groups for word in _mask_words(row)])
+        unresolved = tuple(self.number(self.agent.unresolved(op)) for op in Op)
+        outcomes = self.append([word for outcome in self.numbers for word in _outcome_words(outcome)])
+        header = TablesHeader(
+            words=len(self.words),
+            path=path,
+            exec=exec_,
+            rules=rules,
+            host=host,
+            args=args,
+            path_classes=path_classes,
+            exec_classes=exec_classes,
+            rule_classes=rule_classes,
+            host_classes=host_classes,
+            arg_masks=arg_masks,
+            outcomes=outcomes,
+            n_outcomes=len(self.numbers),
+            reserved=0,
+            unresolved=unresolved,
+        )
+        return AgentTables(self.words, header, tuple(self.numbers))
+
+    # -- the automata and their payloads
+
+    def path_dfa(self, max_states: int) -> Dfa:
+        def payload(entries: frozenset[int]) -> tuple[int, ...]:
+            return tuple(self.number(self.first(op, entries)) for op in PATH_OPS)
+
+        return self.entries_dfa([op for op in PATH_OPS if op is not Op.EXEC], payload, max_states)
+
+    def exec_dfa(self, max_states: int) -> Dfa:
+        return self.entries_dfa([Op.EXEC], self.candidates, max_states)
+
+    def entries_dfa(self, ops: Sequence[Op], payload: Callable[[frozenset[int]], Hashable], max_states: int) -> Dfa:
+        """The automaton of the entries of `ops`; `payload` is given the entries that match."""
+        users: dict[int, list[int]] = {}
+        for number, entry in enumerate(self.agent.entries):
+            if entry.op in ops:
+                for pattern in dict.fromkeys(entry.patterns):
+                    users.setdefault(pattern, []).append(number)
+        return self.used_dfa(users, payload, max_states)
+
+    def rules_dfa(self, max_states: int) -> Dfa:
+        """The automaton of the rules' own paths."""
+        plans = self.plans()
+        users: dict[int, list[int]] = {}
+        for rule in self.agent.rules:
+            for pattern in dict.fromkeys(rule.paths or ()):
+                users.setdefault(pattern, []).append(rule.index)
+
+        def payload(rules: frozenset[int]) -> Overrides:
+            found: dict[int, int] = {}
+            for index in sorted(rules):
+                for plain, outcome in plans.get(index, ()):
+                    found.setdefault(plain, outcome)
+            if len(found) > MAX_LIST:
+                self.refuse(f"one path changes {len(found)} outcomes; at most {MAX_LIST} are looked through")
+            return tuple(found.items())
+
+        return self.used_dfa(users, payload, max_states)
+
+    def plans(self) -> dict[int, list[tuple[int, int]]]:
+        """For each rule with paths: the outcomes without such rules that it takes the place of, and its own there."""
+        agent = self.agent
+        plans: dict[int, list[tuple[int, int]]] = {}
+        by_kind = {(entry.tool, entry.operation, entry.risk): entry for entry in agent.entries if entry.op in PATH_OPS}
+        for entry in by_kind.values():
+            plain = agent.judge(entry, frozenset())
+            for rule in agent.rules:
+                if rule.index == plain.rule:
+                    break  # what comes after it never decides
+                if rule.paths and rule.names(entry.tool, entry.operation) and rule.bears(entry.risk):
+                    outcome = agent.judge_by(entry, rule.index)
+                    plans.setdefault(rule.index, []).append((self.number(plain), self.number(outcome)))
+        return plans
+
+    def used_dfa(
+        self, users: dict[int, list[int]], payload: Callable[[frozenset[int]], Hashable], max_states: int
+    ) -> Dfa:
+        """The automaton of the patterns in `users`; `payload` is given all users of those that match."""
+        kept = sorted(users)
+        numbers: dict[tuple[int, ...], int] = {}
+        labels = [numbers.setdefault(tuple(users[pattern]), len(numbers)) for pattern in kept]
+        return compile_globs(
+            [self.agent.path_patterns[pattern] for pattern in kept],
+            lambda matched: payload(frozenset(user for i in matched for user in users[kept[i]])),
+            max_states=max_states,
+            labels=labels,
+        )
+
+    def host_dfa(self, max_states: int) -> Dfa:
+        def payload(matched: frozenset[int]) -> tuple[int, ...]:
+            return tuple(self.only(op, matched) for op in HOST_OPS)
+
+        return compile_hosts(self.agent.host_patterns, payload, max_states=max_states)
+
+    def args_dfa(self, max_states: int) -> Dfa:
+        groups = self.agent.arg_groups
+        if len(groups) > MAX_GROUPS:
+            self.refuse(f"it has {len(groups)} different `args:` lists; the kernel tells {MAX_GROUPS} apart")
+        globs = [glob for group in groups for glob in group]
+        owners = [number for number, group in enumerate(groups) for _ in group]
+
+        def payload(matched: frozenset[int]) -> frozenset[int]:
+            return frozenset(owners[i] for i in matched)
+
+        return compile_globs(globs, payload, max_states=max_states, labels=owners)
+
+    def only(self, op: Op, matched: frozenset[int]) -> int:
+        ((_, outcome),) = self.agent.candidates(op, matched)
+        return self.number(outcome)
+
+    def first(self, op: Op, entries: frozenset[int]) -> Outcome:
+        """Of an operation without arguments, the outcome of the first entry."""
+        agent = self.agent
+        number = min((number for number in entries if agent.entries[number].op is op), default=None)
+        return agent.unresolved(op) if number is None else agent.judge(agent.entries[number], frozenset())
+
+    def candidates(self, entries: frozenset[int]) -> Candidates:
+        """Of each group the first entry, up to one that needs no argument; none that says what the next one says."""
+        agent = self.agent
+        found: dict[int, int] = {}
+        for number in sorted(entries):
+            entry = agent.entries[number]
+            group = NO_GROUP if entry.group is None else entry.group
+            found.setdefault(group, self.number(agent.judge(entry, frozenset())))
+            if group == NO_GROUP:
+                break
+        else:
+            found[NO_GROUP] = self.number(agent.unresolved(Op.EXEC))
+        rows = list(found.items())
+        while len(rows) > 1 and rows[-2][1] == rows[-1][1]:
+            del rows[-2]
+        if len(rows) > MAX_LIST:
+            self.refuse(f"one program has {len(rows)} tools that depend on arguments; at most {MAX_LIST} are tried")
+        return tuple(rows)
+
+    def number(self, outcome: Outcome) -> int:
+        return self.numbers.setdefault(outcome, len(self.numbers))
+
+    # -- the region
+
+    def place(self, what: str, count: int, compile_: Callable[[int], Dfa]) -> tuple[DfaHeader, list[Hashable]]:
+        room = self.max_words - len(self.words)
+        try:
+            dfa = compile_(room // STATE_WORDS)
+        except StateLimit as limit:
+            self.refuse(
+                f"its {count} {what} need more than {limit.reached} automaton states;"
+                f" the kernel tables have room for {limit.limit}"
+            )
+        classes = self.append(_little_endian(dfa.classes))
+        states = self.reserve(STATE_WORDS * dfa.n_states)
+        for column, values in enumerate((dfa.base, dfa.default, dfa.accept)):
+            self.words[states + column :: STATE_WORDS] = values
+        comb = self.reserve(COMB_WORDS * len(dfa.comb_check))
+        self.words[comb::COMB_WORDS] = dfa.comb_check
+        self.words[comb + 1 :: COMB_WORDS] = dfa.comb_next
+        header = DfaHeader(classes, states, comb, dfa.start, dfa.n_states, len(dfa.comb_check))
+        return header, dfa.payloads
+
+    def place_lists(self, rows: Sequence[tuple[tuple[int, int], ...]]) -> int:
+        """For each row the offset of its pairs, {count, (first, second) * count}."""
+        lists: dict[tuple[tuple[int, int], ...], int] = {}
+        for row in rows:
+            if row not in lists:
+                lists[row] = self.append([len(row), *(word for pair in row for word in pair)])
+        return self.append([lists[row] for row in rows])
+
+    def reserve(self, count: int) -> int:
+        offset = len(self.words)
+        if offset + count > self.max_words:
+            self.refuse(
+                f"its tables need more than {offset + count} words of 4 bytes; there is room for {self.max_words}"
+            )
+        self.words.frombytes(bytes(4 * count))
+        return offset
+
+    def append(self, values: Sequence[int]) -> int:
+        offset = self.reserve(len(values))
+        self.words[offset:] = array("I", values)
+        return offset
+
+    def refuse(self, why: str) -> NoReturn:
+        raise AgentdError("policy-too-large", f"agent {self.agent.name}", why, _HINT)
+
+
+def _mask_words(groups: frozenset[int]) -> list[int]:
+    words = [0] * ARG_WORDS
+    for group in groups:
+        words[group // 32] |= 1 << group % 32
+    return words
+
+
+def _outcome_words(outcome: Outcome) -> tuple[int, int, int, int]:
+    first = outcome.decision | outcome.action << 8 | outcome.risk << 16
+    return first, outcome.rule & _U32, outcome.toolop, outcome.timeout
+
+
+def _little_endian(data: bytes) -> list[int]:
+    return [int.from_bytes(data[i : i + 4], "little") for i in range(0, len(data), 4)]
+
+
+# -- the kernel's walk
+
+
+def lookup(tables: AgentTables, op: Op, obj: bytes | None, argv: Sequence[bytes] = ()) -> Outcome:
+    """The outcome that the kernel reaches for `op` on `obj`: path bytes, a `host_key`, or None if unresolved.
+
+    argv is the whole vector: argv[0] is never looked at.
+    """
+    words, header = tables.words, tables.header
+    if obj is None:
+        return tables.outcomes[header.unresolved[op]]
+    if op.family is Family.HOST:
+        at = _walk(words, header.host, obj) * len(HOST_OPS) + op - len(PATH_OPS)
+        return tables.outcomes[words[header.host_classes + at]]
+    if op is Op.EXEC:
+        outcome = _first_candidate(words, header, _walk(words, header.exec, obj), argv)
+        if outcome is None:
+            return tables.outcomes[header.unresolved[op]]
+    else:
+        outcome = words[header.path_classes + _walk(words, header.path, obj) * len(PATH_OPS) + op]
+    for plain, instead in _pairs(words, words[header.rule_classes + _walk(words, header.rules, obj)]):
+        if plain == outcome:
+            return tables.outcomes[instead]
+    return tables.outcomes[outcome]
+
+
+def _first_candidate(words: array[int], header: TablesHeader, number: int, argv: Sequence[bytes]) -> int | None:
+    mask = [0] * ARG_WORDS
+    for argument in argv[1:]:
+        masks = header.arg_masks + _walk(words, header.args, argument) * ARG_WORDS
+        mask = [have | new for have, new in zip(mask, words[masks : masks + ARG_WORDS], strict=True)]
+    for group, outcome in _pairs(words, words[header.exec_classes + number]):
+        if group == NO_GROUP or mask[group >> 5] >> (group & 31) & 1:
+            return outcome
+    return None
+
+
+def _pairs(words: array[int], at: int) -> Iterator[tuple[int, int]]:
+    for i in range(at + 1, at + 1 + 2 * words[at], 2):
+        yield words[i], words[i + 1]
+
+
+def _walk(words: array[int], dfa: DfaHeader, data: bytes) -> int:
+    state = dfa.start
+    for byte in data:
+        column = words[dfa.classes + (byte >> 2)] >> (byte & 3) * 8 & 0xFF
+        row = dfa.states + state * STATE_WORDS
+        entry = dfa.comb + (words[row] + column) * COMB_WORDS
+        state = words[entry + 1] if words[entry] == state else words[row + 1]
+    return words[dfa.states + state * STATE_WORDS + 2]
