@@ -62,7 +62,8 @@ static __noinline void judge_exec(struct agentd_tag *tag, struct linux_binprm *b
 			*v = *script;
 			m->flags |= AGENTD_EVENT_FLAG_SCRIPT;
 		} else if (path_of_file(slot, KREAD(bprm, file))) {
-			path_class(slot, tag->agent, AGENTD_OP_EXEC); /* the buffer and its hash are the interpreter's again */
+			/* the buffer and its hash are the interpreter's again */
+			path_class(slot, tag->agent, AGENTD_OP_EXEC);
 		}
 	}
 	m->object_off = s->path_off;

@@ -19,6 +19,11 @@ from agentd.errors import EXIT_FAILURE, AgentdError
 
 # A verb is one module and one line here: (name, "module:attribute").
 COMMANDS: Final = (
+    ("run", "agentd.cli.run:run"),
+    ("daemon", "agentd.cli.daemon:daemon"),
+    ("tag", "agentd.cli.tag:tag"),
+    ("status", "agentd.cli.status:status"),
+    ("approvals", "agentd.cli.approvals:approvals"),
     ("policy", "agentd.cli.policy:policy"),
     ("audit", "agentd.cli.audit:audit"),
 )

@@ -76,8 +76,8 @@ int args_scan(u32 slot, u32 agent, u64 start, u64 end);
  * A reload between path_class() and here would mix two generations: path_verdict() compares the generation before and
  * after and runs again.
  */
-static __always_inline void class_verdict(struct verdict *v, struct scratch *s, const u32 *a, const struct agentd_tables *t,
-					  u32 class, u32 op)
+static __always_inline void class_verdict(struct verdict *v, struct scratch *s, const u32 *a,
+					  const struct agentd_tables *t, u32 class, u32 op)
 {
 	u32 outcome = 0xffffffff, list, count;
 
@@ -90,7 +90,8 @@ static __always_inline void class_verdict(struct verdict *v, struct scratch *s, 
 			if (i >= count)
 				break;
 			group = arena_word(a, list + 1 + i * 2);
-			if (group == AGENTD_NO_GROUP || (s->masks[(group >> 5) & (AGENTD_ARG_WORDS - 1)] >> (group & 31)) & 1) {
+			if (group == AGENTD_NO_GROUP ||
+			    (s->masks[(group >> 5) & (AGENTD_ARG_WORDS - 1)] >> (group & 31)) & 1) {
 				outcome = arena_word(a, list + 2 + i * 2);
 				break;
 			}
@@ -165,7 +166,8 @@ static __noinline void host_verdict(struct verdict *v, u32 slot, u32 agent, u32 
 	s->hash[0] = run->hash[0];
 	s->hash[1] = run->hash[1];
 	class = dfa_accept(a, run);
-	verdict_outcome(v, a, t, arena_word(a, t->base + t->host_classes + class * AGENTD_HOST_OPS + (op - AGENTD_PATH_OPS)));
+	verdict_outcome(v, a, t,
+			arena_word(a, t->base + t->host_classes + class * AGENTD_HOST_OPS + (op - AGENTD_PATH_OPS)));
 }
 
 /* Which of two verdicts stands when an operation has two objects or two kinds of access: the more severe one. */

@@ -1,0 +1,171 @@
+"""`agentd run`: a command under a policy, with the service's engine or with one of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agentd.audit.record import Record, body
+from agentd.daemon import host
+from agentd.daemon.client import SERVICE_SOCKET, Client
+from agentd.daemon.launch import Child, exit_code, launch
+from agentd.daemon.loop import EngineLoop
+from agentd.daemon.server import Server
+from agentd.engine.core import Engine
+from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
+from agentd.kernel.seccomp import refuse_early
+
+STATE_ROOT = Path("/var/lib/agentd")
+FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What the command line asked for. events: where each record goes as a JSON line, besides the log."""
+
+    agent: str
+    command: Sequence[str]
+    policy: Path | None
+    state: Path | None
+    user: str | None
+    events: Path | None
+
+
+def run(request: RunRequest, say: Callable[[str], None]) -> int:
+    """The exit code of the command. Raises AgentdError when it was not started."""
+    try:
+        if request.policy is None:
+            if not SERVICE_SOCKET.exists():
+                raise AgentdError(
+                    "service-unreachable", "agentd run", "no service is running and no policy was given",
+                    "give --policy FILE, or systemctl start agentd",
+                )  # fmt: skip
+            return _run_with_service(request)
+        return asyncio.run(_run_alone(request, say))
+    except AgentdError as error:
+        if error.exit_code in (1, 2):
+            error.exit_code = EXIT_CANNOT_ENFORCE
+        raise
+
+
+def _run_with_service(request: RunRequest) -> int:
+    with Client(SERVICE_SOCKET) as client:
+
+        def mark(pid: int, pidfd: int) -> None:
+            client.call("run.mark", pid=pid, agent=request.agent, command=request.command[0])
+
+        child = launch(request.command, mark, user=request.user, prepare=refuse_early)
+    for number in FORWARDED:
+        signal.signal(number, lambda received, _: _forward(child, received))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return exit_code(os.waitpid(child.pid, 0)[1])
+    finally:
+        os.close(child.pidfd)
+
+
+def _forward(child: Child, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(child.pidfd, number)
+
+
+async def _run_alone(request: RunRequest, say: Callable[[str], None]) -> int:
+    assert request.policy is not None
+    for folder in host.collect_stale_runs():
+        say(f"{folder}: left by an agentd that is gone; its processes are still held to their policy")
+    compiled = host.read_policy(request.policy, os.getcwd())
+    agent = compiled.policy.agents.get(request.agent)
+    if agent is None:
+        known = ", ".join(sorted(compiled.policy.agents))
+        raise AgentdError("unknown-agent", f"agent {request.agent!r}", "the policy doesn't name it", f"choose: {known}")
+    state = request.state or STATE_ROOT / f"run-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+    engine = host.start(compiled, pins=host.run_pins(), audit_dir=state)
+    with contextlib.ExitStack() as stack:
+        if request.events:
+            engine.on_event = _event_writer(stack, request.events, engine)
+        engine.on_hold = lambda held: say(
+            f"held: {held['summary']} ({held['tool']}/{held['operation']}); "
+            f"answer with: agentd approvals approve {held['id']}"
+        )
+        loop = EngineLoop(engine)
+        server = Server(engine, SERVICE_SOCKET.parent / f"run-{os.getpid()}.sock")
+        try:
+            await server.start()
+            loop.start()
+            code = await _supervise(request, engine, loop)
+        finally:
+            await loop.stop()
+            await server.stop()
+            left = _end_leftovers(engine)
+            host.stop(engine, release=True)
+        if left:
+            say(f"{left} processes outlived {request.command[0]}: killed, because their policy ends with this run")
+    return code
+
+
+async def _supervise(request: RunRequest, engine: Engine, loop: EngineLoop) -> int:
+    origin = f"agentd run by uid {os.getuid()}"
+
+    def mark(pid: int, pidfd: int) -> None:
+        engine.mark_started(pidfd, request.agent, origin, list(request.command))
+        engine.commit()
+
+    child = launch(request.command, mark, user=request.user, prepare=refuse_early)
+    running = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    running.add_reader(child.pidfd, ended.set)
+    for number in FORWARDED:
+        running.add_signal_handler(number, _forward, child, number)
+    running.add_signal_handler(signal.SIGINT, lambda: None)  # the terminal sends it to the command too
+    try:
+        waiting = {asyncio.create_task(ended.wait()), asyncio.create_task(loop.failed.wait())}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        if loop.failure is not None:
+            _forward(child, signal.SIGKILL)
+            os.waitpid(child.pid, 0)
+            raise loop.failure
+        return exit_code(os.waitpid(child.pid, 0)[1])
+    finally:
+        running.remove_reader(child.pidfd)
+        for number in (*FORWARDED, signal.SIGINT):
+            running.remove_signal_handler(number)
+        os.close(child.pidfd)
+
+
+def _end_leftovers(engine: Engine) -> int:
+    """Kills what the command left behind, until nothing marked is left; how many processes that was."""
+    killed: set[int] = set()
+    for _ in range(1000):
+        pids = {line.pid for line in engine.marks.list()}
+        if not pids:
+            return len(killed)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+        time.sleep(0.01)
+    print(f"agentd: {len(pids)} processes could not be killed; they stay marked", file=sys.stderr)
+    return len(killed)
+
+
+def _event_writer(stack: contextlib.ExitStack, path: Path, engine: Engine) -> Callable[[Record], None]:
+    out = stack.enter_context(open(path, "a", encoding="utf-8"))
+
+    def write(record: Record) -> None:
+        made: dict[str, Any] = body(record, "", "")
+        out.write(json.dumps(made) + "\n")
+        out.flush()
+
+    return write

@@ -1,0 +1,226 @@
+"""The unix socket: one JSON object a line in each direction.
+
+    {"method": "approvals.approve", "params": {"id": "3"}}
+    {"ok": true, "result": {...}}           or
+    {"ok": false, "error": {"code": "...", "what": "...", "why": "...", "hint": "..."}}
+
+A method is one function and one line in METHODS. Everything a peer sends is untrusted until its method has typed it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from agentd.daemon.peers import GROUP, Peer, admit
+from agentd.engine.core import Engine
+from agentd.engine.pending import describe
+from agentd.errors import AgentdError
+
+LINE_MAX: Final = 1 << 20
+MAX_CLIENTS: Final = 64
+
+
+class Server:
+    """Serves one engine on one socket. reload: what a reload does (the service's own; a run has none)."""
+
+    def __init__(self, engine: Engine, path: Path, reload: Callable[[], dict[str, Any]] | None = None) -> None:
+        self.engine = engine
+        self.path = path
+        self.reload = reload
+        self._server: asyncio.Server | None = None
+        self._clients: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Binds the socket: 0660, group agentd where it exists. Raises AgentdError `service-running`."""
+        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if self.path.exists():
+            with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
+                probe = socket.socket(socket.AF_UNIX)
+                try:
+                    probe.connect(str(self.path))
+                    raise AgentdError(
+                        "service-running", str(self.path), "another agentd serves it", "stop that one first"
+                    )
+                finally:
+                    probe.close()
+            self.path.unlink(missing_ok=True)
+        mask = os.umask(0o117)
+        try:
+            self._server = await asyncio.start_unix_server(self._client, str(self.path), limit=LINE_MAX)
+        finally:
+            os.umask(mask)
+        with contextlib.suppress(LookupError):
+            import shutil
+
+            shutil.chown(self.path, group=GROUP)
+
+    async def stop(self) -> None:
+        """Closes the socket and every connection."""
+        if self._server is None:
+            return
+        self._server.close()
+        for task in list(self._clients):
+            task.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+        await self._server.wait_closed()
+        self.path.unlink(missing_ok=True)
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients.add(task)
+        try:
+            connection: socket.socket = writer.get_extra_info("socket")
+            try:
+                if len(self._clients) > MAX_CLIENTS:
+                    raise AgentdError("service-refused", "agentd", "too many clients", "try again later")
+                peer = admit(connection, self.engine.marks)
+            except AgentdError as error:
+                writer.write(_failure(error))
+                await writer.drain()
+                return
+            while line := await reader.readline():
+                writer.write(self._respond(line, peer))
+                await writer.drain()
+        except (ConnectionError, asyncio.LimitOverrunError, ValueError):
+            pass  # the peer is gone, or sent a line without an end
+        finally:
+            self._clients.discard(task)
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    def _respond(self, line: bytes, peer: Peer) -> bytes:
+        try:
+            request = json.loads(line)
+            if not isinstance(request, dict) or not isinstance(request.get("params", {}), dict):
+                raise AgentdError("usage", "request", "not a JSON object with method and params")
+            method = METHODS.get(str(request.get("method")))
+            if method is None:
+                raise AgentdError(
+                    "usage", "request", f"unknown method {request.get('method')!r}", "see CONTRIBUTING.md"
+                )
+            return _line({"ok": True, "result": method(self, peer, Params(request.get("params", {})))})
+        except json.JSONDecodeError as exc:
+            return _failure(AgentdError("usage", "request", f"not JSON: {exc}"))
+        except AgentdError as error:
+            return _failure(error)
+
+
+class Params:
+    """What a peer sent, typed on the way in."""
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        self._raw = raw
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """A string."""
+        value = self._raw.get(name, default)
+        if not isinstance(value, str) or "\0" in value:
+            raise AgentdError("usage", f"parameter {name}", "expected a string")
+        return value
+
+    def number(self, name: str) -> int:
+        """A positive whole number."""
+        value = self._raw.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0 or value > 1 << 31:
+            raise AgentdError("usage", f"parameter {name}", "expected a positive whole number")
+        return value
+
+
+def _status(server: Server, peer: Peer, params: Params) -> Any:
+    return server.engine.status()
+
+
+def _approvals(server: Server, peer: Peer, params: Params) -> Any:
+    server.engine.pump()
+    now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return [describe(pending, now) for pending in server.engine.book]
+
+
+def _approval(server: Server, peer: Peer, params: Params) -> Any:
+    server.engine.pump()
+    return describe(server.engine.book.get(params.text("id")), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+
+
+def _answer(allow: bool) -> Callable[[Server, Peer, Params], Any]:
+    def method(server: Server, peer: Peer, params: Params) -> Any:
+        server.engine.pump()
+        by = f"{peer.name} (uid {peer.uid}, pid {peer.pid})"
+        pending = server.engine.answer(params.text("id"), allow, by, params.text("reason", ""))
+        return {"id": pending.id, "answer": "approved" if allow else "denied", "by": by}
+
+    return method
+
+
+def _mark(server: Server, peer: Peer, params: Params) -> Any:
+    """A child of the peer that waits to exec: the root of a new workload."""
+    pid = params.number("pid")
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError as exc:
+        raise AgentdError("no-such-process", f"process {pid}", "there is none") from exc
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+        parent = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("PPid:"))
+        if parent != peer.pid:
+            raise AgentdError(
+                "not-permitted", f"process {pid}", "it is not a child of the asking process", "use agentd tag"
+            )
+        command = params.text("command", "")
+        workload = server.engine.mark_started(pidfd, params.text("agent"), f"agentd run by {peer.name}", [command])
+    finally:
+        os.close(pidfd)
+    server.engine.commit()
+    return {"workload": workload.number}
+
+
+def _tag(server: Server, peer: Peer, params: Params) -> Any:
+    agent = params.text("agent")
+    engine = server.engine
+    if "cgroup" in params._raw:
+        path = Path(params.text("cgroup"))
+        workload, threads = engine.tag_cgroup(path, agent, f"agentd tag cgroup {path} by {peer.name}")
+    else:
+        pid = params.number("pid")
+        if pid == os.getpid() or pid == 1:
+            raise AgentdError(
+                "usage", f"process {pid}", "would tag the whole system or agentd itself", "choose another"
+            )
+        workload, threads = engine.tag_tree(pid, agent, f"agentd tag pid {pid} by {peer.name}")
+    engine.commit()
+    return {"workload": workload.number, "threads": threads}
+
+
+def _reload(server: Server, peer: Peer, params: Params) -> Any:
+    if server.reload is None:
+        raise AgentdError("service-refused", "reload", "agentd run has one policy for its whole life", "start it again")
+    return server.reload()
+
+
+METHODS: Final[dict[str, Callable[[Server, Peer, Params], Any]]] = {
+    "status": _status,
+    "approvals.list": _approvals,
+    "approvals.show": _approval,
+    "approvals.approve": _answer(True),
+    "approvals.deny": _answer(False),
+    "run.mark": _mark,
+    "tag": _tag,
+    "reload": _reload,
+}
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=True).encode() + b"\n"
+
+
+def _failure(error: AgentdError) -> bytes:
+    return _line({"ok": False, "error": {"code": error.code, "what": error.what, "why": error.why, "hint": error.hint}})

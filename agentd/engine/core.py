@@ -1,0 +1,423 @@
+"""The engine: event -> operation -> decision -> action -> record. The only place where that order is written.
+
+The kernel decides and acts by itself; what arrives here has happened (a denial), is held (and waits for an answer), or is
+a count. The engine records it, asks, answers, and keeps the books. It is synchronous and single-threaded: whoever runs it
+calls pump() when a ring is readable and tick() once a second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from agentd.approvals.book import Answer, ApprovalBook, Hold, Pending
+from agentd.audit.canonical import Json
+from agentd.audit.record import Record, gap
+from agentd.audit.writer import AuditWriter, new_action_id
+from agentd.engine import records
+from agentd.engine.accounts import Accounts
+from agentd.engine.holds import HoldAnswers
+from agentd.engine.pending import HeldAction, describe
+from agentd.engine.policies import AgentView, Compiled, PolicySet
+from agentd.errors import AgentdError
+from agentd.kernel import abi
+from agentd.kernel.loader import LoadedObject
+from agentd.kernel.ring import EventRing, KernelEvent, parse
+from agentd.kernel.tables import PolicyTables
+from agentd.kernel.tasks import TaskMarks
+from agentd.metrics import Metrics, VerdictTimes
+from agentd.model import Action, Decision, Op, Point
+from agentd.workloads import processes
+
+FLUSH_SECONDS: Final = 10
+# What the kernel counts as lost -> (the metric's reason, what was lost in words).
+LOSSES: Final = (
+    (abi.STAT_LOST_EVENTS, "ring-full", "denial or hold events"),
+    (abi.STAT_LOST_COUNTS, "counts-full", "allowed operations"),
+)
+
+
+@dataclass(slots=True)
+class Workload:
+    """One run of an agent: the processes that carry its number."""
+
+    number: int
+    agent: str
+    origin: str  # how it came to be: `agentd run`, `agentd tag pid 4711`
+    started: float  # seconds since the epoch
+    processes: int = 0
+    threads: int = 0
+    seen: bool = False
+
+
+class Engine:
+    """One loaded object, one audit log, one policy."""
+
+    def __init__(self, loaded: LoadedObject, audit: AuditWriter, metrics: Metrics) -> None:
+        self.loaded = loaded
+        self.audit = audit
+        self.metrics = metrics
+        self.policies = PolicySet(PolicyTables(loaded))
+        self.marks = TaskMarks(loaded)
+        self.book: ApprovalBook[HeldAction] = ApprovalBook()
+        self.workloads: dict[int, Workload] = {}
+        self.on_hold: Callable[[dict[str, Any]], None] | None = None
+        self.on_event: Callable[[Record], None] | None = None
+        self._accounts = Accounts(loaded)
+        self._answers = HoldAnswers(loaded)
+        self._events = EventRing(loaded, "events")
+        self._stats = loaded.stats.read()
+        self._flushed = time.monotonic()
+        self._next_workload = 1 + max((line.workload for line in self.marks.list()), default=0)
+        self._handlers: dict[int, Callable[[KernelEvent, str, AgentView | None], None]] = {
+            abi.EVENT_VIOLATION: self._violation,
+            abi.EVENT_HOLD: self._hold,
+            abi.EVENT_GONE: self._gone,
+            abi.EVENT_ALLOWED: self._allowed_one,
+            abi.EVENT_GRANTED: self._granted,
+            abi.EVENT_REFUSED: self._refused,
+        }
+        metrics.read_verdicts(self._verdict_times)
+        metrics.read_programs(loaded.programs, loaded.program_seconds)
+        metrics.read_audit(lambda: (audit.bytes_written, audit.head.seq))
+
+    # -- policy
+
+    def install(self, compiled: Compiled) -> None:
+        """Puts a compiled policy in force and records it."""
+        self.policies.install(compiled)
+        for agent in compiled.policy.agents.values():
+            self.metrics.declare_agent(agent.name, agent.toolops)
+        self.metrics.policy_loaded(compiled.policy.sha256)
+        self._record(
+            records.note(
+                "policy_loaded",
+                f"policy {compiled.policy.source} is in force",
+                metadata={"sha256": compiled.policy.sha256, "agents": sorted(compiled.policy.agents)},
+            )
+        )
+
+    def policy_rejected(self, error: AgentdError) -> None:
+        """A reload that failed: the old policy stays, whole."""
+        self.metrics.policy_rejected()
+        self._record(records.note("policy_rejected", str(error)[:2000], metadata={"code": error.code}))
+
+    # -- workloads
+
+    def new_workload(self, agent: str, origin: str) -> tuple[Workload, int]:
+        """(A workload without processes, the agent's number in the kernel). Raises AgentdError `unknown-agent`."""
+        slot = self.policies.slot(agent)
+        workload = Workload(self._next_workload, agent, origin, time.time())
+        self._next_workload += 1
+        self.workloads[workload.number] = workload
+        return workload, slot
+
+    def mark_started(self, pidfd: int, agent: str, origin: str, command: list[str]) -> Workload:
+        """Marks a process that waits to exec its command: the root of a new workload."""
+        workload, slot = self.new_workload(agent, origin)
+        self.marks.mark_process(pidfd, slot, workload.number, root_exec=True)
+        self._workload_record("workload_started", workload, {"command": command})
+        return workload
+
+    def tag_tree(self, pid: int, agent: str, origin: str) -> tuple[Workload, int]:
+        """Marks a running process and everything below it; (workload, threads marked)."""
+        workload, slot = self.new_workload(agent, origin)
+        threads = self.marks.mark_tree(pid, slot, workload.number)
+        self._workload_record("tagged", workload, {"pid": pid, "threads": threads})
+        return workload, threads
+
+    def tag_cgroup(self, path: Path, agent: str, origin: str) -> tuple[Workload, int]:
+        """Marks everything in a cgroup; (workload, threads marked)."""
+        workload, slot = self.new_workload(agent, origin)
+        threads = self.marks.mark_cgroup(path, slot, workload.number)
+        self._workload_record("tagged", workload, {"cgroup": str(path), "threads": threads})
+        return workload, threads
+
+    def live(self, workload: int) -> set[int]:
+        """Process ids of a workload."""
+        return {line.pid for line in self.marks.list() if line.workload == workload}
+
+    def _workload_record(self, event: str, workload: Workload, metadata: dict[str, Json]) -> None:
+        self._record(
+            records.note(
+                event, workload.origin, agent=workload.agent, metadata={"workload": workload.number, **metadata}
+            )
+        )
+
+    # -- events
+
+    def filenos(self) -> tuple[int, int]:
+        """Readable when pump() has something to do."""
+        return self._events.fileno(), self._accounts.fileno()
+
+    def pump(self) -> int:
+        """Handles every event that has arrived and puts their records on disk; how many events."""
+        self._accounts.learn()
+        raw_events = self._events.take()
+        for raw in raw_events:
+            event = parse(raw)
+            view = self.policies.view(event.agent, event.generation)
+            agent = view.name if view else self.policies.names().get(event.agent, f"agent-{event.agent}")
+            self._handlers[event.type](event, agent, view)
+        self.commit()
+        return len(raw_events)
+
+    def commit(self) -> None:
+        """Puts what was recorded on disk."""
+        if self.audit.pending:
+            self.audit.commit()
+
+    def _record(self, record: Record) -> None:
+        self.audit.append([record])
+        if self.on_event:
+            self.on_event(record)
+
+    def _count(self, event: KernelEvent, agent: str, view: AgentView | None) -> None:
+        tool, operation, _ = records.names_of(event, view)
+        self.metrics.decided(agent, tool, operation, event.decision, event.action)
+
+    def _violation(self, event: KernelEvent, agent: str, view: AgentView | None) -> None:
+        self._count(event, agent, view)
+        reason = ""
+        if event.decision is Decision.REQUIRE_APPROVAL and event.action is not Action.NONE:
+            reason = "approval required, and the operation could not be held (deny)"
+        kind = "denied"
+        if event.decision is Decision.REQUIRE_APPROVAL and event.action is Action.NONE:
+            kind = "approval_required"
+        self._record(records.event_record(kind, event, agent, view, reason=reason))
+
+    def _hold(self, event: KernelEvent, agent: str, view: AgentView | None) -> None:
+        self._count(event, agent, view)
+        workload = self.workloads.get(event.workload)
+        detail = HeldAction(
+            event,
+            view,
+            workload.origin if workload else "an agentd before this one",
+            processes.working_directory(event.pid),
+            processes.ancestors(event.pid),
+        )
+        start = processes.start_ticks(event.pid)
+        hold = Hold(event.hold_id, event.pid, start or 0, event.point is Point.CGROUP)
+        timeout = max(event.timeout, 1) * 1_000_000_000
+        pending, fresh = self.book.add(agent, event.key, hold, event.time, timeout, detail)
+        if pending is None:
+            self._answers.settle([hold], event.key, False, self.book)
+            self._record(
+                records.event_record(
+                    "denied", event, agent, view, reason="too many operations wait for approval (deny)"
+                )
+            )
+            return
+        self._record(records.event_record("approval_required", event, agent, view, metadata={"approval": pending.id}))
+        self.metrics.set_pending(agent, self.book.counts().get(agent, 0))
+        if fresh and self.on_hold:
+            self.on_hold(describe(pending, time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
+
+    def _gone(self, event: KernelEvent, agent: str, view: AgentView | None) -> None:
+        pending = self.book.gone(event.hold_id)
+        if pending is not None:
+            self._closed(pending, Answer.EXPIRED, "the process ended while it was held", None)
+
+    def _allowed_one(self, event: KernelEvent, agent: str, view: AgentView | None) -> None:
+        self._count(event, agent, view)
+        self._record(records.event_record("allowed", event, agent, view, count=1))
+
+    def _granted(self, event: KernelEvent, agent: str, view: AgentView | None) -> None:
+        tool, operation, _ = records.names_of(event, view)
+        self.metrics.decided(agent, tool, operation, Decision.ALLOW, Action.NONE)
+        self._record(
+            records.event_record(
+                "allowed",
+                event,
+                agent,
+                view,
+                reason="approved, and carried out",
+                count=1,
+                metadata={"hold": event.hold_id},
+            )
+        )
+
+    def _refused(self, event: KernelEvent, agent: str, view: AgentView | None) -> None:
+        """The answer was recorded when it was given; this is its effect, EPERM."""
+
+    # -- answers
+
+    def answer(self, number: str, allow: bool, by: str, reason: str = "") -> Pending[HeldAction]:
+        """Answers an approval. Raises AgentdError `no-such-approval`, `approval-answered`."""
+        pending = self.book.get(number)
+        self._settle(pending, Answer.APPROVED if allow else Answer.DENIED, reason, by)
+        return pending
+
+    def expire(self) -> None:
+        """Timeouts end in deny."""
+        for pending in self.book.late(time.clock_gettime_ns(time.CLOCK_BOOTTIME)):
+            self._settle(pending, Answer.EXPIRED, "nobody answered in time (deny)", None)
+
+    def _settle(self, pending: Pending[HeldAction], answer: Answer, reason: str, by: str | None) -> None:
+        holds = list(pending.holds.values())
+        self.book.close(pending, answer)
+        # On disk before it takes effect: what happens afterwards has its reason in the log.
+        self._closed(pending, answer, reason, by)
+        self.commit()
+        self._answers.settle(holds, pending.key, answer is Answer.APPROVED, self.book)
+
+    def _closed(self, pending: Pending[HeldAction], answer: Answer, reason: str, by: str | None) -> None:
+        event = pending.detail.event
+        waited = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - pending.since) / 1e9
+        metadata: dict[str, Json] = {"approval": pending.id, "waited_ms": int(waited * 1000)}
+        if by:
+            metadata["by"] = by
+        kind = {
+            Answer.APPROVED: "approved",
+            Answer.DENIED: "approval_denied",
+            Answer.EXPIRED: "approval_expired",
+        }[answer]
+        self._record(
+            records.event_record(
+                kind,
+                event,
+                pending.agent,
+                pending.detail.view,
+                reason=reason or f"{answer.value} by {by}",
+                metadata=metadata,
+                at=time.time_ns(),
+            )
+        )
+        self.metrics.answered(waited)
+        self.metrics.set_pending(pending.agent, self.book.counts().get(pending.agent, 0))
+
+    # -- books
+
+    def tick(self) -> None:
+        """Once a second: timeouts, counts, losses, the number of processes."""
+        self.expire()
+        self._losses()
+        lines = self.marks.list()
+        self._census(lines)
+        self._answers.forget_used({line.hold_id for line in lines if line.hold_id})
+        if time.monotonic() - self._flushed >= FLUSH_SECONDS:
+            self.flush()
+        self.commit()
+
+    def flush(self) -> None:
+        """Writes the counts of allowed operations."""
+        self._flushed = time.monotonic()
+        for key, count, raw in self._accounts.flush():
+            view = self.policies.view(key.agent, key.generation)
+            agent = view.name if view else self.policies.names().get(key.agent, f"agent-{key.agent}")
+            record = records.summary_record(key, count, raw, agent, view)
+            self._record(record)
+            self.metrics.decided(
+                agent, record.tool_name or "", record.operation or "", Decision.ALLOW, Action.NONE, count.count
+            )
+        self.commit()
+
+    def _losses(self) -> None:
+        now = self.loaded.stats.read()
+        for stat, reason, what in LOSSES:
+            lost = now[stat] - self._stats[stat]
+            if lost:
+                self.metrics.lost(reason, lost)
+                self._record(gap(time.time_ns(), new_action_id(), {what: lost}, reason))
+        untracked = now[abi.STAT_UNTRACKED] - self._stats[abi.STAT_UNTRACKED]
+        if untracked:
+            self._record(records.note("denied", f"{untracked} forks could not be tracked and were killed"))
+        self._stats = now
+
+    def _census(self, lines: list[abi.TaskLine]) -> None:
+        threads = Counter(line.workload for line in lines)
+        pids: dict[int, set[int]] = {}
+        agents: dict[int, set[int]] = {}
+        for line in lines:
+            pids.setdefault(line.workload, set()).add(line.pid)
+            agents.setdefault(line.agent, set()).add(line.pid)
+        names = self.policies.names()
+        for number in pids:
+            if number not in self.workloads:
+                agent = next(names.get(line.agent, "") for line in lines if line.workload == number)
+                self.workloads[number] = Workload(number, agent, "an agentd before this one", time.time())
+        for number, workload in list(self.workloads.items()):
+            workload.processes, workload.threads = len(pids.get(number, ())), threads[number]
+            if workload.processes:
+                workload.seen = True
+            elif workload.seen or time.time() - workload.started > 5:
+                del self.workloads[number]
+                self._workload_record("workload_ended", workload, {})
+        for index, name in names.items():
+            self.metrics.set_processes(name, len(agents.get(index, ())))
+
+    def _verdict_times(self) -> VerdictTimes:
+        stats = self.loaded.stats.read()
+        counts, total = [0], 0
+        bounds = tuple(2 ** (8 + i) / 1e9 for i in range(abi.STAT_BUCKETS - 1))
+        counts = []
+        for i in range(abi.STAT_BUCKETS):
+            total += stats[abi.STAT_BUCKET0 + i]
+            counts.append(total)
+        return VerdictTimes(bounds, tuple(counts), stats[abi.STAT_VERDICT_NS] / 1e9)
+
+    def status(self) -> dict[str, Any]:
+        """Everything `agentd status` shows."""
+        self._census(self.marks.list())
+        stats = self.loaded.stats.read()
+        policy = self.policies.current
+        return {
+            "policy": {"source": policy.source, "sha256": policy.sha256, "agents": sorted(policy.agents)}
+            if policy
+            else None,
+            "workloads": [
+                {
+                    "workload": w.number,
+                    "agent": w.agent,
+                    "origin": w.origin,
+                    "started": w.started,
+                    "processes": w.processes,
+                    "threads": w.threads,
+                }
+                for w in self.workloads.values()
+            ],
+            "approvals_pending": len(self.book),
+            "enforcement": enforcement(),
+            "verdicts": stats[abi.STAT_VERDICTS],
+            "unresolved": stats[abi.STAT_UNRESOLVED],
+            "lost": {reason: stats[stat] for stat, reason, _ in LOSSES},
+            "audit": {
+                "path": str(self.audit.path),
+                "head": self.audit.head.hash,
+                "records": self.audit.head.seq,
+                "failed": self.audit.failed,
+            },
+            "pins": str(self.loaded.pins),
+        }
+
+    def close(self) -> None:
+        """Takes the last events and counts, and lets go of the rings (not of the kernel's programs)."""
+        self.pump()
+        self.tick()
+        self.flush()
+        self._events.close()
+        self._accounts.close()
+
+
+def enforcement() -> list[dict[str, str]]:
+    """Which point judges each kernel operation on this host, and what that guarantees."""
+    rows = []
+    for op in Op:
+        if op is Op.EXEC:
+            point, guarantee = Point.EXEC, "contained"
+        elif op in (Op.CONNECT, Op.BIND, Op.SEND):
+            point, guarantee = Point.CGROUP, "prevented"
+        elif op is Op.SOCKET:
+            point, guarantee = Point.CGROUP, "prevented (inet), contained (others)"
+        elif op is Op.READ:
+            point, guarantee = Point.TRACE, "contained (detected if threads share descriptors)"
+        elif op in (Op.LISTEN, Op.UNIX_CONNECT):
+            point, guarantee = Point.TRACE, "contained"
+        else:
+            point, guarantee = Point.TRACE, "detected"
+        rows.append({"operation": op.word, "point": point.word, "guarantee": guarantee})
+    return rows

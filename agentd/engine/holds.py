@@ -1,0 +1,65 @@
+"""Answers put into effect: what a yes, a no and a timeout do to the threads that wait.
+
+Two kinds of hold. One is *retried*: the system call returned -ERESTARTNOINTR and comes again on SIGCONT; a grant in the
+kernel, found by the action's hash and consumed there, is the answer. The other stands *after* its effect (an exec whose
+program has not run, an open whose descriptor was not returned): yes is an entry in `answers` and SIGCONT, no is SIGKILL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import time
+from collections.abc import Collection
+from typing import Final
+
+from agentd.actions import signals
+from agentd.approvals.book import ApprovalBook, Hold
+from agentd.engine.pending import HeldAction
+from agentd.kernel import abi
+from agentd.kernel.loader import LoadedObject
+from agentd.workloads.processes import start_ticks
+
+GRANT_SECONDS: Final = 60  # a thread that is continued finds its grant within this
+
+
+class HoldAnswers:
+    """Grants and answers of one loaded object."""
+
+    def __init__(self, loaded: LoadedObject) -> None:
+        self._loaded = loaded
+        self._answered: set[int] = set()
+
+    def settle(
+        self, holds: Collection[Hold], key: tuple[int, int], allow: bool, book: ApprovalBook[HeldAction]
+    ) -> None:
+        """Answers all holds of one approval. The approval must be off the book already.
+
+        Raises KernelError if the kernel's map is full: the threads stay held then.
+        """
+        retried = [hold for hold in holds if hold.retried]
+        after = [hold for hold in holds if not hold.retried]
+        if retried:
+            expires = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + GRANT_SECONDS * 1_000_000_000
+            grant = abi.Grant(expires=expires, hold_id=retried[0].hold_id, allow=int(allow), uses=len(retried))
+            self._loaded.grants.put(abi.GrantKey(key=(ctypes.c_uint64 * 2)(*key)), grant)
+        for hold in after:
+            if allow:
+                self._loaded.answers.put(ctypes.c_uint64(hold.hold_id), ctypes.c_uint32(1))
+                self._answered.add(hold.hold_id)
+            else:
+                signals.send(hold.pid, hold.start, signal.SIGKILL, start_ticks)
+        for hold in holds:
+            # A process with another thread's question open stays stopped: SIGCONT wakes all threads.
+            if (hold.retried or allow) and not book.waiting(hold.pid, hold.start):
+                signals.send(hold.pid, hold.start, signal.SIGCONT, start_ticks)
+
+    def forget_used(self, live_holds: Collection[int]) -> None:
+        """Drops answers whose thread has gone on; live_holds: the hold ids that marked threads still carry."""
+        for hold_id in self._answered - set(live_holds):
+            self._loaded.answers.delete(ctypes.c_uint64(hold_id))
+            self._answered.discard(hold_id)
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        for key, grant in list(self._loaded.grants.items()):
+            if grant.expires < now:
+                self._loaded.grants.delete(key)

@@ -1,0 +1,120 @@
+"""The policy in force: compiled, installed in the kernel, and kept by generation, so that an event of an older generation
+still finds the rule that decided it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from agentd.errors import AgentdError
+from agentd.kernel import abi
+from agentd.kernel.tables import PolicyTables, arena_words_for
+from agentd.model import Mode
+from agentd.policy.resolved import RULE_DEFAULT, RULE_UNRESOLVED, Outcome, ResolvedAgent, ResolvedPolicy
+from agentd.policy.tables import AgentTables, build
+
+KEPT_GENERATIONS: Final = 64
+MAX_ARENA_WORDS: Final = 64 << 20  # 256 MiB: what can be asked for, not what is taken
+
+
+@dataclass(frozen=True, slots=True)
+class AgentView:
+    """What one generation of one agent's tables means."""
+
+    name: str
+    agent: ResolvedAgent
+    outcomes: tuple[Outcome, ...]
+    policy_sha256: str
+
+    def toolop(self, number: int) -> tuple[str, str]:
+        """(tool, operation) of a number that the kernel gave."""
+        return self.agent.toolops[number] if number < len(self.agent.toolops) else ("unknown", "unknown")
+
+    def rule_id(self, number: int) -> str:
+        """The stable id of a rule index that the kernel gave (AGENTD_RULE_*)."""
+        if number in (abi.RULE_DEFAULT, RULE_DEFAULT):
+            return "default-deny"
+        if number in (abi.RULE_UNRESOLVED, RULE_UNRESOLVED):
+            return "unresolved"
+        return self.agent.rules[number].id if number < len(self.agent.rules) else f"rule-{number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A policy whose tables are built, and so known to be loadable but for the room in the arena."""
+
+    policy: ResolvedPolicy
+    tables: dict[str, AgentTables]
+
+    @property
+    def words(self) -> int:
+        """Words of all tables together."""
+        return sum(len(tables.words) for tables in self.tables.values())
+
+    def arena_words(self) -> int:
+        """The arena this policy wants: itself twice, for a reload."""
+        return arena_words_for(self.words)
+
+
+def compile_policy(policy: ResolvedPolicy, *, max_words: int = MAX_ARENA_WORDS) -> Compiled:
+    """Builds every agent's tables. Raises AgentdError `policy-too-large`."""
+    return Compiled(policy, {name: build(agent, max_words=max_words) for name, agent in policy.agents.items()})
+
+
+class PolicySet:
+    """What is installed, and what earlier generations meant."""
+
+    def __init__(self, tables: PolicyTables) -> None:
+        self._tables = tables
+        self._views: OrderedDict[tuple[int, int], AgentView] = OrderedDict()
+        self._slots: dict[str, int] = {}
+        self.current: ResolvedPolicy | None = None
+
+    def install(self, compiled: Compiled) -> None:
+        """Puts a compiled policy in force, agent by agent; each flips in one step.
+
+        All tables are built and must fit before the first one is installed. An agent that the new policy doesn't name but
+        that the kernel knows (it may have workloads) is denied everything.
+        """
+        gone = {name for name in self._tables.names() if name not in compiled.tables}
+        everything = dict(compiled.tables)
+        agents = dict(compiled.policy.agents)
+        for name in gone:
+            agents[name] = _nobody(name, compiled.policy)
+            everything[name] = build(agents[name], max_words=MAX_ARENA_WORDS)
+        for name, tables in everything.items():
+            agent = agents[name]
+            put = self._tables.install(name, tables, mode=agent.mode, strict=agent.strict_audit)
+            self._slots[name] = put.agent
+            self._views[put.agent, put.generation] = AgentView(name, agent, tables.outcomes, compiled.policy.sha256)
+        while len(self._views) > KEPT_GENERATIONS + len(everything):
+            self._views.popitem(last=False)
+        self.current = compiled.policy
+
+    def view(self, agent: int, generation: int) -> AgentView | None:
+        """What a generation meant; None: installed by an agentd before this one."""
+        return self._views.get((agent, generation))
+
+    def slot(self, name: str) -> int:
+        """The kernel's number of an agent of the policy in force. Raises AgentdError `unknown-agent`."""
+        if self.current is None or name not in self.current.agents:
+            known = ", ".join(sorted(self.current.agents)) if self.current else ""
+            raise AgentdError(
+                "unknown-agent", f"agent {name!r}", "the policy doesn't name it", f"choose one of: {known}"
+            )
+        return self._slots[name]
+
+    def names(self) -> dict[int, str]:
+        """Kernel number -> agent name, of every agent the kernel knows."""
+        return {index: name for name, index in self._tables.names().items()}
+
+
+def _nobody(name: str, policy: ResolvedPolicy) -> ResolvedAgent:
+    """An agent without a single rule, with the catalogue that the policy's agents share."""
+    donor = next(iter(policy.agents.values()), None)
+    if donor is None:
+        raise AgentdError("policy-invalid", policy.source, "it names no agent", "name at least one under agents:")
+    return dataclasses.replace(donor, name=name, rules=(), match=(), mode=Mode.ENFORCE)

@@ -1,0 +1,179 @@
+"""From a kernel event, or a count, to a record of the audit log."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+
+from agentd.audit.canonical import Json
+from agentd.audit.record import Parent, Process, Record, summarize
+from agentd.audit.writer import new_action_id
+from agentd.engine.policies import AgentView
+from agentd.kernel import abi
+from agentd.kernel.ring import KernelEvent
+from agentd.model import Action, Decision, Endpoint, Family, Guarantee, Op, Point, Risk
+from agentd.workloads import processes
+
+
+def wall_time(boot_ns: int) -> int:
+    """ns of CLOCK_BOOTTIME as ns since the epoch, by the clocks as they stand now."""
+    return boot_ns + time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def object_of(op: Op, raw: bytes, flags: int = 0) -> bytes | Endpoint | None:
+    """The object of an operation from the kernel's bytes: a path or word, an endpoint, or None (unresolved)."""
+    if flags & abi.FLAG_UNRESOLVED or not raw:
+        return None
+    if op.family is Family.PATH:
+        return raw
+    length = 4 if raw[:1] == b"4" else 16
+    protocol = "tcp" if raw[1:2] == b"t" else "udp"
+    return Endpoint(raw[2 : 2 + length], int.from_bytes(raw[2 + length : 4 + length], "big"), protocol)
+
+
+def process_of(event: KernelEvent) -> Process:
+    """Who did it. What the kernel said stands first; /proc adds what it can't (the process may be gone)."""
+    return Process(
+        pid=event.pid,
+        start_time=processes.ticks(event.start_time),
+        exe=event.exe or None,
+        argv=event.argv,
+        uid=event.uid,
+        cgroup=processes.cgroup_path(event.pid),
+        parent=Parent(event.ppid, processes.ticks(event.parent_start_time), processes.exe_path(event.ppid)),
+    )
+
+
+def reason_of(decision: Decision, rule: int, tool: str, operation: str) -> str:
+    """Why, in aegize's words where aegize has them."""
+    if rule == abi.RULE_UNRESOLVED:
+        return f"the object could not be resolved for tool '{tool}' operation '{operation}' (deny)"
+    if rule == abi.RULE_DEFAULT:
+        return f"no matching allow rule for tool '{tool}' operation '{operation}' (default deny)"
+    return {
+        Decision.ALLOW: f"allowed by rule for tool '{tool}'",
+        Decision.REQUIRE_APPROVAL: f"approval required for tool '{tool}'",
+        Decision.DENY: f"denied by rule for tool '{tool}'",
+    }[decision]
+
+
+def names_of(event: KernelEvent, view: AgentView | None) -> tuple[str, str, str]:
+    """(tool, operation, rule id). Without the view, an agentd before this one made the policy."""
+    if view is None:
+        return "unknown", "unknown", f"rule-{event.rule} (of an earlier policy)"
+    return (*view.toolop(event.toolop), view.rule_id(event.rule))
+
+
+def metadata_of(event: KernelEvent) -> dict[str, Json]:
+    """What only some events have."""
+    found: dict[str, Json] = {"workload": event.workload, "generation": event.generation, "tid": event.tid}
+    found["comm"] = os.fsdecode(event.comm).encode("utf-8", "replace").decode()
+    if event.syscall >= 0:
+        found["syscall"] = event.syscall
+    for flag, name in (
+        (abi.FLAG_ARGV_CUT, "argv_cut"),
+        (abi.FLAG_MONITOR, "monitor"),
+        (abi.FLAG_SHARED_FDS, "shared_descriptors"),
+        (abi.FLAG_COMPAT, "compat"),
+        (abi.FLAG_SIGNAL_FAILED, "signal_failed"),
+        (abi.FLAG_SCRIPT, "script"),
+    ):
+        if event.flags & flag:
+            found[name] = True
+    return found
+
+
+def event_record(
+    kind: str,
+    event: KernelEvent,
+    agent: str,
+    view: AgentView | None,
+    *,
+    reason: str = "",
+    metadata: Mapping[str, Json] | None = None,
+    at: int | None = None,
+    count: int | None = None,
+) -> Record:
+    """The record of one kernel event. at: ns since the epoch, instead of the event's own time."""
+    tool, operation, rule = names_of(event, view)
+    target = object_of(event.op, event.object, event.flags)
+    when = wall_time(event.time) if at is None else at
+    return Record(
+        timestamp=when,
+        event=kind,
+        action_id=new_action_id(),
+        agent_id=agent,
+        tool_name=tool,
+        operation=operation,
+        risk=_risk(event, view),
+        input_summary=summarize(event.op, target, event.argv if event.op is Op.EXEC else ()),
+        reason=reason or reason_of(event.decision, event.rule, tool, operation),
+        metadata={**metadata_of(event), **(metadata or {})},
+        decision=event.decision,
+        rule=rule,
+        action=event.action,
+        guarantee=event.guarantee,
+        point=event.point,
+        kernel_operation=event.op,
+        process=process_of(event),
+        object=target,
+        policy_sha256=view.policy_sha256 if view else None,
+        count=count,
+        first=when if count is not None else None,
+        last=when if count is not None else None,
+    )
+
+
+def summary_record(
+    key: abi.CountKey, count: abi.Count, raw: bytes | None, agent: str, view: AgentView | None
+) -> Record:
+    """Allowed operations on one object, counted exactly."""
+    op = Op(key.op)
+    target = None if raw is None else object_of(op, raw)
+    outcome = view.outcomes[key.outcome] if view and key.outcome < len(view.outcomes) else None
+    tool, operation = view.toolop(outcome.toolop) if view and outcome else ("unknown", "unknown")
+    metadata: dict[str, Json] = {"generation": key.generation}
+    if raw is None:
+        metadata["object_hash"] = f"{key.object[0]:016x}{key.object[1]:016x}"
+    return Record(
+        timestamp=wall_time(count.last),
+        event="allowed",
+        action_id=new_action_id(),
+        agent_id=agent,
+        tool_name=tool,
+        operation=operation,
+        risk=outcome.risk if outcome else None,
+        input_summary=summarize(op, target) if raw is not None else f"{op.word} (name lost)",
+        reason=f"allowed by rule for tool '{tool}'",
+        metadata=metadata,
+        decision=Decision.ALLOW,
+        rule=view.rule_id(outcome.rule) if view and outcome else None,
+        action=Action.NONE,
+        guarantee=Guarantee.NONE,
+        point=Point(count.point),
+        kernel_operation=op,
+        object=target,
+        policy_sha256=view.policy_sha256 if view else None,
+        count=count.count,
+        first=wall_time(count.first),
+        last=wall_time(count.last),
+    )
+
+
+def note(event: str, reason: str, *, agent: str | None = None, metadata: Mapping[str, Json] | None = None) -> Record:
+    """A record about agentd itself, or a workload as a whole."""
+    return Record(
+        timestamp=time.time_ns(),
+        event=event,
+        action_id=new_action_id(),
+        agent_id=agent,
+        reason=reason,
+        metadata=dict(metadata or {}),
+    )
+
+
+def _risk(event: KernelEvent, view: AgentView | None) -> Risk | None:
+    if view is None or event.outcome >= len(view.outcomes):
+        return None
+    return view.outcomes[event.outcome].risk

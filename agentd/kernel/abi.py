@@ -1,0 +1,253 @@
+"""The structures of bpf/abi.h for ctypes: same names, same order. tests/bpf/test_abi.py compares every size and offset with
+the BTF of the compiled object.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_char, c_int32, c_uint8, c_uint16, c_uint32, c_uint64
+from typing import Final
+
+from agentd.model import Op
+
+ABI_VERSION: Final = 1
+MAX_AGENTS: Final = 256
+NAME_MAX: Final = 64
+RULE_DEFAULT: Final = 0xFFFFFFFF
+RULE_UNRESOLVED: Final = 0xFFFFFFFE
+NO_OUTCOME: Final = 0xFFFFFFFF
+
+AGENT_USED: Final = 1
+AGENT_MONITOR: Final = 2
+AGENT_STRICT: Final = 4
+
+TAG_ROOT_EXEC: Final = 1
+TAG_HELD: Final = 4
+
+EVENT_VIOLATION: Final = 1
+EVENT_HOLD: Final = 2
+EVENT_GONE: Final = 3
+EVENT_SEEN: Final = 4
+EVENT_ALLOWED: Final = 5
+EVENT_ROOT: Final = 6
+EVENT_GRANTED: Final = 7
+EVENT_REFUSED: Final = 8
+EVENT_RESUMED: Final = 9
+EVENT_UNTRACKED: Final = 10
+
+FLAG_UNRESOLVED: Final = 1
+FLAG_ARGV_CUT: Final = 2
+FLAG_MONITOR: Final = 4
+FLAG_SHARED_FDS: Final = 8
+FLAG_COMPAT: Final = 16
+FLAG_SIGNAL_FAILED: Final = 32
+FLAG_SCRIPT: Final = 64
+
+STAT_LOST_EVENTS: Final = 0
+STAT_LOST_SEEN: Final = 1
+STAT_LOST_COUNTS: Final = 2
+STAT_UNRESOLVED: Final = 3
+STAT_SCRATCH: Final = 4
+STAT_UNTRACKED: Final = 5
+STAT_SIGNAL_FAILED: Final = 6
+STAT_VERDICTS: Final = 7
+STAT_VERDICT_NS: Final = 8
+STAT_BUCKET0: Final = 9
+STAT_BUCKETS: Final = 16
+STAT_COUNT: Final = 25
+
+
+class Dfa(ctypes.Structure):
+    """struct agentd_dfa."""
+
+    _fields_ = [(name, c_uint32) for name in ("classes", "states", "comb", "start", "n_states", "n_comb")]
+
+
+class Tables(ctypes.Structure):
+    """struct agentd_tables."""
+
+    _fields_ = [
+        ("base", c_uint32),
+        ("words", c_uint32),
+        ("path", Dfa),
+        ("exec", Dfa),
+        ("rules", Dfa),
+        ("host", Dfa),
+        ("args", Dfa),
+        ("path_classes", c_uint32),
+        ("exec_classes", c_uint32),
+        ("rule_classes", c_uint32),
+        ("host_classes", c_uint32),
+        ("arg_masks", c_uint32),
+        ("outcomes", c_uint32),
+        ("n_outcomes", c_uint32),
+        ("reserved", c_uint32),
+        ("unresolved", c_uint32 * len(Op)),
+    ]
+
+
+class Agent(ctypes.Structure):
+    """struct agentd_agent."""
+
+    _fields_ = [
+        ("flags", c_uint32),
+        ("active", c_uint32),
+        ("generation", c_uint32 * 2),
+        ("name", c_char * NAME_MAX),
+        ("tables", Tables * 2),
+    ]
+
+
+class Tag(ctypes.Structure):
+    """struct agentd_tag."""
+
+    _fields_ = [
+        ("agent", c_uint32),
+        ("workload", c_uint32),
+        ("flags", c_uint32),
+        ("hold_op", c_uint32),
+        ("hold_id", c_uint64),
+        ("hold_key", c_uint64 * 2),
+        ("process_hold", c_uint64),
+    ]
+
+
+class Control(ctypes.Structure):
+    """struct agentd_control."""
+
+    _fields_ = [
+        ("epoch", c_uint32),
+        ("counts", c_uint32),
+        ("tagging", c_uint32),
+        ("abi", c_uint32),
+        ("next_hold", c_uint64),
+        ("untracked", c_uint64),
+        ("hash_seed", c_uint64 * 2),
+    ]
+
+
+class Constants(ctypes.Structure):
+    """struct agentd_constants."""
+
+    _fields_ = [("epoch", c_uint32), ("arena_mask", c_uint32)]
+
+
+class TagRequest(ctypes.Structure):
+    """struct agentd_tag_request."""
+
+    _fields_ = [
+        ("agent", c_uint32),
+        ("workload", c_uint32),
+        ("root_tgid", c_int32),
+        ("marked", c_uint32),
+        ("cgroup", c_uint64),
+        ("remove", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class TaskLine(ctypes.Structure):
+    """struct agentd_task_line."""
+
+    _fields_ = [
+        ("agent", c_uint32),
+        ("workload", c_uint32),
+        ("pid", c_uint32),
+        ("tid", c_uint32),
+        ("ppid", c_uint32),
+        ("flags", c_uint32),
+        ("start_time", c_uint64),
+        ("hold_id", c_uint64),
+    ]
+
+
+class Event(ctypes.Structure):
+    """struct agentd_event."""
+
+    _fields_ = [
+        ("type", c_uint32),
+        ("flags", c_uint32),
+        ("time", c_uint64),
+        ("hold_id", c_uint64),
+        ("key", c_uint64 * 2),
+        ("start_time", c_uint64),
+        ("parent_start_time", c_uint64),
+        ("cgroup", c_uint64),
+        ("agent", c_uint32),
+        ("generation", c_uint32),
+        ("outcome", c_uint32),
+        ("workload", c_uint32),
+        ("pid", c_uint32),
+        ("tid", c_uint32),
+        ("ppid", c_uint32),
+        ("uid", c_uint32),
+        ("op", c_uint8),
+        ("decision", c_uint8),
+        ("action", c_uint8),
+        ("point", c_uint8),
+        ("guarantee", c_uint8),
+        ("risk", c_uint8),
+        ("object_len", c_uint16),
+        ("exe_len", c_uint16),
+        ("argv_len", c_uint16),
+        ("syscall", c_int32),
+        ("rule", c_uint32),
+        ("toolop", c_uint32),
+        ("timeout", c_uint32),
+        ("reserved", c_uint32),
+        ("comm", c_char * 16),
+    ]
+
+
+class CountKey(ctypes.Structure):
+    """struct agentd_count_key."""
+
+    _fields_ = [
+        ("agent", c_uint32),
+        ("generation", c_uint32),
+        ("outcome", c_uint32),
+        ("op", c_uint32),
+        ("object", c_uint64 * 2),
+    ]
+
+
+class Count(ctypes.Structure):
+    """struct agentd_count."""
+
+    _fields_ = [
+        ("count", c_uint64),
+        ("first", c_uint64),
+        ("last", c_uint64),
+        ("point", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class GrantKey(ctypes.Structure):
+    """struct agentd_grant_key."""
+
+    _fields_ = [("key", c_uint64 * 2)]
+
+
+class Grant(ctypes.Structure):
+    """struct agentd_grant."""
+
+    _fields_ = [("expires", c_uint64), ("hold_id", c_uint64), ("allow", c_uint32), ("uses", c_int32)]
+
+
+# C structure name -> ctypes class; what the ABI test walks.
+STRUCTURES: Final = {
+    "agentd_dfa": Dfa,
+    "agentd_tables": Tables,
+    "agentd_agent": Agent,
+    "agentd_tag": Tag,
+    "agentd_control": Control,
+    "agentd_constants": Constants,
+    "agentd_tag_request": TagRequest,
+    "agentd_task_line": TaskLine,
+    "agentd_event": Event,
+    "agentd_count_key": CountKey,
+    "agentd_count": Count,
+    "agentd_grant_key": GrantKey,
+    "agentd_grant": Grant,
+}

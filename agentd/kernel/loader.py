@@ -1,0 +1,300 @@
+"""Loads the BPF object, attaches every program or none, and pins what must outlive this process.
+
+One set of programs and maps is pinned in one folder of bpffs: `maps/`, `links/` and `tasks` (an iterator: reading it lists
+the marked tasks). A daemon that comes back finds the folder, adopts the maps, loads its own programs beside the old ones,
+and takes over with one store (agentd_control.epoch): the programs that are not in charge return at once, so there is no
+moment without enforcement and none with two verdicts.
+
+With the process gone, the pins keep enforcing. They are removed on purpose only: release().
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
+from agentd.kernel import abi, features
+from agentd.kernel.libbpf import KernelError, check, library, map_info, obj_get, obj_pin, pointer, prog_info
+from agentd.kernel.maps import HashMap, MappedArray, PerCpuCounters
+from agentd.model import Point
+from agentd.resources import bpf_object
+
+WORD: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """One program: the family it belongs to (attached all or none), and the enforcement point it makes."""
+
+    program: str
+    point: Point
+    cgroup: bool = False
+
+
+# A new hook is one line here and its program in bpf/.
+HOOKS: Final = (
+    Hook("task_forked", Point.NONE),
+    Hook("task_exited", Point.NONE),
+    Hook("signal_generated", Point.NONE),
+    Hook("exec_loaded", Point.EXEC),
+    Hook("syscall_returned", Point.TRACE),
+    Hook("net_connect4", Point.CGROUP, cgroup=True),
+    Hook("net_connect6", Point.CGROUP, cgroup=True),
+    Hook("net_sendmsg4", Point.CGROUP, cgroup=True),
+    Hook("net_sendmsg6", Point.CGROUP, cgroup=True),
+    Hook("net_bind4", Point.CGROUP, cgroup=True),
+    Hook("net_bind6", Point.CGROUP, cgroup=True),
+    Hook("net_sock_create", Point.CGROUP, cgroup=True),
+)
+
+# Maps that are pinned and adopted. The work buffers are not: they belong to one set of programs.
+PINNED_MAPS: Final = (
+    "tags",
+    "agents",
+    "arena",
+    "control",
+    "events",
+    "seen",
+    "counts0",
+    "counts1",
+    "grants",
+    "answers",
+    "stats",
+)
+
+
+class LoadedObject:
+    """The programs in the kernel, and views of the maps."""
+
+    def __init__(
+        self, obj: int, fds: dict[str, int], programs: dict[str, int], links: dict[str, int], pins: Path
+    ) -> None:
+        self._obj = obj
+        self._links = links
+        self._iterators: dict[str, int] = {}
+        self.programs = programs
+        self.pins = pins
+        self.fds = fds
+        self.arena_words = map_info(fds["arena"]).value_size // WORD
+        self.agents = MappedArray(fds["agents"], ctypes.sizeof(abi.Agent) * abi.MAX_AGENTS)
+        self.control_map = MappedArray(fds["control"], ctypes.sizeof(abi.Control))
+        self.control = self.control_map.view(abi.Control)
+        self.request_map = MappedArray(fds[".data.request"], ctypes.sizeof(abi.TagRequest))
+        self.request = self.request_map.view(abi.TagRequest)
+        self.counts = tuple(
+            HashMap(fds[name], abi.CountKey, abi.Count, map_info(fds[name]).max_entries, name)
+            for name in ("counts0", "counts1")
+        )
+        self.grants = HashMap(fds["grants"], abi.GrantKey, abi.Grant, map_info(fds["grants"]).max_entries, "grants")
+        self.answers = HashMap(
+            fds["answers"], ctypes.c_uint64, ctypes.c_uint32, map_info(fds["answers"]).max_entries, "answers"
+        )
+        self.stats = PerCpuCounters(fds["stats"], abi.STAT_COUNT)
+
+    def program_seconds(self) -> dict[str, float]:
+        """Run time of each program in seconds; zeros unless kernel.bpf_stats_enabled is on."""
+        return {name: prog_info(fd).run_time_ns / 1e9 for name, fd in self.programs.items()}
+
+    def iterator(self, program: str) -> int:
+        """A new file descriptor that runs an iterator program when it is read."""
+        link = self._iterators.get(program)
+        if link is None:
+            found = library().bpf_object__find_program_by_name(self._obj, program.encode())
+            link = pointer(library().bpf_program__attach_iter(pointer(found, program), None), f"iterator {program}")
+            self._iterators[program] = link
+        return check(library().bpf_iter_create(library().bpf_link__fd(link)), f"iterator {program}")
+
+    def close(self) -> None:
+        """Lets go of everything that isn't pinned."""
+        for link in (*self._iterators.values(), *self._links.values()):
+            library().bpf_link__destroy(link)
+        self._iterators.clear()
+        self._links.clear()
+        library().bpf_object__close(self._obj)
+
+    def release(self) -> None:
+        """Ends enforcement: removes the pins and detaches the programs."""
+        remove_pins(self.pins)
+        self.close()
+
+
+def load(pins: Path, *, arena_words: int, object_name: str = "agentd.bpf.o", pin: bool = True) -> LoadedObject:
+    """Loads and attaches everything, and takes charge.
+
+    pins: the folder in bpffs; maps that are pinned there already are adopted (arena_words is then theirs).
+    Raises AgentdError (`not-root`, `kernel-unsupported`, `kernel-load`); nothing stays attached then that wasn't before.
+    """
+    features.require_root()
+    features.require_btf()
+    path = bpf_object(object_name)
+    if not path.exists():
+        raise AgentdError("kernel-load", str(path), "not built", "run ./dev build", exit_code=EXIT_CANNOT_ENFORCE)
+    if pin:
+        features.bpffs()
+    try:
+        return _load(path, pins, arena_words, pin)
+    except KernelError as exc:
+        exc.exit_code = EXIT_CANNOT_ENFORCE
+        raise
+
+
+def _load(path: Path, pins: Path, arena_words: int, pin: bool) -> LoadedObject:
+    lib = library()
+    obj = pointer(lib.bpf_object__open_file(os.fsencode(path), None), f"open {path.name}")
+    links: dict[str, int] = {}
+    adopted: dict[str, int] = {}
+    try:
+        adopted = _adopt(pins) if pin else {}
+        if adopted:
+            arena_words = map_info(adopted["arena"]).value_size // WORD
+        if arena_words & (arena_words - 1):
+            raise ValueError("the arena's size must be a power of two")
+        epoch = _epoch(adopted) + 1
+        _set_map(obj, ".rodata.agentd", abi.Constants(epoch=epoch, arena_mask=arena_words - 1))
+        arena = pointer(lib.bpf_object__find_map_by_name(obj, b"arena"), "map arena")
+        check(lib.bpf_map__set_value_size(arena, arena_words * WORD), "size of the arena", "kernel-load")
+        for name, fd in adopted.items():
+            found = pointer(lib.bpf_object__find_map_by_name(obj, name.encode()), f"map {name}")
+            check(lib.bpf_map__reuse_fd(found, fd), f"adopt map {name}", "kernel-load")
+        pointer_or_error(lib.bpf_object__load(obj), path.name)
+        fds = {name: _map_fd(obj, name) for name in (*PINNED_MAPS, ".data.request")}
+        programs = {}
+        root = os.open(features.cgroup2_root(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for hook in HOOKS:
+                program = pointer(lib.bpf_object__find_program_by_name(obj, hook.program.encode()), hook.program)
+                link = (
+                    lib.bpf_program__attach_cgroup(program, root) if hook.cgroup else lib.bpf_program__attach(program)
+                )
+                links[hook.program] = pointer(link, f"attach {hook.program}")
+                programs[hook.program] = lib.bpf_program__fd(program)
+        finally:
+            os.close(root)
+        loaded = LoadedObject(obj, fds, programs, links, pins)
+        if not adopted:
+            loaded.control.hash_seed[:] = [secrets.randbits(64), secrets.randbits(64)]
+            loaded.control.abi = abi.ABI_VERSION
+        if pin:
+            _pin(loaded, fds, links)
+        loaded.control.epoch = epoch  # in charge from here on
+        if pin:
+            _drop_stale_links(pins)
+    except BaseException:
+        for link in links.values():
+            lib.bpf_link__destroy(link)
+        lib.bpf_object__close(obj)
+        raise
+    finally:
+        for fd in adopted.values():
+            os.close(fd)
+    return loaded
+
+
+def pointer_or_error(result: int, what: str) -> None:
+    """bpf_object__load: the one call whose failure has many causes."""
+    if result >= 0:
+        return
+    number = ctypes.get_errno() or -result
+    hint = {
+        errno.EPERM: "the kernel refuses bpf(): check root, lockdown and kernel.unprivileged_bpf_disabled",
+        errno.ENOMEM: "not enough memory for the policy tables; make arena_mib smaller",
+    }.get(number, "this kernel's verifier or BTF does not accept the programs; run agentd doctor")
+    raise KernelError("kernel-load", f"load {what}", number, hint)
+
+
+def _set_map(obj: int, name: str, value: ctypes.Structure) -> None:
+    found = pointer(library().bpf_object__find_map_by_name(obj, name.encode()), f"map {name}")
+    check(
+        library().bpf_map__set_initial_value(found, ctypes.byref(value), ctypes.sizeof(value)),
+        f"map {name}",
+        "kernel-load",
+    )
+
+
+def _map_fd(obj: int, name: str) -> int:
+    found = pointer(library().bpf_object__find_map_by_name(obj, name.encode()), f"map {name}")
+    return check(library().bpf_map__fd(found), f"map {name}")
+
+
+def _adopt(pins: Path) -> dict[str, int]:
+    """The pinned maps of a set that stands, all of them or none."""
+    folder = pins / "maps"
+    if not (folder / "control").exists():
+        return {}
+    fds: dict[str, int] = {}
+    try:
+        for name in PINNED_MAPS:
+            fds[name] = obj_get(folder / name)
+        version = MappedArray(fds["control"], ctypes.sizeof(abi.Control)).view(abi.Control).abi
+        if version != abi.ABI_VERSION:
+            raise AgentdError(
+                "kernel-load",
+                str(pins),
+                f"the pinned maps are of layout {version}, this agentd has {abi.ABI_VERSION}",
+                "end the workloads and run agentd release with the old version",
+                exit_code=EXIT_CANNOT_ENFORCE,
+            )
+    except BaseException:
+        for fd in fds.values():
+            os.close(fd)
+        raise
+    return fds
+
+
+def _epoch(adopted: dict[str, int]) -> int:
+    if not adopted:
+        return 0
+    return int(MappedArray(adopted["control"], ctypes.sizeof(abi.Control)).view(abi.Control).epoch)
+
+
+def _pin(loaded: LoadedObject, fds: dict[str, int], links: dict[str, int]) -> None:
+    lib = library()
+    for folder in (loaded.pins, loaded.pins / "maps", loaded.pins / "links"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in PINNED_MAPS:
+        if not (loaded.pins / "maps" / name).exists():
+            obj_pin(fds[name], loaded.pins / "maps" / name)
+    for name, link in links.items():
+        obj_pin(lib.bpf_link__fd(link), loaded.pins / "links" / name)
+    found = pointer(lib.bpf_object__find_program_by_name(loaded._obj, b"list_tasks"), "list_tasks")
+    link = pointer(lib.bpf_program__attach_iter(found, None), "iterator list_tasks")
+    loaded._iterators["list_tasks"] = link
+    obj_pin(lib.bpf_link__fd(link), loaded.pins / "tasks")
+
+
+def _drop_stale_links(pins: Path) -> None:
+    """Links of hooks that an older version had and this one doesn't."""
+    names = {hook.program for hook in HOOKS}
+    for entry in (pins / "links").iterdir():
+        if entry.name not in names:
+            entry.unlink()
+
+
+def remove_pins(pins: Path) -> None:
+    """Unpins a whole set: its programs detach as soon as nobody holds them open."""
+    for folder in (pins / "links", pins / "maps", pins):
+        with contextlib.suppress(FileNotFoundError):
+            for entry in folder.iterdir():
+                if not entry.is_dir():
+                    entry.unlink()
+            folder.rmdir()
+
+
+def read_tasks(data: bytes) -> Iterator[abi.TaskLine]:
+    """The lines that the list_tasks iterator writes."""
+    size = ctypes.sizeof(abi.TaskLine)
+    for offset in range(0, len(data) - size + 1, size):
+        yield abi.TaskLine.from_buffer_copy(data, offset)
+
+
+def pinned_tasks(pins: Path) -> list[abi.TaskLine]:
+    """The marked tasks of a pinned set, without loading anything."""
+    return list(read_tasks((pins / "tasks").read_bytes()))

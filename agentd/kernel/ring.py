@@ -1,0 +1,122 @@
+"""Events from the kernel: bytes of the ring buffers turned into `KernelEvent`.
+
+libbpf calls back into Python for each event; the callback copies and queues and can't raise (an exception must not cross a
+C frame). Parsing happens afterwards.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agentd.kernel import abi
+from agentd.kernel.libbpf import RING_CALLBACK, check, library, pointer
+from agentd.kernel.loader import LoadedObject
+from agentd.model import Action, Decision, Guarantee, Op, Point
+
+_HEADER = ctypes.sizeof(abi.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelEvent:
+    """struct agentd_event with its three strings. Times are ns of CLOCK_BOOTTIME."""
+
+    type: int
+    flags: int
+    time: int
+    hold_id: int
+    key: tuple[int, int]
+    start_time: int
+    parent_start_time: int
+    cgroup: int
+    agent: int
+    generation: int
+    outcome: int
+    workload: int
+    pid: int
+    tid: int
+    ppid: int
+    uid: int
+    op: Op
+    decision: Decision
+    action: Action
+    point: Point
+    guarantee: Guarantee
+    syscall: int
+    rule: int
+    toolop: int
+    timeout: int
+    comm: bytes
+    object: bytes
+    exe: bytes
+    argv: tuple[bytes, ...]
+
+
+def parse(data: bytes) -> KernelEvent:
+    """One message of a ring."""
+    e = abi.Event.from_buffer_copy(data)
+    exe_at = _HEADER + e.object_len
+    argv_at = exe_at + e.exe_len
+    argv = data[argv_at : argv_at + e.argv_len]
+    return KernelEvent(
+        type=e.type,
+        flags=e.flags,
+        time=e.time,
+        hold_id=e.hold_id,
+        key=(e.key[0], e.key[1]),
+        start_time=e.start_time,
+        parent_start_time=e.parent_start_time,
+        cgroup=e.cgroup,
+        agent=e.agent,
+        generation=e.generation,
+        outcome=e.outcome,
+        workload=e.workload,
+        pid=e.pid,
+        tid=e.tid,
+        ppid=e.ppid,
+        uid=e.uid,
+        op=Op(e.op),
+        decision=Decision(e.decision),
+        action=Action(e.action),
+        point=Point(e.point),
+        guarantee=Guarantee(e.guarantee),
+        syscall=e.syscall,
+        rule=e.rule,
+        toolop=e.toolop,
+        timeout=e.timeout,
+        comm=e.comm,
+        object=data[_HEADER:exe_at],
+        exe=data[exe_at:argv_at],
+        argv=tuple(argv.removesuffix(b"\0").split(b"\0")) if argv else (),
+    )
+
+
+class EventRing:
+    """One ring buffer. `fileno()` becomes readable when there are events."""
+
+    def __init__(self, loaded: LoadedObject, name: str) -> None:
+        self._queue: list[bytes] = []
+        append, string_at = self._queue.append, ctypes.string_at
+
+        def take(context: int | None, data: int, size: int) -> int:
+            append(string_at(data, size))
+            return 0
+
+        self._callback: Callable[..., int] = RING_CALLBACK(take)  # must live as long as the ring
+        self._ring = pointer(library().ring_buffer__new(loaded.fds[name], self._callback, None, None), f"ring {name}")
+        self.name = name
+
+    def fileno(self) -> int:
+        """For select and asyncio."""
+        return int(library().ring_buffer__epoll_fd(self._ring))
+
+    def take(self) -> list[bytes]:
+        """Everything that is there, raw, in order; parse() makes events of it."""
+        check(library().ring_buffer__consume(self._ring), f"ring {self.name}")
+        taken, self._queue[:] = list(self._queue), []
+        return taken
+
+    def close(self) -> None:
+        """Frees the ring's mapping."""
+        library().ring_buffer__free(self._ring)

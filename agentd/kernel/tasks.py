@@ -1,0 +1,121 @@
+"""Marking tasks, and listing the marked ones.
+
+A mark is the task's own storage. For a process that agentd starts it is set while the process waits to exec. For
+processes that run already, an iterator in the kernel marks tree or cgroup, pass after pass until one finds nothing new;
+meanwhile forks look at their ancestors (agentd_control.tagging), so that none slips between two passes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Final
+
+from agentd.errors import AgentdError
+from agentd.kernel import abi
+from agentd.kernel.libbpf import BPF_ANY, check, library
+from agentd.kernel.loader import LoadedObject, read_tasks
+
+MAX_PASSES: Final = 1000  # a fork bomb that outruns this many passes is reported, and stays marked as far as it was
+
+
+class TaskMarks:
+    """The marks of one loaded object."""
+
+    def __init__(self, loaded: LoadedObject) -> None:
+        self._loaded = loaded
+
+    def mark_process(self, pidfd: int, agent: int, workload: int, *, root_exec: bool = False) -> None:
+        """Marks the main thread of a process. Raises KernelError."""
+        tag = abi.Tag(agent=agent, workload=workload, flags=abi.TAG_ROOT_EXEC if root_exec else 0)
+        fd = ctypes.c_int(pidfd)
+        update = library().bpf_map_update_elem
+        check(update(self._loaded.fds["tags"], ctypes.byref(fd), ctypes.byref(tag), BPF_ANY), "tag process")
+
+    def get(self, pidfd: int) -> abi.Tag | None:
+        """The mark of a process's main thread."""
+        tag = abi.Tag()
+        fd = ctypes.c_int(pidfd)
+        if library().bpf_map_lookup_elem(self._loaded.fds["tags"], ctypes.byref(fd), ctypes.byref(tag)) < 0:
+            return None
+        return tag
+
+    def mark_tree(self, pid: int, agent: int, workload: int) -> int:
+        """Marks a process with all its threads and descendants; returns how many threads. Raises AgentdError."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError as exc:
+            raise AgentdError("no-such-process", f"process {pid}", "there is none", "check the number with ps") from exc
+        try:
+            self._loaded.request.root_tgid = pid
+            self._loaded.request.cgroup = 0
+            return self._mark(agent, workload)
+        finally:
+            os.close(pidfd)
+
+    def mark_cgroup(self, path: Path, agent: int, workload: int) -> int:
+        """Marks every task in a v2 cgroup and below. Raises AgentdError."""
+        self._loaded.request.root_tgid = 0
+        self._loaded.request.cgroup = cgroup_id(path)
+        return self._mark(agent, workload)
+
+    def _mark(self, agent: int, workload: int) -> int:
+        request = self._loaded.request
+        request.agent, request.workload, request.remove = agent, workload, 0
+        self._loaded.control.tagging = 1
+        total = 0
+        try:
+            for _ in range(MAX_PASSES):
+                found = self._pass()
+                total += found
+                if not found:
+                    return total
+        finally:
+            self._loaded.control.tagging = 0
+        raise AgentdError(
+            "enforcement-lost",
+            f"workload {workload}",
+            "it forks faster than it can be marked",
+            "stop it, then tag it again",
+        )
+
+    def remove(self, workload: int) -> int:
+        """Takes the marks of a workload away; returns how many threads had one."""
+        request = self._loaded.request
+        request.workload, request.remove = workload, 1
+        total = 0
+        while found := self._pass():
+            total += found
+        return total
+
+    def _pass(self) -> int:
+        self._loaded.request.marked = 0
+        fd = self._loaded.iterator("tag_task")
+        try:
+            while os.read(fd, 4096):
+                pass
+        finally:
+            os.close(fd)
+        return int(self._loaded.request.marked)
+
+    def list(self) -> list[abi.TaskLine]:
+        """Every marked thread that lives."""
+        fd = self._loaded.iterator("list_tasks")
+        chunks = []
+        try:
+            while chunk := os.read(fd, 1 << 16):
+                chunks.append(chunk)
+        finally:
+            os.close(fd)
+        return list(read_tasks(b"".join(chunks)))
+
+
+def cgroup_id(path: Path) -> int:
+    """The 64-bit id of a v2 cgroup: its kernfs node, which is the inode number. Raises AgentdError `no-such-process`."""
+    try:
+        return path.stat().st_ino
+    except OSError as exc:
+        raise AgentdError(
+            "no-such-process", f"cgroup {path}", os.strerror(exc.errno or 0), "give a folder of cgroup2"
+        ) from exc

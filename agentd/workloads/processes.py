@@ -1,0 +1,78 @@
+"""What user space can say about a process: for records, approvals and `agentd status`. Never for a verdict: it is read after
+the fact, and the process may have changed or be gone.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
+NS_PER_TICK: Final = 1_000_000_000 // TICKS_PER_SECOND
+
+
+def ticks(boot_ns: int) -> int:
+    """ns of CLOCK_BOOTTIME as the start time of proc_pid_stat(5), field 22."""
+    return boot_ns // NS_PER_TICK
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None if it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    return int(stat.rpartition(b")")[2].split()[19])
+
+
+def cgroup_path(pid: int) -> bytes | None:
+    """The path of a process's cgroup below the v2 root; None if it is gone or there is no v2 hierarchy."""
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_bytes().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith(b"0::"):
+            return line[3:]
+    return None
+
+
+def exe_path(pid: int) -> bytes | None:
+    """The file a process runs; None if it is gone or a kernel thread."""
+    try:
+        return os.fsencode(os.readlink(f"/proc/{pid}/exe"))
+    except OSError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestor:
+    """One line of the tree above a process."""
+
+    pid: int
+    name: str
+    command: str
+
+
+def ancestors(pid: int, limit: int = 12) -> tuple[Ancestor, ...]:
+    """The processes above `pid`, nearest first."""
+    found = []
+    try:
+        for parent in psutil.Process(pid).parents()[:limit]:
+            with parent.oneshot():
+                found.append(Ancestor(parent.pid, parent.name(), " ".join(parent.cmdline())[:200]))
+    except psutil.Error:
+        pass  # gone meanwhile: what was found is still true
+    return tuple(found)
+
+
+def working_directory(pid: int) -> bytes | None:
+    """Where a process stands; None if it is gone."""
+    try:
+        return os.fsencode(os.readlink(f"/proc/{pid}/cwd"))
+    except OSError:
+        return None
