@@ -132,7 +132,7 @@ def _network(host: str) -> tuple[bytes, int]:
         address = ipaddress.ip_address(base)
     except ValueError:
         raise ValueError(f"{base!r} is not an IP address; {_HINT}") from None
-    bits = address.max_prefixlen
+    bits: int = address.max_prefixlen
     prefix = bits
     if slash:
         if not (length.isascii() and length.isdigit() and len(length) <= 3 and int(length) <= bits):

@@ -135,10 +135,10 @@ class _Determiniser:
         targets: list[int] = []
         for byte in sorted(narrow):
             shared = base if common >> byte & 1 else [target for mask, target in wide if mask >> byte & 1]
-            target = self.number(_union(shared + narrow[byte]))
-            if target != default:
+            following = self.number(_union(shared + narrow[byte]))
+            if following != default:
                 labels.append(byte)
-                targets.append(target)
+                targets.append(following)
         if len(labels) == 256:  # no byte is left for the default
             default = targets[0]
             kept = [i for i in range(256) if targets[i] != default]
