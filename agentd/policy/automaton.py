@@ -53,7 +53,9 @@ def compile_globs(
     least one of those that match instead of all. It keeps policies with many `**/x/**` small.
     Raises ValueError for a malformed glob, StateLimit when more than `max_states` states, or too much work, are needed.
     """
-    everything = frozenset(i for i, glob in enumerate(patterns) if not glob.text.strip("*") and parse(glob) == (Run(ALL),))
+    everything = frozenset(
+        i for i, glob in enumerate(patterns) if not glob.text.strip("*") and parse(glob) == (Run(ALL),)
+    )
 
     def sequences() -> Iterator[tuple[Sequence[Token], int]]:
         return ((parse(glob), i) for i, glob in enumerate(patterns) if i not in everything)

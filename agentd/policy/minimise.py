@@ -175,7 +175,7 @@ def _order(graph: Graph) -> tuple[list[int], list[int]]:
 
 
 def _distances(graph: Graph, order: list[int]) -> list[int]:
-    """How many bytes, times _STEP, at least to a payload other than that of no match, plus the least such payload there.
+    """How many bytes, times _STEP, at least to a payload other than that of no match, plus the least such payload.
 
     _INFINITE: there is none, the state is dead.
     """
