@@ -10,6 +10,7 @@ The kernel's object of a path operation is one of:
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final
 
@@ -19,6 +20,7 @@ HOMES: Final = ("/root", "/home/*")  # what `~` means: every home directory, bec
 _LITERAL: Final = ("/", "**", "anon:", "@", "ptrace:", "unshare:", "setns:", "inet:")
 
 
+@functools.lru_cache(maxsize=4096)  # every agent of every policy has the shipped entries
 def agentd_globs(text: str, workspace: str) -> tuple[Glob, ...]:
     """The globs of a `version: 1` path pattern. Raises ValueError when it can't match any resolved path.
 

@@ -45,7 +45,7 @@ PROGRAMS = {
     "git add f && git commit -qm x && git status && git log && git diff && git clone -q . inner && git stash list",
     "make and gcc": "printf 'int main(void){return 0;}' > m.c && "
     "printf 'm: m.c\\n\\tgcc -o m m.c\\n\\t./m\\n' > Makefile && make",
-    "python": f'{sys.executable} -c \'import json, ssl, sqlite3, subprocess, urllib.request; open("o", "w").write("x")\'',
+    "python": f'{sys.executable} -c \'import json, ssl, sqlite3, urllib.request; open("o", "w").write("x")\'',
     "pytest": f"echo 'def test_a(): assert 1' > test_a.py && {sys.executable} -m pytest -q test_a.py",
     "pip": f"{sys.executable} -m pip --version && {sys.executable} -m pip install --no-index no-such-name; true",
     "venv": "/usr/bin/python3 -m venv --without-pip v && v/bin/python -c 'import venv'",
