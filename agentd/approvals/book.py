@@ -26,7 +26,9 @@ class Answer(enum.Enum):
 
 @dataclass(slots=True)
 class Hold:
-    """One stopped thread. `retried`: its system call is issued again (a grant answers it), else it stands after its effect."""
+    """One stopped thread. `retried`: its system call is issued again (a grant answers it), else it stands after
+    its effect.
+    """
 
     hold_id: int
     pid: int

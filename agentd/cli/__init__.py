@@ -21,6 +21,8 @@ from agentd.errors import EXIT_FAILURE, AgentdError
 COMMANDS: Final = (
     ("run", "agentd.cli.run:run"),
     ("daemon", "agentd.cli.daemon:daemon"),
+    ("reload", "agentd.cli.daemon:reload"),
+    ("release", "agentd.cli.daemon:release"),
     ("tag", "agentd.cli.tag:tag"),
     ("status", "agentd.cli.status:status"),
     ("approvals", "agentd.cli.approvals:approvals"),

@@ -98,3 +98,15 @@ def collect_stale_runs() -> list[Path]:
             continue
         loader.remove_pins(folder)
     return kept
+
+
+def release_everything() -> list[Path]:
+    """Removes the pins of the service and of every run: nothing is enforced afterwards. Raises AgentdError
+    `not-root`.
+    """
+    features.require_root()
+    found = [BPFFS_SERVICE] if BPFFS_SERVICE.is_dir() else []
+    found += sorted(BPFFS_RUNS.iterdir()) if BPFFS_RUNS.is_dir() else []
+    for folder in found:
+        loader.remove_pins(folder)
+    return found

@@ -54,7 +54,7 @@ def launch(
             os.execvp(command[0], list(command))
         except OSError as exc:
             os.write(error_write, str(exc.errno or errno.EIO).encode())
-        except BaseException:
+        except BaseException:  # noqa: BLE001  # a child of fork must end here, whatever happens
             os.write(error_write, str(errno.EIO).encode())
         finally:
             os._exit(EXIT_CANNOT_ENFORCE)

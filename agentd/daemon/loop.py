@@ -39,7 +39,7 @@ class EngineLoop:
     def _pump(self) -> None:
         try:
             self._engine.pump()
-        except Exception as exc:  # the loop would only log it; the owner must end, and the pins go on enforcing
+        except Exception as exc:  # noqa: BLE001  # the loop would only log it; the owner must end, the pins enforce on
             self.failure = exc
             self.failed.set()
 
@@ -49,7 +49,7 @@ class EngineLoop:
             try:
                 self._engine.pump()
                 self._engine.tick()
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001  # as above
                 self.failure = exc
                 self.failed.set()
                 return

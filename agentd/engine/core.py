@@ -1,7 +1,8 @@
 """The engine: event -> operation -> decision -> action -> record. The only place where that order is written.
 
 The kernel decides and acts by itself; what arrives here has happened (a denial), is held (and waits for an answer), or is
-a count. The engine records it, asks, answers, and keeps the books. It is synchronous and single-threaded: whoever runs it
+a count. The engine records it, asks, answers, and keeps the books. It is synchronous and single-threaded: whoever
+runs it
 calls pump() when a ring is readable and tick() once a second.
 """
 
@@ -97,7 +98,7 @@ class Engine:
             records.note(
                 "policy_loaded",
                 f"policy {compiled.policy.source} is in force",
-                metadata={"sha256": compiled.policy.sha256, "agents": sorted(compiled.policy.agents)},
+                metadata={"sha256": compiled.policy.sha256, "agents": [*sorted(compiled.policy.agents)]},
             )
         )
 
@@ -120,7 +121,7 @@ class Engine:
         """Marks a process that waits to exec its command: the root of a new workload."""
         workload, slot = self.new_workload(agent, origin)
         self.marks.mark_process(pidfd, slot, workload.number, root_exec=True)
-        self._workload_record("workload_started", workload, {"command": command})
+        self._workload_record("workload_started", workload, {"command": [*command]})
         return workload
 
     def tag_tree(self, pid: int, agent: str, origin: str) -> tuple[Workload, int]:

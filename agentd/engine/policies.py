@@ -1,4 +1,5 @@
-"""The policy in force: compiled, installed in the kernel, and kept by generation, so that an event of an older generation
+"""The policy in force: compiled, installed in the kernel, and kept by generation, so that an event of an older
+generation
 still finds the rule that decided it.
 """
 
@@ -76,7 +77,8 @@ class PolicySet:
     def install(self, compiled: Compiled) -> None:
         """Puts a compiled policy in force, agent by agent; each flips in one step.
 
-        All tables are built and must fit before the first one is installed. An agent that the new policy doesn't name but
+        All tables are built and must fit before the first one is installed. An agent that the new policy doesn't
+        name but
         that the kernel knows (it may have workloads) is denied everything.
         """
         gone = {name for name in self._tables.names() if name not in compiled.tables}

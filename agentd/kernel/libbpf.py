@@ -1,4 +1,5 @@
-"""ctypes binding of libbpf 1.x (`libbpf.so.1`): exactly the calls agentd makes, each with its errors turned into KernelError.
+"""ctypes binding of libbpf 1.x (`libbpf.so.1`): exactly the calls agentd makes, each with its errors turned into
+KernelError.
 
 The only foreign function interface of the project, with mount(2) and pidfd_open(2), which Python doesn't offer. Sources:
 libbpf.h and bpf.h of libbpf 1.1 (Debian 12). Every pointer that libbpf gives stays inside agentd/kernel.
@@ -167,13 +168,15 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 _messages: list[str] = []
 
 
-@_PRINT
 def _collect(level: int, text: bytes | None, args: int | None) -> int:
     """libbpf's messages, unformatted (a va_list can't be read portably): kept for the error that follows."""
     if level == 0 and text:
         _messages.append(text.decode("utf-8", "replace").strip())
         del _messages[:-20]
     return 0
+
+
+_COLLECT = _PRINT(_collect)
 
 
 @cache
@@ -187,7 +190,7 @@ def library() -> ctypes.CDLL:
         function = getattr(lib, name)
         function.restype = result
         function.argtypes = arguments
-    lib.libbpf_set_print(_collect)
+    lib.libbpf_set_print(_COLLECT)
     return lib
 
 

@@ -28,11 +28,13 @@ class MappedArray:
 
     def view(self, kind: type[Value], offset: int = 0) -> Value:
         """The value at `offset` bytes, shared with the kernel."""
-        return kind.from_buffer(self._map, offset)
+        view: Value = kind.from_buffer(self._map, offset)  # type: ignore[assignment]
+        return view
 
 
 def write_mapped(fd: int, offset: int, data: bytes | memoryview) -> None:
-    """Writes into a mappable ARRAY map without keeping it mapped: every mapped page counts as resident, and the kernel maps
+    """Writes into a mappable ARRAY map without keeping it mapped: every mapped page counts as resident, and the
+    kernel maps
     them all at once.
     """
     start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
@@ -70,7 +72,8 @@ class HashMap(Generic[Key, Value]):
         return True
 
     def keys(self) -> Iterator[Key]:
-        """Every key, in the map's order. A key deleted by somebody else meanwhile starts the walk again (kernel/bpf/hashtab.c),
+        """Every key, in the map's order. A key deleted by somebody else meanwhile starts the walk again
+        (kernel/bpf/hashtab.c),
         so a key may come twice; none that stays is missed.
         """
         current: Key | None = None

@@ -1,6 +1,8 @@
-"""The static part of the seccomp point: calls that are refused before they do anything, for commands that agentd starts.
+"""The static part of the seccomp point: calls that are refused before they do anything, for commands that agentd
+starts.
 
-A classic BPF filter, installed in the child before its exec and inherited for ever. It answers EPERM to calls that every
+A classic BPF filter, installed in the child before its exec and inherited for ever. It answers EPERM to calls that
+every
 agent tolerates failing and that would get round the other points if they worked: io_uring (whose requests pass no system
 call exit), bpf(), kernel modules, kexec, userfaultfd and perf. Sources: seccomp(2), linux/seccomp.h, linux/audit.h.
 

@@ -45,7 +45,7 @@ class PolicyTables:
 
     def next_generation(self) -> int:
         """One more than every generation in use."""
-        return 1 + max(max(slot.generation) for slot in self._slots)
+        return int(1 + max(max(slot.generation) for slot in self._slots))
 
     def install(self, name: str, tables: AgentTables, *, mode: Mode, strict: bool) -> Installed:
         """Makes `tables` the policy of agent `name`, in one step. Raises AgentdError `policy-too-large`."""

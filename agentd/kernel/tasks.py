@@ -112,7 +112,9 @@ class TaskMarks:
 
 
 def cgroup_id(path: Path) -> int:
-    """The 64-bit id of a v2 cgroup: its kernfs node, which is the inode number. Raises AgentdError `no-such-process`."""
+    """The 64-bit id of a v2 cgroup: its kernfs node, which is the inode number. Raises AgentdError
+    `no-such-process`.
+    """
     try:
         return path.stat().st_ino
     except OSError as exc:

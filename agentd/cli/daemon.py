@@ -1,0 +1,53 @@
+"""`agentd daemon`: the service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path), help="Configuration file [/etc/agentd/agentd.yaml].")
+@click.pass_context
+def daemon(ctx: click.Context, config: Path | None) -> None:
+    """Run the service: load the policy, enforce it, answer on the socket.
+
+    SIGHUP loads the policy again; a bad one changes nothing. SIGTERM stops the daemon; enforcement goes on from the
+    pinned programs unless the configuration says on_stop: release.
+
+    Example: agentd daemon --config /etc/agentd/agentd.yaml
+    """
+    from agentd.daemon.config import read_config
+    from agentd.daemon.service import serve
+
+    ctx.exit(serve(read_config(config)))
+
+
+@click.command()
+@click.option("--socket", type=click.Path(path_type=Path), help="The socket to ask [the service's].")
+def reload(socket: Path | None) -> None:
+    """Make the service load its policy again; a bad one changes nothing.
+
+    Example: agentd reload
+    """
+    from agentd.daemon.client import Client, find_socket
+
+    with Client(find_socket(socket)) as client:
+        result = client.call("reload")
+    click.echo(f"{result['policy']} is in force (sha256 {result['sha256'][:12]})")
+
+
+@click.command()
+@click.option("--yes", is_flag=True, help="Don't ask.")
+def release(yes: bool) -> None:
+    """End enforcement: remove every pinned program and map. Root only; running workloads are free afterwards.
+
+    Example: systemctl stop agentd && agentd release --yes
+    """
+    from agentd.daemon import host
+
+    if not yes:
+        click.confirm("Workloads that still run will not be held to any policy. Go on?", abort=True)
+    for folder in host.release_everything():
+        click.echo(f"released {folder}")

@@ -1,0 +1,63 @@
+"""`agentd status`: what is held, by what, and how well."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agentd.cli import render
+
+
+@click.command()
+@click.option("--socket", type=click.Path(path_type=Path), help="The socket to ask [the service's].")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(socket: Path | None, as_json: bool) -> None:
+    """Show workloads, the policy in force, enforcement points and counters.
+
+    Example: agentd status --json | jq .workloads
+    """
+    from agentd.daemon.client import Client, find_socket
+
+    with Client(find_socket(socket)) as client:
+        found = client.call("status")
+    if as_json:
+        render.as_json(found)
+        return
+    _print(found)
+
+
+def _print(found: dict[str, Any]) -> None:
+    policy, audit = found["policy"], found["audit"]
+    click.echo(f"policy     {render.printable(policy['source'])} (sha256 {policy['sha256'][:12]})")
+    click.echo(f"agents     {', '.join(policy['agents'])}")
+    click.echo(f"audit      {render.printable(audit['path'])}: {audit['records']} records, head {audit['head'][:12]}")
+    if audit["failed"]:
+        click.echo(f"           NOT WRITING: {render.printable(audit['failed'])}")
+    lost = ", ".join(f"{reason} {count}" for reason, count in found["lost"].items() if count) or "nothing"
+    click.echo(f"verdicts   {found['verdicts']} in the kernel, {found['unresolved']} unresolved; lost: {lost}")
+    click.echo(f"approvals  {found['approvals_pending']} pending")
+    click.echo("")
+    now = time.time()
+    rows = [
+        (
+            str(w["workload"]),
+            w["agent"],
+            str(w["processes"]),
+            str(w["threads"]),
+            f"{now - w['started']:.0f} s",
+            w["origin"],
+        )
+        for w in found["workloads"]
+    ]
+    if rows:
+        render.table(("workload", "agent", "processes", "threads", "age", "started by"), rows)
+    else:
+        click.echo("no workloads")
+    click.echo("")
+    render.table(
+        ("kernel operation", "point", "guarantee"),
+        [(row["operation"], row["point"], row["guarantee"]) for row in found["enforcement"]],
+    )

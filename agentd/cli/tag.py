@@ -1,0 +1,58 @@
+"""`agentd tag`: make running processes an agent."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import click
+
+from agentd.cli import render
+from agentd.errors import AgentdError
+
+
+@click.command()
+@click.option("--agent", required=True, metavar="NAME", help="The agent of the service's policy.")
+@click.option("--pid", type=click.IntRange(2), help="A process, with its threads and everything below it.")
+@click.option("--cgroup", type=click.Path(path_type=Path), help="A cgroup2 folder and everything in and below it.")
+@click.option("--unit", metavar="UNIT", help="A running systemd unit.")
+@click.option("--socket", type=click.Path(path_type=Path), help="The socket to ask [the service's].")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def tag(agent: str, pid: int | None, cgroup: Path | None, unit: str | None, socket: Path | None, as_json: bool) -> None:
+    """Hold running processes to AGENT's policy, from now on.
+
+    What they have open already stays open. Everything they start later is held too.
+
+    Example: agentd tag --agent research_bot --pid 4711
+    """
+    from agentd.daemon.client import Client, find_socket
+
+    if sum(given is not None for given in (pid, cgroup, unit)) != 1:
+        raise click.UsageError("give exactly one of --pid, --cgroup and --unit")
+    if unit is not None:
+        cgroup = _unit_cgroup(unit)
+    with Client(find_socket(socket)) as client:
+        if pid is not None:
+            result = client.call("tag", agent=agent, pid=pid)
+        else:
+            result = client.call("tag", agent=agent, cgroup=str(cgroup))
+    if as_json:
+        render.as_json(result)
+    else:
+        click.echo(f"workload {result['workload']}: {result['threads']} threads are held to {agent}'s policy")
+
+
+def _unit_cgroup(unit: str) -> Path:
+    from agentd.kernel.features import cgroup2_root
+
+    try:
+        asked = subprocess.run(
+            ["systemctl", "show", "--property=ControlGroup", "--value", "--", unit],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    except FileNotFoundError as exc:
+        raise AgentdError("no-such-process", f"unit {unit}", "there is no systemctl here", "use --cgroup") from exc
+    path = asked.stdout.strip()
+    if asked.returncode or not path:
+        raise AgentdError("no-such-process", f"unit {unit}", "it is not running", "start it first")
+    return cgroup2_root() / path.lstrip("/")

@@ -1,0 +1,100 @@
+"""The service's configuration: /etc/agentd/agentd.yaml, read with the same positions and messages as a policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Final
+
+from agentd.errors import AgentdError
+from agentd.policy import source
+from agentd.policy.problem import Problems
+from agentd.policy.reader import Reader
+
+DEFAULT_FILE: Final = Path("/etc/agentd/agentd.yaml")
+KEYS: Final = (
+    "policy",
+    "workspace",
+    "audit_dir",
+    "socket",
+    "metrics_address",
+    "metrics_port",
+    "arena_mib",
+    "on_stop",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the service needs to know; the defaults are those of a service without a file.
+
+    workspace: anchors relative paths of agents without one; metrics_port 0: no endpoint; arena_mib 0: what the policy
+    wants, with room for a reload of the same size; release_on_stop: a stop ends enforcement (else the pins keep it).
+    """
+
+    policy: Path = Path("/etc/agentd/policies/policy.yaml")
+    workspace: str = "/"
+    audit_dir: Path = Path("/var/lib/agentd/audit")
+    socket: Path = Path("/run/agentd/agentd.sock")
+    metrics_address: str = "127.0.0.1"
+    metrics_port: int = 9469
+    arena_mib: int = 0
+    release_on_stop: bool = False
+
+
+def read_config(path: Path | None) -> Config:
+    """The configuration in `path`; None: the default file if it exists, else the defaults.
+
+    Raises PolicyError with every mistake and its place.
+    """
+    if path is None:
+        if not DEFAULT_FILE.exists():
+            return Config()
+        path = DEFAULT_FILE
+    problems = Problems(str(path))
+    node = source.parse(source.read_file(path), problems)
+    if node is None:
+        problems.raise_errors()
+        return Config()
+    found = Reader(node, "", problems).keys(KEYS) or {}
+    values: dict[str, object] = {}
+    for name, reader in found.items():
+        value = _value(name, reader)
+        if value is not None:
+            values["release_on_stop" if name == "on_stop" else name] = value
+    problems.raise_errors()
+    return Config(**values)  # type: ignore[arg-type]  # each was read as its field's type
+
+
+def _value(name: str, reader: Reader) -> object:
+    if name == "on_stop":
+        return reader.choice({"keep": False, "release": True})
+    if name in ("metrics_port", "arena_mib"):
+        value = reader.node.value if isinstance(reader.node, source.Scalar) else None
+        most = 65535 if name == "metrics_port" else 256
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+            reader.expected(f"a number from 0 to {most}")
+            return None
+        if name == "arena_mib" and value & (value - 1):
+            reader.error(f"{value} is not a power of two", "write 0 (automatic), 1, 2, 4, 8, 16, ...")
+            return None
+        return value
+    text = reader.text()
+    if text is None:
+        return None
+    if name != "metrics_address" and not text.startswith("/"):
+        reader.error("not an absolute path", "start it with /")
+        return None
+    kind = next(field.type for field in fields(Config) if field.name == name)
+    return Path(text) if kind == "Path" else text
+
+
+def check_policy_exists(config: Config) -> None:
+    """Raises AgentdError `config-invalid` when there is no policy file to start with."""
+    if not config.policy.exists():
+        raise AgentdError(
+            "config-invalid",
+            str(config.policy),
+            "there is no policy",
+            "copy a ready one there (see agentd policy --help), or name yours in agentd.yaml: policy: FILE",
+        )

@@ -1,0 +1,113 @@
+"""`agentd daemon`: the service. Start, reload, stop; everything else is the engine's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from typing import Any
+
+import agentd
+from agentd.daemon import host
+from agentd.daemon.config import Config, check_policy_exists
+from agentd.daemon.loop import EngineLoop
+from agentd.daemon.notify import notify, reloading
+from agentd.daemon.server import Server
+from agentd.engine.core import Engine
+from agentd.errors import AgentdError
+from agentd.metrics import Metrics
+from agentd.workloads.match import find_roots
+
+
+def serve(config: Config) -> int:
+    """Runs until SIGTERM or SIGINT. Raises AgentdError when it can't start."""
+    return asyncio.run(_serve(config))
+
+
+async def _serve(config: Config) -> int:
+    check_policy_exists(config)
+    for folder in host.collect_stale_runs():
+        _say(f"{folder}: left by an agentd that is gone; its processes are still held to their policy")
+    compiled = host.read_policy(config.policy, config.workspace)
+    metrics = Metrics(agentd.__version__)
+    engine = host.start(
+        compiled, pins=host.BPFFS_SERVICE, audit_dir=config.audit_dir, arena_mib=config.arena_mib, metrics=metrics
+    )
+    service = _Service(config, engine)
+    with contextlib.ExitStack() as stack:
+        try:
+            if config.metrics_port:
+                stack.enter_context(metrics.serve(config.metrics_port, config.metrics_address))
+            return await service.run()
+        finally:
+            host.stop(engine, release=config.release_on_stop)
+
+
+class _Service:
+    def __init__(self, config: Config, engine: Engine) -> None:
+        self._config = config
+        self._engine = engine
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> int:
+        loop = EngineLoop(self._engine, lambda: notify("WATCHDOG=1"))
+        server = Server(self._engine, self._config.socket, self.reload)
+        await server.start()
+        running = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            running.add_signal_handler(number, self._stopping.set)
+        running.add_signal_handler(signal.SIGHUP, self._hangup)
+        try:
+            loop.start()
+            self._tag_running()
+            self._engine.tick()
+            notify("READY=1", f"STATUS=policy {self._config.policy}")
+            waiting = {asyncio.create_task(self._stopping.wait()), asyncio.create_task(loop.failed.wait())}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            if loop.failure is not None:
+                raise loop.failure
+            return 0
+        finally:
+            notify("STOPPING=1")
+            await loop.stop()
+            await server.stop()
+
+    def reload(self) -> dict[str, Any]:
+        """The policy file again, all of it or none: a bad one changes nothing. Raises AgentdError."""
+        reloading()
+        try:
+            compiled = host.read_policy(self._config.policy, self._config.workspace)
+            self._engine.install(compiled)
+            self._tag_running()
+        except AgentdError as error:
+            self._engine.policy_rejected(error)
+            raise
+        finally:
+            self._engine.commit()
+            notify("READY=1")
+        return {"policy": str(self._config.policy), "sha256": compiled.policy.sha256}
+
+    def _hangup(self) -> None:
+        try:
+            self.reload()
+        except AgentdError as error:
+            _say(f"reload refused, the old policy stays: {error}")
+
+    def _tag_running(self) -> None:
+        """Processes that the policy's match: rules recognise and that carry no mark yet."""
+        policy = self._engine.policies.current
+        assert policy is not None
+        marked = {line.pid for line in self._engine.marks.list()}
+        for name, agent in policy.agents.items():
+            for pid, why in find_roots(agent.match, marked | {os.getpid(), 1}):
+                with contextlib.suppress(AgentdError):  # it ended meanwhile
+                    self._engine.tag_tree(pid, name, why)
+
+
+def _say(text: str) -> None:
+    print(f"agentd: {text}", file=sys.stderr, flush=True)
