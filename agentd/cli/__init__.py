@@ -84,6 +84,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(
+    "agentd",
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: agentd policy check policy.yaml",
