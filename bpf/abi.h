@@ -171,7 +171,8 @@ struct agentd_tag {
 	agentd_u32 hold_op;
 	agentd_u64 hold_id; /* of the hold this thread waits for; 0: none */
 	agentd_u64 hold_key[2]; /* its action hash */
-	agentd_u64 process_hold; /* in the leader's tag: the latest hold of any thread that must not resume without an answer */
+	agentd_u64
+		process_hold; /* in the leader's tag: the latest hold of any thread that must not resume without an answer */
 };
 #define AGENTD_TAG_ROOT_EXEC 1u /* the next exec is the operator's own command line */
 #define AGENTD_TAG_STOP 2u /* a cgroup program returned -ERESTARTNOINTR: stop at the syscall's exit */
@@ -312,7 +313,8 @@ enum agentd_stat {
 	AGENTD_STAT_SIGNAL_FAILED = 6,
 	AGENTD_STAT_VERDICTS = 7,
 	AGENTD_STAT_VERDICT_NS = 8,
-	AGENTD_STAT_BUCKET0 = 9, /* verdicts that took < 2^(8+i) ns, i = 0..15, not cumulative; the last one holds the rest */
+	AGENTD_STAT_BUCKET0 =
+		9, /* verdicts that took < 2^(8+i) ns, i = 0..15, not cumulative; the last one holds the rest */
 	AGENTD_STAT_COUNT = 25,
 };
 

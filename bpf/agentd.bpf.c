@@ -12,4 +12,8 @@
 #include "task.bpf.c"
 #include "exec.bpf.c"
 #include "net.bpf.c"
+#include "file.bpf.c"
+#include "names.bpf.c"
+#include "words.bpf.c"
+#include "socket.bpf.c"
 #include "trace.bpf.c"

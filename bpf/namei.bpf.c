@@ -255,7 +255,8 @@ __noinline u32 name_resolve(u32 slot, u64 mnt, u64 dentry, u32 follow)
 	w->root_mnt = KREAD(task, fs, root.mnt);
 	w->root_dentry = KREAD(task, fs, root.dentry);
 	w->follow = follow;
-	for (u32 i = 0; i < 64; i++) { /* strip trailing slashes; more than 64 only make the last component look like a directory */
+	for (u32 i = 0; i < 64;
+	     i++) { /* strip trailing slashes; more than 64 only make the last component look like a directory */
 		u32 last = s->name_len - 1;
 
 		if (s->name_len < 2 || s->name[s->name_cur & 1][last & (AGENTD_PATH_MAX - 1)] != '/')

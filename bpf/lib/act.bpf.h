@@ -44,7 +44,8 @@ static __always_inline bool answered(u64 hold_id)
 }
 
 /* Does what verdict `v` asks for, and says so. `fresh`: the held system call has not reached its exit yet. */
-static __always_inline void act(u32 slot, struct agentd_tag *tag, const struct verdict *v, struct emission *m, bool fresh)
+static __always_inline void act(u32 slot, struct agentd_tag *tag, const struct verdict *v, struct emission *m,
+				bool fresh)
 {
 	const struct agentd_agent *agent = agent_get(tag->agent);
 	struct task_struct *task = bpf_get_current_task_btf();

@@ -77,7 +77,8 @@ static __noinline bool emit(u32 slot, const struct agentd_tag *tag, const struct
 	len = m->object_len;
 	if (len > AGENTD_PATH_MAX)
 		len = AGENTD_PATH_MAX;
-	bpf_probe_read_kernel(s->data, len & (2 * AGENTD_PATH_MAX - 1), &s->path[m->object_off & (AGENTD_PATH_MAX - 1)]);
+	bpf_probe_read_kernel(s->data, len & (2 * AGENTD_PATH_MAX - 1),
+			      &s->path[m->object_off & (AGENTD_PATH_MAX - 1)]);
 	e->object_len = len;
 	pos = len;
 	if (m->details) {
@@ -95,7 +96,8 @@ static __noinline bool emit(u32 slot, const struct agentd_tag *tag, const struct
 		len = end > start ? (end - start > AGENTD_ARGV_KEPT ? AGENTD_ARGV_KEPT : end - start) : 0;
 		if (end - start > AGENTD_ARGV_KEPT)
 			e->flags |= AGENTD_EVENT_FLAG_ARGV_CUT;
-		if (len && bpf_probe_read_user(&s->data[pos & DATA_MASK], len & (2 * AGENTD_ARGV_KEPT - 1), (void *)start)) {
+		if (len &&
+		    bpf_probe_read_user(&s->data[pos & DATA_MASK], len & (2 * AGENTD_ARGV_KEPT - 1), (void *)start)) {
 			e->flags |= AGENTD_EVENT_FLAG_ARGV_CUT;
 			len = 0;
 		}
@@ -113,7 +115,8 @@ static __noinline bool emit(u32 slot, const struct agentd_tag *tag, const struct
 }
 
 /* Counts an allowed operation exactly. False: it could be neither counted nor sent. */
-static __noinline bool count_allowed(u32 slot, const struct agentd_tag *tag, const struct verdict *v, struct emission *m)
+static __noinline bool count_allowed(u32 slot, const struct agentd_tag *tag, const struct verdict *v,
+				     struct emission *m)
 {
 	struct scratch *s = scratch_get(slot);
 	struct agentd_control *c = control_get();

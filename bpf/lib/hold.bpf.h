@@ -21,8 +21,8 @@ static __always_inline u64 mix(u64 h, u64 value)
 	return h ^ (h >> 32);
 }
 
-static __always_inline void action_key(struct agentd_grant_key *key, const struct scratch *s, const struct agentd_tag *tag,
-				       const struct verdict *v, u32 op)
+static __always_inline void action_key(struct agentd_grant_key *key, const struct scratch *s,
+				       const struct agentd_tag *tag, const struct verdict *v, u32 op)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct inode *exe = KREAD(task, mm, exe_file, f_inode);

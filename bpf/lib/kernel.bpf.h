@@ -248,9 +248,9 @@ struct kernel_siginfo {
 #include <bpf/bpf_tracing.h>
 
 /* BPF_CORE_READ() would relocate our own structures too if the pointer were an expression like w->dentry. */
-#define KREAD(src, ...)                              \
-	({                                           \
-		typeof(src) ___ptr = (src);          \
+#define KREAD(src, ...)                               \
+	({                                            \
+		typeof(src) ___ptr = (src);           \
 		BPF_CORE_READ(___ptr, ##__VA_ARGS__); \
 	})
 

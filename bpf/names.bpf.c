@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * Calls whose object is a name (trace point): unlink, rename, link, mkdir, truncate, chmod, chown, xattr, mount, chroot.
+ *
+ * detected: the effect is there, the caller is killed or stopped before it learns so. The object is found again from the
+ * caller's string (namei.bpf.c); of two names the second is judged when the first was allowed.
+ */
+#include "lib/call.bpf.h"
+
+#define AT_FDCWD (-100)
+#define AT_SYMLINK_NOFOLLOW 0x100
+#define AT_SYMLINK_FOLLOW 0x400
+#define OPEN_TREE_CLONE 1
+#define NO_ARG 0xff
+
+/* The object that (dirfd, string) names. Returns its length in scratch->path, 0: unresolved. */
+static __noinline u32 resolve_argument(struct call *c, u32 dirfd_arg, u32 path_arg, bool follow)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct scratch *s = scratch_get(c->slot);
+	u64 mnt, dentry;
+	void *string = (void *)argument(c, path_arg);
+	long n;
+
+	if (!s)
+		return 0;
+	if (dirfd_arg == NO_ARG || (s32)argument(c, dirfd_arg) == AT_FDCWD) {
+		mnt = (u64)KREAD(task, fs, pwd.mnt);
+		dentry = (u64)KREAD(task, fs, pwd.dentry);
+	} else {
+		struct file *f = file_of((s32)argument(c, dirfd_arg));
+
+		mnt = f ? (u64)KREAD(f, f_path.mnt) : 0;
+		dentry = f ? (u64)KREAD(f, f_path.dentry) : 0;
+	}
+	s->name_cur = 0;
+	s->name_len = 0;
+	if (!string) /* utimensat(fd, NULL), AT_EMPTY_PATH: the descriptor itself */
+		return path_resolve(c->slot, mnt, dentry, AGENTD_PATH_MAX);
+	n = bpf_probe_read_user_str(s->name[0], AGENTD_PATH_MAX, string);
+	if (n < 1 || n >= AGENTD_PATH_MAX)
+		return 0;
+	if (n == 1)
+		return path_resolve(c->slot, mnt, dentry, AGENTD_PATH_MAX);
+	s->name_len = n - 1;
+	if (s->name[0][0] == '/') /* dirfd may be anything then */
+		return name_resolve(c->slot, (u64)KREAD(task, fs, root.mnt), (u64)KREAD(task, fs, root.dentry), follow);
+	return name_resolve(c->slot, mnt, dentry, follow);
+}
+
+/* How the arguments of one kind of call name one or two objects. */
+struct name_call {
+	u8 op;
+	u8 dirfd, path; /* argument numbers; dirfd may be NO_ARG */
+	u8 dirfd2, path2; /* of the second name; path2 may be NO_ARG */
+	bool follow;
+	u8 flags; /* argument with AT_SYMLINK_NOFOLLOW, or NO_ARG */
+};
+
+static __always_inline bool name_call_of(u32 kind, struct name_call *n)
+{
+	*n = (struct name_call){ .dirfd = NO_ARG, .path = 0, .dirfd2 = NO_ARG, .path2 = NO_ARG, .flags = NO_ARG };
+	switch (kind) {
+	case CALL_UNLINK:
+		n->op = AGENTD_OP_DELETE;
+		return true;
+	case CALL_UNLINKAT:
+		n->op = AGENTD_OP_DELETE;
+		n->dirfd = 0;
+		n->path = 1;
+		return true;
+	case CALL_RENAME:
+		n->op = AGENTD_OP_RENAME;
+		n->path2 = 1;
+		return true;
+	case CALL_RENAMEAT:
+	case CALL_LINKAT:
+		n->op = kind == CALL_LINKAT ? AGENTD_OP_LINK : AGENTD_OP_RENAME;
+		n->dirfd = 0;
+		n->path = 1;
+		n->dirfd2 = 2;
+		n->path2 = 3;
+		return true;
+	case CALL_LINK:
+		n->op = AGENTD_OP_LINK;
+		n->path2 = 1;
+		return true;
+	case CALL_SYMLINK: /* what it points to is text; the new name is the effect */
+		n->op = AGENTD_OP_LINK;
+		n->path = 1;
+		return true;
+	case CALL_SYMLINKAT:
+		n->op = AGENTD_OP_LINK;
+		n->dirfd = 1;
+		n->path = 2;
+		return true;
+	case CALL_MKDIR:
+		n->op = AGENTD_OP_CREATE;
+		return true;
+	case CALL_MKDIRAT:
+		n->op = AGENTD_OP_CREATE;
+		n->dirfd = 0;
+		n->path = 1;
+		return true;
+	case CALL_TRUNCATE:
+		n->op = AGENTD_OP_WRITE;
+		n->follow = true;
+		return true;
+	case CALL_SETATTR:
+	case CALL_LSETATTR:
+		n->op = AGENTD_OP_SETATTR;
+		n->follow = kind == CALL_SETATTR;
+		return true;
+	case CALL_SETATTRAT:
+	case CALL_CHMODAT:
+	case CALL_CHOWNAT:
+	case CALL_XATTRAT:
+		n->op = AGENTD_OP_SETATTR;
+		n->dirfd = 0;
+		n->path = 1;
+		n->follow = true;
+		n->flags = kind == CALL_SETATTRAT ? 3 : kind == CALL_CHOWNAT ? 4 : kind == CALL_XATTRAT ? 2 : NO_ARG;
+		return true;
+	case CALL_MOUNT:
+		n->op = AGENTD_OP_MOUNT;
+		n->path = 1;
+		n->follow = true;
+		return true;
+	case CALL_UMOUNT:
+		n->op = AGENTD_OP_MOUNT;
+		return true;
+	case CALL_MOVE_MOUNT:
+		n->op = AGENTD_OP_MOUNT;
+		n->dirfd = 2;
+		n->path = 3;
+		n->follow = true;
+		return true;
+	case CALL_OPEN_TREE:
+		n->op = AGENTD_OP_MOUNT;
+		n->dirfd = 0;
+		n->path = 1;
+		n->follow = true;
+		return true;
+	}
+	return false;
+}
+
+static __noinline void judge_names(struct call *c)
+{
+	struct name_call n;
+	u32 len;
+
+	if (!name_call_of(c->kind, &n))
+		return;
+	if (c->kind == CALL_OPEN_TREE && !(argument(c, 2) & OPEN_TREE_CLONE))
+		return; /* the same as O_PATH */
+	if (n.flags != NO_ARG && argument(c, n.flags) & AT_SYMLINK_NOFOLLOW)
+		n.follow = false;
+	if (c->kind == CALL_LINKAT && argument(c, 4) & AT_SYMLINK_FOLLOW)
+		n.follow = true;
+	len = resolve_argument(c, n.dirfd, n.path, n.follow);
+	if (!judge(c, n.op, AGENTD_DETECTED, 0, len) || n.path2 == NO_ARG)
+		return;
+	len = resolve_argument(c, n.dirfd2, n.path2, false);
+	judge(c, n.op, AGENTD_DETECTED, 0, len);
+}
