@@ -50,7 +50,7 @@ class LazyGroup(click.Group):
             raise TypeError(f"{target} is not a command")
         return command
 
-    def main(  # type: ignore[override]  # the overloads of click differ between its versions
+    def main(
         self,
         args: Sequence[str] | None = None,
         prog_name: str | None = None,

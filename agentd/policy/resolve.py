@@ -16,6 +16,7 @@ from typing import Final, Generic, TypeVar
 from agentd.errors import AgentdError
 from agentd.model import Action, Decision, Family, Op
 from agentd.policy import source
+from agentd.policy.advice import advise
 from agentd.policy.anchor import aegize_globs, agentd_globs, word_glob
 from agentd.policy.hosts import HostPattern, parse_host
 from agentd.policy.ir import AgentSource, At, EntrySource, Language, PolicySource, RuleSource, TextAt
@@ -94,7 +95,7 @@ def load_text(data: bytes, file: str, *, workspace: str) -> ResolvedPolicy:
         nobody = AgentSource("", At(0, 0, "agents"))
         _AgentBuilder(nobody, parsed, catalogue, workspace, problems)
     if not problems.errors:
-        _warn_about_unknown_tools(parsed, catalogue, problems)
+        advise(parsed, catalogue.entries, problems)
     problems.raise_errors()
     return ResolvedPolicy(
         MappingProxyType({builder.agent.name: builder.build() for builder in builders}),
@@ -129,26 +130,6 @@ def shipped_catalogue() -> ShippedCatalogue:
     parsed = parse_policy(node, problems, catalogue=True)
     problems.raise_errors()
     return ShippedCatalogue(data, path.name, parsed.tools)
-
-
-def _warn_about_unknown_tools(parsed: PolicySource, catalogue: ShippedCatalogue, problems: Problems) -> None:
-    """A rule whose tool no entry gives never decides anything in the kernel: say so, a deny above all."""
-    known: dict[str, set[str]] = {}
-    for entry in (*parsed.tools, *catalogue.entries):
-        known.setdefault(entry.tool, set()).add(entry.operation)
-    for agent in parsed.agents:
-        for rule in agent.rules:
-            at = rule.at
-            if rule.tool not in known:
-                hint = "map kernel operations to it under `tools:`" if parsed.language is Language.AGENTD else ""
-                message = f"no kernel operation is {shown(rule.tool)}: the rule only matters to `policy test`"
-                problems.warn(at.line, at.column, f"{at.path}.tool", message, hint)
-                continue
-            for text in rule.operations or ():
-                if text.text not in known[rule.tool] and text.text != "*":
-                    message = f"no kernel operation is {rule.tool}/{shown(text.text)[1:-1]}"
-                    hint = f"{rule.tool} has {', '.join(sorted(known[rule.tool]))}"
-                    problems.warn(text.at.line, text.at.column, text.at.path, message, hint)
 
 
 class _Table(Generic[Item]):

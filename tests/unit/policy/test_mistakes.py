@@ -219,3 +219,12 @@ def test_any_tree_is_a_policy_or_an_error(tree: object, wrapped: bool) -> None:
     document = {"version": 1, "agents": {"bot": tree}} if wrapped else tree
     with contextlib.suppress(AgentdError):
         assert isinstance(load(yaml.safe_dump(document).encode(), workspace="/w"), ResolvedPolicy)
+
+
+def test_a_port_that_is_another_tools_is_a_warning() -> None:
+    """A rule for an address and port that the catalogue gives to another tool is never met, and that is said."""
+    found = warnings(V1_RULE % "hosts: ['10.0.0.0/8:5432', '10.0.0.0/8:9000', 10.0.0.0/8], operations: [connect]")
+    assert [line.split(": warning: ")[1] for line in found] == [
+        'agents.bot.allow[0].hosts[0]: "10.0.0.0/8:5432" is database/query or network/listen in the catalogue, so the rule '
+        "never covers it; name that tool, or map it under `tools:`"
+    ]
