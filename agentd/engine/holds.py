@@ -2,32 +2,28 @@
 
 Two kinds of hold. One is *retried*: the system call returned -ERESTARTNOINTR and comes again on SIGCONT; a grant in the
 kernel, found by the action's hash and consumed there, is the answer. The other stands *after* its effect (an exec whose
-program has not run, an open whose descriptor was not returned): yes is an entry in `answers` and SIGCONT, no is SIGKILL.
+program has not run, an open whose descriptor was not returned): yes is an entry in the map of answers and SIGCONT, no
+is SIGKILL.
 """
 
 from __future__ import annotations
 
-import ctypes
 import signal
-import time
 from collections.abc import Collection
-from typing import Final
 
 from agentd.actions import signals
 from agentd.approvals.book import ApprovalBook, Hold
 from agentd.engine.pending import HeldAction
-from agentd.kernel import abi
+from agentd.kernel.answers import AnswerMaps
 from agentd.kernel.loader import LoadedObject
 from agentd.workloads.processes import start_ticks
 
-GRANT_SECONDS: Final = 60  # a thread that is continued finds its grant within this
-
 
 class HoldAnswers:
-    """Grants and answers of one loaded object."""
+    """The answers of one loaded object."""
 
     def __init__(self, loaded: LoadedObject) -> None:
-        self._loaded = loaded
+        self._maps = AnswerMaps(loaded)
         self._answered: set[int] = set()
 
     def settle(
@@ -38,14 +34,13 @@ class HoldAnswers:
         Raises KernelError if the kernel's map is full: the threads stay held then.
         """
         retried = [hold for hold in holds if hold.retried]
-        after = [hold for hold in holds if not hold.retried]
         if retried:
-            expires = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + GRANT_SECONDS * 1_000_000_000
-            grant = abi.Grant(expires=expires, hold_id=retried[0].hold_id, allow=int(allow), uses=len(retried))
-            self._loaded.grants.put(abi.GrantKey(key=(ctypes.c_uint64 * 2)(*key)), grant)
-        for hold in after:
+            self._maps.grant(key, retried[0].hold_id, allow=allow, uses=len(retried))
+        for hold in holds:
+            if hold.retried:
+                continue
             if allow:
-                self._loaded.answers.put(ctypes.c_uint64(hold.hold_id), ctypes.c_uint32(1))
+                self._maps.let_go(hold.hold_id)
                 self._answered.add(hold.hold_id)
             else:
                 signals.send(hold.pid, hold.start, signal.SIGKILL, start_ticks)
@@ -57,9 +52,6 @@ class HoldAnswers:
     def forget_used(self, live_holds: Collection[int]) -> None:
         """Drops answers whose thread has gone on; live_holds: the hold ids that marked threads still carry."""
         for hold_id in self._answered - set(live_holds):
-            self._loaded.answers.delete(ctypes.c_uint64(hold_id))
+            self._maps.forget(hold_id)
             self._answered.discard(hold_id)
-        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        for key, grant in list(self._loaded.grants.items()):
-            if grant.expires < now:
-                self._loaded.grants.delete(key)
+        self._maps.drop_expired()
