@@ -13,6 +13,28 @@
 #define OPEN_TREE_CLONE 1
 #define NO_ARG 0xff
 
+/*
+ * glibc's fchmodat(AT_SYMLINK_NOFOLLOW) and friends write /proc/self/fd/N, a link that procfs makes up: N if `name` is
+ * that, -1 if not.
+ */
+static __always_inline s32 self_fd(const char *name)
+{
+	static const char prefix[] = "/proc/self/fd/";
+	s32 fd = 0;
+
+	for (u32 i = 0; i < sizeof(prefix) - 1; i++)
+		if (name[i] != prefix[i])
+			return -1;
+	for (u32 i = sizeof(prefix) - 1; i < sizeof(prefix) + 7; i++) {
+		if (!name[i])
+			return i == sizeof(prefix) - 1 ? -1 : fd;
+		if (name[i] < '0' || name[i] > '9')
+			return -1;
+		fd = fd * 10 + (name[i] - '0');
+	}
+	return -1;
+}
+
 /* The object that (dirfd, string) names. Returns its length in scratch->path, 0: unresolved. */
 static __noinline u32 resolve_argument(struct call *c, u32 dirfd_arg, u32 path_arg, bool follow)
 {
@@ -43,6 +65,13 @@ static __noinline u32 resolve_argument(struct call *c, u32 dirfd_arg, u32 path_a
 	if (n == 1)
 		return path_resolve(c->slot, mnt, dentry, AGENTD_PATH_MAX);
 	s->name_len = n - 1;
+	if (follow) {
+		s32 fd = self_fd(s->name[0]);
+		struct file *f = fd < 0 ? NULL : file_of(fd);
+
+		if (f)
+			return path_of_file(c->slot, f);
+	}
 	if (s->name[0][0] == '/') /* dirfd may be anything then */
 		return name_resolve(c->slot, (u64)KREAD(task, fs, root.mnt), (u64)KREAD(task, fs, root.dentry), follow);
 	return name_resolve(c->slot, mnt, dentry, follow);

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
- * Entry points for tests: the real look-up code on an object that user space gives (BPF_PROG_RUN of a `syscall` program),
- * so that property tests compare what the kernel decides with what the evaluator in Python decides.
+ * Entry points for tests: the real look-up code on an object that user space gives (BPF_PROG_RUN), so that property tests
+ * compare what the kernel decides with what the evaluator in Python decides.
+ *
+ * The program is of a kind that can't sleep, like every program that decides: a reload waits for it to end.
  */
 #include "agentd.bpf.c"
+
+#define PROBE_REQUESTS 16 /* one a thread of the test; a power of two */
 
 struct probe_request {
 	u32 agent;
@@ -13,21 +17,34 @@ struct probe_request {
 	u64 args; /* user address of the argv block */
 	/* the answer */
 	u32 outcome;
+	u32 generation;
 	u32 rule;
-	u32 decision;
 	u32 toolop;
+	u32 timeout;
+	u8 decision, action, risk, unresolved;
 	char object[AGENTD_PATH_MAX];
 };
 
-SEC("syscall")
-int probe_verdict(struct probe_request *request)
+struct probe_requests_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, PROBE_REQUESTS);
+	__type(key, u32);
+	__type(value, struct probe_request);
+};
+struct probe_requests_map probe_requests SEC(".maps");
+
+static __noinline void probe_judge(struct probe_request *request, u32 slot)
 {
-	u32 slot = scratch_take(), op = request->op, len = request->len, agent = request->agent;
 	struct scratch *s = scratch_get(slot);
+	u32 op, len, agent;
 	struct verdict *v;
 
-	if (slot == NO_SLOT || !s)
-		return -1;
+	if (!s || !request)
+		return;
+	op = request->op;
+	len = request->len;
+	agent = request->agent;
 	v = &s->v[0];
 	if (len > AGENTD_PATH_MAX || args_scan(slot, agent, request->args, request->args + request->args_len)) {
 		len = 0;
@@ -45,9 +62,27 @@ int probe_verdict(struct probe_request *request)
 	else
 		host_verdict(v, slot, agent, op, len);
 	request->outcome = v->outcome;
+	request->generation = v->generation;
 	request->rule = v->rule;
-	request->decision = v->decision;
 	request->toolop = v->toolop;
+	request->timeout = v->timeout;
+	request->decision = v->decision;
+	request->action = v->action;
+	request->risk = v->risk;
+	request->unresolved = v->unresolved;
+}
+
+/* args[0]: which request. */
+SEC("raw_tp")
+int probe_verdict(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 number = ctx->args[0] & (PROBE_REQUESTS - 1);
+	struct probe_request *request = bpf_map_lookup_elem(&probe_requests, &number);
+	u32 slot = scratch_take();
+
+	if (!request || slot == NO_SLOT)
+		return -1;
+	probe_judge(request, slot);
 	scratch_give(slot);
 	return 0;
 }

@@ -109,7 +109,7 @@ int BPF_PROG(syscall_returned, struct pt_regs *regs, long ret)
 	struct call c = {};
 	u32 nr;
 
-	if (!tag)
+	if (!tag || tag->flags & AGENTD_TAG_ROOT_EXEC) /* the latter: agentd's own child, on its way to the exec */
 		return 0;
 	if (tag->flags && settle(tag, ret))
 		return 0;
