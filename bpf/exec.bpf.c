@@ -7,7 +7,8 @@
  * space. A script is judged twice: by its interpreter and by the script's own name, and the worse verdict stands.
  *
  * Guarantee: contained. The old program is gone, the new one dies or stops before its first instruction.
- * Fails: to deny (kill), for a path, a script or an argv that can't be read completely.
+ * Fails: to deny (kill), for a path or a script that can't be resolved, and for an argv that can't be read completely
+ * where an argument could decide.
  * Trusted: bprm, the mm just built. Not trusted: comm, argv[0], AT_EXECFN.
  */
 #include "lib/act.bpf.h"
@@ -26,6 +27,15 @@ static __always_inline bool resolve_script(u32 slot, struct linux_binprm *bprm)
 		return false;
 	s->name_len = n - 1;
 	return name_resolve(slot, (u64)KREAD(task, fs, pwd.mnt), (u64)KREAD(task, fs, pwd.dentry), 1) != 0;
+}
+
+/* `resolved`: a path stands in the buffer. Arguments that were not read make it unresolved where they could decide. */
+static __always_inline void exec_verdict(struct verdict *v, u32 slot, u32 agent, bool resolved)
+{
+	if (resolved)
+		path_verdict(v, slot, agent, AGENTD_OP_EXEC);
+	if (!resolved || v->outcome == 0xffffffff)
+		verdict_unresolved(v, agent, AGENTD_OP_EXEC);
 }
 
 static __noinline void judge_exec(struct agentd_tag *tag, struct linux_binprm *bprm)
@@ -47,17 +57,10 @@ static __noinline void judge_exec(struct agentd_tag *tag, struct linux_binprm *b
 	v = &s->v[0];
 	script = &s->v[1];
 	is_script = KREAD(bprm, interp) != KREAD(bprm, filename);
-	if (args_scan(slot, tag->agent, KREAD(task, mm, arg_start), KREAD(task, mm, arg_end)))
-		verdict_unresolved(v, tag->agent, AGENTD_OP_EXEC);
-	else if (path_of_file(slot, KREAD(bprm, file)))
-		path_verdict(v, slot, tag->agent, AGENTD_OP_EXEC);
-	else
-		verdict_unresolved(v, tag->agent, AGENTD_OP_EXEC);
+	args_scan(slot, tag->agent, KREAD(task, mm, arg_start), KREAD(task, mm, arg_end));
+	exec_verdict(v, slot, tag->agent, path_of_file(slot, KREAD(bprm, file)));
 	if (is_script && v->decision != AGENTD_DENY) {
-		if (resolve_script(slot, bprm))
-			path_verdict(script, slot, tag->agent, AGENTD_OP_EXEC);
-		else
-			verdict_unresolved(script, tag->agent, AGENTD_OP_EXEC);
+		exec_verdict(script, slot, tag->agent, resolve_script(slot, bprm));
 		if (worse(script, v)) {
 			*v = *script;
 			m->flags |= AGENTD_EVENT_FLAG_SCRIPT;

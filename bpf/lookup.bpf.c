@@ -6,13 +6,14 @@
  * written and nobody else can reach yet: [arg_start, arg_end) of the new mm, NUL-terminated strings, argv[0] first.
  * Each argument from argv[1] on runs through the argument automaton; the groups it belongs to are collected.
  *
- * Loops: 64 chunks of 4 KiB. More, or a page that can't be read: false, and the exec is `unresolved`.
+ * Loops: 64 chunks of 4 KiB. More, or a page that can't be read: incomplete, and where an argument could decide, the exec
+ * is `unresolved`.
  */
 #include "lib/verdict.bpf.h"
 
 /*
  * Runs the automata of `op` and of the rules over scratch->path[path_off..) and keeps the hash. Returns the class of the
- * first, or NO_SLOT; that of the rules stands in scratch->dfa.rules.
+ * first, or NO_SLOT; that of the rules stands in scratch->rules_class.
  */
 __noinline u32 path_class(u32 slot, u32 agent, u32 op)
 {
@@ -21,11 +22,11 @@ __noinline u32 path_class(u32 slot, u32 agent, u32 op)
 	const u32 *a = arena_get();
 	const struct agentd_tables *t;
 	struct dfa_run *run;
-	u32 generation, class;
+	u32 generation;
 
 	if (!s || !ag || !a || !(ag->flags & AGENTD_AGENT_USED))
 		return NO_SLOT;
-	t = tables_of(ag, &generation);
+	t = tables_of(ag, s, &generation);
 	run = &s->dfa;
 	dfa_open(run, t->base, op == AGENTD_OP_EXEC ? &t->exec : &t->path);
 	run->pos = s->path_off;
@@ -33,19 +34,14 @@ __noinline u32 path_class(u32 slot, u32 agent, u32 op)
 	dfa_seed(run);
 	if (run->pos >= run->end)
 		return NO_SLOT;
-	dfa_feed(s, a);
+	dfa_open(&s->rules, t->base, &t->rules);
+	dfa_feed_pair(s, a);
 	if (run->pos != run->end)
 		return NO_SLOT;
 	s->hash[0] = run->hash[0];
 	s->hash[1] = run->hash[1];
-	class = dfa_accept(a, run);
-	dfa_open(run, t->base, &t->rules);
-	run->pos = s->path_off;
-	dfa_feed(s, a);
-	if (run->pos != run->end)
-		return NO_SLOT;
-	run->rules = dfa_accept(a, run);
-	return class;
+	s->rules_class = dfa_accept(a, &s->rules);
+	return dfa_accept(a, run);
 }
 
 static __always_inline void args_accept(struct scratch *s, const u32 *a)
@@ -104,7 +100,7 @@ static long args_chunk(u32 i, struct dfa_loop *loop)
 	return 0;
 }
 
-/* Fills scratch->masks for the current task's argv; uses scratch->path. 0: complete. */
+/* Fills scratch->masks for the current task's argv; uses scratch->path. 0: complete; else scratch->args.failed is set. */
 __noinline int args_scan(u32 slot, u32 agent, u64 start, u64 end)
 {
 	struct scratch *s = scratch_get(slot);
@@ -116,7 +112,7 @@ __noinline int args_scan(u32 slot, u32 agent, u64 start, u64 end)
 
 	if (!s || !ag || !a || end < start)
 		return -1;
-	t = tables_of(ag, &generation);
+	t = tables_of(ag, s, &generation);
 	dfa_open(&s->dfa, t->base, &t->args);
 	s->args.at = start;
 	s->args.end = end;
@@ -129,5 +125,7 @@ __noinline int args_scan(u32 slot, u32 agent, u64 start, u64 end)
 	loop.s = s;
 	loop.arena = a;
 	bpf_loop(AGENTD_ARGV_CHUNKS, args_chunk, &loop, 0);
-	return s->args.failed || s->args.at < s->args.end ? -1 : 0;
+	if (s->args.at < s->args.end)
+		s->args.failed = 1;
+	return s->args.failed ? -1 : 0;
 }

@@ -35,6 +35,7 @@ from agentd.model import Action, Decision, Op, Point
 from agentd.workloads import processes
 
 FLUSH_SECONDS: Final = 10
+COMMIT_RECORDS: Final = 2000  # the log's queue holds a few times as many: a flood must not overrun it
 # What the kernel counts as lost -> (the metric's reason, what was lost in words).
 LOSSES: Final = (
     (abi.STAT_LOST_EVENTS, "ring-full", "denial or hold events"),
@@ -164,6 +165,8 @@ class Engine:
             view = self.policies.view(event.agent, event.generation)
             agent = view.name if view else self.policies.names().get(event.agent, f"agent-{event.agent}")
             self._handlers[event.type](event, agent, view)
+            if self.audit.pending >= COMMIT_RECORDS:
+                self.commit()
         self.commit()
         return len(raw_events)
 
@@ -313,8 +316,15 @@ class Engine:
             record = records.summary_record(key, count, raw, agent, view)
             self._record(record)
             self.metrics.decided(
-                agent, record.tool_name or "", record.operation or "", Decision.ALLOW, Action.NONE, count.count
+                agent,
+                record.tool_name or "",
+                record.operation or "",
+                record.decision or Decision.DENY,
+                record.action or Action.NONE,
+                count.count,
             )
+            if self.audit.pending >= COMMIT_RECORDS:
+                self.commit()
         self.commit()
 
     def _losses(self) -> None:

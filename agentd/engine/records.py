@@ -13,6 +13,7 @@ from agentd.engine.policies import AgentView
 from agentd.kernel import abi
 from agentd.kernel.ring import KernelEvent
 from agentd.model import Action, Decision, Endpoint, Family, Guarantee, Op, Point, Risk
+from agentd.policy.resolved import RULE_DEFAULT, RULE_UNRESOLVED
 from agentd.workloads import processes
 
 
@@ -47,9 +48,9 @@ def process_of(event: KernelEvent) -> Process:
 
 def reason_of(decision: Decision, rule: int, tool: str, operation: str) -> str:
     """Why, in aegize's words where aegize has them."""
-    if rule == abi.RULE_UNRESOLVED:
+    if rule in (abi.RULE_UNRESOLVED, RULE_UNRESOLVED):
         return f"the object could not be resolved for tool '{tool}' operation '{operation}' (deny)"
-    if rule == abi.RULE_DEFAULT:
+    if rule in (abi.RULE_DEFAULT, RULE_DEFAULT):
         return f"no matching allow rule for tool '{tool}' operation '{operation}' (default deny)"
     return {
         Decision.ALLOW: f"allowed by rule for tool '{tool}'",
@@ -128,28 +129,32 @@ def event_record(
 def summary_record(
     key: abi.CountKey, count: abi.Count, raw: bytes | None, agent: str, view: AgentView | None
 ) -> Record:
-    """Allowed operations on one object, counted exactly."""
+    """Operations on one object, counted exactly: allowed ones, and denials that came faster than they could be sent."""
     op = Op(key.op)
     target = None if raw is None else object_of(op, raw)
     outcome = view.outcomes[key.outcome] if view and key.outcome < len(view.outcomes) else None
     tool, operation = view.toolop(outcome.toolop) if view and outcome else ("unknown", "unknown")
+    decision = outcome.decision if outcome else Decision.DENY if key.outcome == abi.NO_OUTCOME else Decision.ALLOW
+    rule = outcome.rule if outcome else RULE_UNRESOLVED
     metadata: dict[str, Json] = {"generation": key.generation}
+    if decision is not Decision.ALLOW:
+        metadata["summarised"] = "ring-full"
     if raw is None:
         metadata["object_hash"] = f"{key.object[0]:016x}{key.object[1]:016x}"
     return Record(
         timestamp=wall_time(count.last),
-        event="allowed",
+        event="allowed" if decision is Decision.ALLOW else "denied",
         action_id=new_action_id(),
         agent_id=agent,
         tool_name=tool,
         operation=operation,
         risk=outcome.risk if outcome else None,
         input_summary=summarize(op, target) if raw is not None else f"{op.word} (name lost)",
-        reason=f"allowed by rule for tool '{tool}'",
+        reason=reason_of(decision, rule, tool, operation),
         metadata=metadata,
-        decision=Decision.ALLOW,
-        rule=view.rule_id(outcome.rule) if view and outcome else None,
-        action=Action.NONE,
+        decision=decision,
+        rule=view.rule_id(rule) if view else None,
+        action=outcome.action if outcome else Action.NONE,
         guarantee=Guarantee.NONE,
         point=Point(count.point),
         kernel_operation=op,

@@ -53,7 +53,7 @@ static __always_inline void act(u32 slot, struct agentd_tag *tag, const struct v
 	bool monitor = agent && agent->flags & AGENTD_AGENT_MONITOR;
 
 	if (v->decision == AGENTD_ALLOW) {
-		if (count_allowed(slot, tag, v, m) || !agent || !(agent->flags & AGENTD_AGENT_STRICT) || monitor)
+		if (report_allowed(slot, tag, v, m) || !agent || !(agent->flags & AGENTD_AGENT_STRICT) || monitor)
 			return;
 		kill_current(tag, m); /* strict: what can't be recorded doesn't happen */
 		return;
@@ -63,7 +63,7 @@ static __always_inline void act(u32 slot, struct agentd_tag *tag, const struct v
 	if (monitor) {
 		m->flags |= AGENTD_EVENT_FLAG_MONITOR;
 		m->action = AGENTD_ACTION_NONE;
-		emit(slot, tag, v, m);
+		report_denied(slot, tag, v, m);
 		return;
 	}
 	if (v->decision == AGENTD_REQUIRE_APPROVAL || v->action == AGENTD_ACTION_PAUSE) {
@@ -85,7 +85,7 @@ static __always_inline void act(u32 slot, struct agentd_tag *tag, const struct v
 		m->type = AGENTD_EVENT_VIOLATION;
 	}
 	kill_current(tag, m);
-	emit(slot, tag, v, m);
+	report_denied(slot, tag, v, m);
 }
 
 #endif

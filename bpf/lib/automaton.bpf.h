@@ -3,14 +3,15 @@
  * One step a byte, whatever the number of rules. Tables as abi.h describes them; every index is masked with the size of
  * the arena, so a damaged table gives a wrong verdict at worst, never an access outside.
  *
- * Loops: a string is at most 4,096 bytes, cut in blocks of 64 so that the call per iteration is paid once a block.
+ * Loops: a string is at most 4,096 bytes, cut in blocks of 32, so that the call per iteration is paid
+ * once a block and the verifier still has little to unroll.
  */
 #ifndef AGENTD_AUTOMATON_BPF_H
 #define AGENTD_AUTOMATON_BPF_H
 
 #include "maps.bpf.h"
 
-#define BLOCK 64
+#define BLOCK 32
 
 struct dfa_loop { /* pointers stay on the stack */
 	struct scratch *s;
@@ -63,12 +64,20 @@ static __always_inline u32 dfa_accept(const u32 *a, const struct dfa_run *run)
 	return arena_word(a, run->states + run->state * AGENTD_STATE_WORDS + 2);
 }
 
+static __always_inline void hash_step(u64 *hash, u8 byte)
+{
+	hash[0] = (hash[0] ^ byte) * 0x9E3779B97F4A7C15ull;
+	hash[0] ^= hash[0] >> 29;
+	hash[1] = (hash[1] + byte) * 0xC2B2AE3D27D4EB4Full;
+	hash[1] ^= hash[1] >> 31;
+}
+
 static long dfa_block(u32 i, struct dfa_loop *loop)
 {
 	struct dfa_run *run = &loop->s->dfa;
 	const u32 *a = loop->arena;
 	u32 state = run->state;
-	u64 h0 = run->hash[0], h1 = run->hash[1];
+	u64 hash[2] = { run->hash[0], run->hash[1] };
 	u32 pos = run->pos, end = run->end;
 
 	for (int j = 0; j < BLOCK; j++) {
@@ -78,15 +87,12 @@ static long dfa_block(u32 i, struct dfa_loop *loop)
 			break;
 		byte = loop->s->path[pos & (AGENTD_PATH_MAX - 1)];
 		state = dfa_step(a, run, state, byte);
-		h0 = (h0 ^ byte) * 0x9E3779B97F4A7C15ull;
-		h0 ^= h0 >> 29;
-		h1 = (h1 + byte) * 0xC2B2AE3D27D4EB4Full;
-		h1 ^= h1 >> 31;
+		hash_step(hash, byte);
 		pos++;
 	}
 	run->state = state;
-	run->hash[0] = h0;
-	run->hash[1] = h1;
+	run->hash[0] = hash[0];
+	run->hash[1] = hash[1];
 	run->pos = pos;
 	return pos >= end;
 }
@@ -97,6 +103,41 @@ static __always_inline void dfa_feed(struct scratch *s, const u32 *a)
 	struct dfa_loop loop = { .s = s, .arena = a };
 
 	bpf_loop(AGENTD_PATH_MAX / BLOCK + 1, dfa_block, &loop, 0);
+}
+
+static long dfa_pair_block(u32 i, struct dfa_loop *loop)
+{
+	struct dfa_run *run = &loop->s->dfa, *rules = &loop->s->rules;
+	const u32 *a = loop->arena;
+	u32 state = run->state, other = rules->state;
+	u64 hash[2] = { run->hash[0], run->hash[1] };
+	u32 pos = run->pos, end = run->end;
+
+	for (int j = 0; j < BLOCK; j++) {
+		u8 byte;
+
+		if (pos >= end)
+			break;
+		byte = loop->s->path[pos & (AGENTD_PATH_MAX - 1)];
+		state = dfa_step(a, run, state, byte);
+		other = dfa_step(a, rules, other, byte);
+		hash_step(hash, byte);
+		pos++;
+	}
+	run->state = state;
+	rules->state = other;
+	run->hash[0] = hash[0];
+	run->hash[1] = hash[1];
+	run->pos = pos;
+	return pos >= end;
+}
+
+/* The same for two automata at once, `dfa` and `rules`: each byte is read and hashed once. */
+static __always_inline void dfa_feed_pair(struct scratch *s, const u32 *a)
+{
+	struct dfa_loop loop = { .s = s, .arena = a };
+
+	bpf_loop(AGENTD_PATH_MAX / BLOCK + 1, dfa_pair_block, &loop, 0);
 }
 
 #endif

@@ -40,8 +40,8 @@ static __always_inline void event_process(struct agentd_event *e, const struct a
 	bpf_get_current_comm(e->comm, sizeof(e->comm));
 }
 
-/* Sends scratch->path as an event. Returns false if it was lost. */
-static __noinline bool emit(u32 slot, const struct agentd_tag *tag, const struct verdict *v, const struct emission *m)
+/* Sends scratch->path as an event. Returns 0 if it was lost. */
+__noinline int emit(u32 slot, const struct agentd_tag *tag, const struct verdict *v, const struct emission *m)
 {
 	struct scratch *s = scratch_get(slot);
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -50,8 +50,8 @@ static __noinline bool emit(u32 slot, const struct agentd_tag *tag, const struct
 	u64 start, end, size;
 	long failed;
 
-	if (!s)
-		return false;
+	if (!s || !tag || !v || !m)
+		return 0;
 	e = &s->event;
 	__builtin_memset(e, 0, sizeof(*e));
 	e->type = m->type;
@@ -109,57 +109,89 @@ static __noinline bool emit(u32 slot, const struct agentd_tag *tag, const struct
 		failed = bpf_ringbuf_output(&seen, e, size, 0);
 	else
 		failed = bpf_ringbuf_output(&events, e, size, 0);
-	if (failed)
-		stat_add(m->type == AGENTD_EVENT_SEEN ? AGENTD_STAT_LOST_SEEN : AGENTD_STAT_LOST_EVENTS, 1);
 	return !failed;
 }
 
-/* Counts an allowed operation exactly. False: it could be neither counted nor sent. */
-static __noinline bool count_allowed(u32 slot, const struct agentd_tag *tag, const struct verdict *v,
-				     struct emission *m)
+/* Counts an operation exactly, by its verdict and object. 0: there is no room for its key. */
+__noinline int count_operation(u32 slot, const struct agentd_tag *tag, const struct verdict *v, struct emission *m)
 {
 	struct scratch *s = scratch_get(slot);
 	struct agentd_control *c = control_get();
-	struct agentd_count_key key = {};
-	struct agentd_count fresh = {}, *count;
+	struct agentd_count *fresh, *count;
+	struct agentd_count_key *key;
 	bool second;
 
-	if (!s || !c)
-		return false;
-	key.agent = tag->agent;
-	key.generation = v->generation;
-	key.outcome = v->outcome;
-	key.op = m->op;
-	key.object[0] = s->hash[0];
-	key.object[1] = s->hash[1];
+	if (!s || !c || !tag || !v || !m)
+		return 0;
+	key = &s->count_key;
+	fresh = &s->count_fresh;
+	__builtin_memset(fresh, 0, sizeof(*fresh));
+	key->agent = tag->agent;
+	key->generation = v->generation;
+	key->outcome = v->outcome;
+	key->op = m->op;
+	key->object[0] = s->hash[0];
+	key->object[1] = s->hash[1];
 	second = *(volatile u32 *)&c->counts & 1;
-	fresh.last = bpf_ktime_get_boot_ns();
-	count = second ? bpf_map_lookup_elem(&counts1, &key) : bpf_map_lookup_elem(&counts0, &key);
+	fresh->last = bpf_ktime_get_boot_ns();
+	count = second ? bpf_map_lookup_elem(&counts1, key) : bpf_map_lookup_elem(&counts0, key);
 	if (!count) {
 		long failed;
 
-		fresh.first = fresh.last;
-		fresh.point = m->point;
-		failed = second ? bpf_map_update_elem(&counts1, &key, &fresh, BPF_NOEXIST) :
-				  bpf_map_update_elem(&counts0, &key, &fresh, BPF_NOEXIST);
-		count = second ? bpf_map_lookup_elem(&counts1, &key) : bpf_map_lookup_elem(&counts0, &key);
+		fresh->first = fresh->last;
+		fresh->point = m->point;
+		failed = second ? bpf_map_update_elem(&counts1, key, fresh, BPF_NOEXIST) :
+				  bpf_map_update_elem(&counts0, key, fresh, BPF_NOEXIST);
+		count = second ? bpf_map_lookup_elem(&counts1, key) : bpf_map_lookup_elem(&counts0, key);
 		if (!failed) { /* ours is the first of this key: say what it stands for */
 			m->type = AGENTD_EVENT_SEEN;
-			m->key[0] = key.object[0];
-			m->key[1] = key.object[1];
-			emit(slot, tag, v, m);
+			m->key[0] = key->object[0];
+			m->key[1] = key->object[1];
+			if (!emit(slot, tag, v, m))
+				stat_add(AGENTD_STAT_LOST_SEEN, 1);
 		}
 	}
-	if (!count) {
-		m->type = AGENTD_EVENT_ALLOWED;
-		if (emit(slot, tag, v, m))
-			return true;
-		stat_add(AGENTD_STAT_LOST_COUNTS, 1);
-		return false;
-	}
+	if (!count)
+		return 0;
 	__sync_fetch_and_add(&count->count, 1);
-	count->last = fresh.last; /* racing writers differ by nanoseconds */
-	return true;
+	count->last = fresh->last; /* racing writers differ by nanoseconds */
+	return 1;
+}
+
+/* An allowed operation: counted, or sent as an event of its own. False: neither was possible, it is lost (and counted). */
+static __always_inline bool report_allowed(u32 slot, const struct agentd_tag *tag, const struct verdict *v,
+					   struct emission *m)
+{
+	if (count_operation(slot, tag, v, m))
+		return true;
+	m->type = AGENTD_EVENT_ALLOWED;
+	if (emit(slot, tag, v, m))
+		return true;
+	stat_add(AGENTD_STAT_LOST_COUNTS, 1);
+	return false;
+}
+
+/*
+ * A denial: an event of its own. A workload that makes them faster than user space reads finds the ring full; then they
+ * are counted like allowed operations, exactly and by object, and only what can't be counted either is lost.
+ */
+static __always_inline void report_denied(u32 slot, const struct agentd_tag *tag, const struct verdict *v,
+					  struct emission *m)
+{
+	struct scratch *s = scratch_get(slot);
+	u32 len = m->object_len;
+
+	if (emit(slot, tag, v, m))
+		return;
+	/* emit() has used the path buffer for the program's path; the object stands in data */
+	if (s && len <= AGENTD_PATH_MAX) {
+		bpf_probe_read_kernel(&s->path[m->object_off & (AGENTD_PATH_MAX - 1)], len & (2 * AGENTD_PATH_MAX - 1),
+				      s->data);
+		m->details = false;
+		if (count_operation(slot, tag, v, m))
+			return;
+	}
+	stat_add(AGENTD_STAT_LOST_EVENTS, 1);
 }
 
 static __always_inline void verdict_time(u64 begin)

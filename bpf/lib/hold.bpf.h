@@ -80,7 +80,7 @@ static __noinline int refuse_or_hold(u32 slot, struct agentd_tag *tag, const str
 	if (!s)
 		return -EPERM;
 	if (v->decision == AGENTD_ALLOW) {
-		if (count_allowed(slot, tag, v, m) || !agent || !(agent->flags & AGENTD_AGENT_STRICT) || monitor)
+		if (report_allowed(slot, tag, v, m) || !agent || !(agent->flags & AGENTD_AGENT_STRICT) || monitor)
 			return 0;
 		return -EPERM; /* strict: what can't be recorded doesn't happen */
 	}
@@ -89,7 +89,7 @@ static __noinline int refuse_or_hold(u32 slot, struct agentd_tag *tag, const str
 	if (monitor) {
 		m->flags |= AGENTD_EVENT_FLAG_MONITOR;
 		m->action = AGENTD_ACTION_NONE;
-		emit(slot, tag, v, m);
+		report_denied(slot, tag, v, m);
 		return 0;
 	}
 	m->action = AGENTD_ACTION_DENY;
@@ -103,13 +103,15 @@ static __noinline int refuse_or_hold(u32 slot, struct agentd_tag *tag, const str
 			m->action = AGENTD_ACTION_NONE;
 			m->hold_id = tag->hold_id;
 			tag->hold_id = 0;
-			emit(slot, tag, v, m);
+			if (!emit(slot, tag, v, m))
+				stat_add(AGENTD_STAT_LOST_EVENTS, 1);
 			return 0;
 		case GRANT_DENY:
 			m->type = AGENTD_EVENT_REFUSED;
 			m->hold_id = tag->hold_id;
 			tag->hold_id = 0;
-			emit(slot, tag, v, m);
+			if (!emit(slot, tag, v, m))
+				stat_add(AGENTD_STAT_LOST_EVENTS, 1);
 			return -EPERM;
 		default:
 			break;
@@ -138,7 +140,7 @@ deny: /* nobody can be asked, or the call can't be repeated */
 		m->action = AGENTD_ACTION_KILL;
 		tag->flags |= AGENTD_TAG_KILL_AT_EXIT; /* no signals from here: trace.bpf.c sends it */
 	}
-	emit(slot, tag, v, m);
+	report_denied(slot, tag, v, m);
 	return -EPERM;
 }
 

@@ -67,7 +67,6 @@ struct dfa_run {
 	u32 classes, states, comb; /* absolute word indices */
 	u32 state;
 	u32 pos, end; /* in scratch->path; end <= AGENTD_PATH_MAX */
-	u32 rules; /* path_class(): what the rules' automaton said */
 	u64 hash[2];
 };
 
@@ -76,7 +75,7 @@ struct args_run {
 	u32 start; /* state of the automaton */
 	u32 index; /* of the argument being read */
 	u32 masks; /* absolute word index of arg_masks */
-	u32 failed;
+	u32 failed; /* not all arguments were read */
 };
 
 struct verdict {
@@ -99,6 +98,7 @@ struct emission {
 
 struct scratch {
 	u32 busy;
+	u32 set; /* which of the agent's two table sets this decision reads, plus one; 0: not chosen yet */
 	u32 path_off; /* the resolved object is path[path_off .. AGENTD_PATH_MAX) */
 	u32 name_cur; /* which of name[] holds what is left to walk */
 	u32 name_len;
@@ -106,9 +106,15 @@ struct scratch {
 	struct up_walk up;
 	struct down_walk down;
 	struct dfa_run dfa;
+	struct dfa_run
+		rules; /* the second automaton of a path; only its position in the tables and its state are used */
+	u32 rules_class; /* path_class(): what it said */
+	u32 unused;
 	struct args_run args;
 	struct verdict v[2];
 	struct emission m;
+	struct agentd_count_key count_key;
+	struct agentd_count count_fresh;
 	u32 masks[AGENTD_ARG_WORDS]; /* argument groups seen so far */
 	char path[AGENTD_PATH_MAX + NAME_SLACK];
 	char name[2][AGENTD_PATH_MAX + NAME_SLACK];

@@ -22,13 +22,21 @@ static __always_inline void verdict_deny(struct verdict *v)
 	v->unresolved = 1;
 }
 
-/* The tables in force for an agent: one read of `active`, and everything after uses the same set. */
-static __always_inline const struct agentd_tables *tables_of(const struct agentd_agent *a, u32 *generation)
+/*
+ * The tables in force for an agent: one read of `active` a decision, kept in the work buffer, so that a reload between the
+ * arguments, the path and the rules can't make a verdict of two policies. User space writes a set again only when every
+ * program that may be reading it has ended.
+ */
+static __always_inline const struct agentd_tables *tables_of(const struct agentd_agent *a, struct scratch *s,
+							     u32 *generation)
 {
-	u32 active = *(volatile const u32 *)&a->active & 1;
+	u32 set;
 
-	*generation = a->generation[active];
-	return &a->tables[active];
+	if (!s->set)
+		s->set = 1 + (*(volatile const u32 *)&a->active & 1);
+	set = (s->set - 1) & 1;
+	*generation = a->generation[set];
+	return &a->tables[set];
 }
 
 static __always_inline void verdict_outcome(struct verdict *v, const u32 *a, const struct agentd_tables *t, u32 outcome)
@@ -54,12 +62,15 @@ static __always_inline void verdict_unresolved(struct verdict *v, u32 agent, u32
 	const struct agentd_agent *slot = agent_get(agent);
 	const u32 *a = arena_get();
 	const struct agentd_tables *t;
+	u32 set;
 
 	verdict_deny(v);
 	stat_add(AGENTD_STAT_UNRESOLVED, 1);
 	if (!slot || !a || op >= AGENTD_OP_COUNT || !(slot->flags & AGENTD_AGENT_USED))
 		return;
-	t = tables_of(slot, &v->generation);
+	set = *(volatile const u32 *)&slot->active & 1;
+	t = &slot->tables[set];
+	v->generation = slot->generation[set];
 	verdict_outcome(v, a, t, t->unresolved[op]);
 	v->unresolved = 1;
 	if (v->decision == AGENTD_ALLOW)
@@ -71,79 +82,96 @@ u32 path_class(u32 slot, u32 agent, u32 op);
 int args_scan(u32 slot, u32 agent, u64 start, u64 end);
 
 /*
+ * A walk over a list of pairs {count, (a, b) * count}: a callback, because 512 turns of a loop in each program are most of
+ * what the verifier would have to look at.
+ */
+struct list_loop {
+	const struct scratch *s;
+	const u32 *arena;
+	u32 at; /* of the next pair */
+	u32 outcome; /* what is looked for, and what is found */
+};
+
+/* The first candidate without a group, or whose group was seen. */
+static long candidate_step(u32 i, struct list_loop *l)
+{
+	u32 group = arena_word(l->arena, l->at);
+
+	if (group == AGENTD_NO_GROUP || (l->s->masks[(group >> 5) & (AGENTD_ARG_WORDS - 1)] >> (group & 31)) & 1) {
+		l->outcome = arena_word(l->arena, l->at + 1);
+		return 1;
+	}
+	if (l->s->args.failed)
+		return 1; /* an argument that was not read may be in this group: stays deny */
+	l->at += 2;
+	return 0;
+}
+
+static long override_step(u32 i, struct list_loop *l)
+{
+	if (arena_word(l->arena, l->at) == l->outcome) {
+		l->outcome = arena_word(l->arena, l->at + 1);
+		return 1;
+	}
+	l->at += 2;
+	return 0;
+}
+
+/*
  * A path class, its operation and, for exec, the argument groups in scratch->masks give an outcome; the rules' class turns
- * it into another or leaves it. Running out of a list's bound leaves deny.
- * A reload between path_class() and here would mix two generations: path_verdict() compares the generation before and
- * after and runs again.
+ * it into another or leaves it. A list longer than user space writes, or without an end, leaves deny.
  */
 static __always_inline void class_verdict(struct verdict *v, struct scratch *s, const u32 *a,
 					  const struct agentd_tables *t, u32 class, u32 op)
 {
-	u32 outcome = 0xffffffff, list, count;
+	struct list_loop l = { .s = s, .arena = a, .outcome = 0xffffffff };
+	u32 list, count;
 
 	if (op == AGENTD_OP_EXEC) {
 		list = t->base + arena_word(a, t->base + t->exec_classes + class);
 		count = arena_word(a, list);
-		for (u32 i = 0; i < AGENTD_LIST_MAX; i++) {
-			u32 group;
-
-			if (i >= count)
-				break;
-			group = arena_word(a, list + 1 + i * 2);
-			if (group == AGENTD_NO_GROUP ||
-			    (s->masks[(group >> 5) & (AGENTD_ARG_WORDS - 1)] >> (group & 31)) & 1) {
-				outcome = arena_word(a, list + 2 + i * 2);
-				break;
-			}
-		}
+		if (count > AGENTD_LIST_MAX)
+			return;
+		l.at = list + 1;
+		bpf_loop(count, candidate_step, &l, 0);
 	} else {
-		outcome = arena_word(a, t->base + t->path_classes + class * AGENTD_PATH_OPS + op);
+		l.outcome = arena_word(a, t->base + t->path_classes + class * AGENTD_PATH_OPS + op);
 	}
-	list = t->base + arena_word(a, t->base + t->rule_classes + s->dfa.rules);
+	list = t->base + arena_word(a, t->base + t->rule_classes + s->rules_class);
 	count = arena_word(a, list);
 	if (count > AGENTD_LIST_MAX)
-		return; /* not a list that user space writes: stays deny */
-	for (u32 i = 0; i < AGENTD_LIST_MAX; i++) {
-		if (i >= count)
-			break;
-		if (arena_word(a, list + 1 + i * 2) == outcome) {
-			outcome = arena_word(a, list + 2 + i * 2);
-			break;
-		}
+		return;
+	if (count) {
+		l.at = list + 1;
+		bpf_loop(count, override_step, &l, 0);
 	}
-	verdict_outcome(v, a, t, outcome);
+	verdict_outcome(v, a, t, l.outcome);
 }
 
-/* The verdict on the object in scratch->path. */
-static __noinline void path_verdict(struct verdict *v, u32 slot, u32 agent, u32 op)
+/*
+ * The verdict on the object in scratch->path, in *v. This and other functions with pointers to memory are global, and so
+ * verified once and not at every call; the price is a check for NULL, and a number returned (6.1 wants one).
+ */
+__noinline int path_verdict(struct verdict *v, u32 slot, u32 agent, u32 op)
 {
 	struct scratch *s = scratch_get(slot);
 	const struct agentd_agent *ag = agent_get(agent);
 	const u32 *a = arena_get();
+	u32 class;
 
-	for (int attempt = 0; attempt < 3; attempt++) { /* three reloads during one verdict: deny */
-		const struct agentd_tables *t;
-		u32 before, class, after;
-
-		verdict_deny(v);
-		if (!s || !ag || !a || op >= AGENTD_PATH_OPS || !(ag->flags & AGENTD_AGENT_USED))
-			return;
-		tables_of(ag, &before);
-		class = path_class(slot, agent, op);
-		if (class == NO_SLOT)
-			return;
-		t = tables_of(ag, &after);
-		if (before != after)
-			continue;
-		v->generation = after;
-		class_verdict(v, s, a, t, class, op);
-		return;
-	}
+	if (!v)
+		return 0;
 	verdict_deny(v);
+	if (!s || !ag || !a || op >= AGENTD_PATH_OPS || !(ag->flags & AGENTD_AGENT_USED))
+		return 0;
+	class = path_class(slot, agent, op);
+	if (class != NO_SLOT)
+		class_verdict(v, s, a, tables_of(ag, s, &v->generation), class, op);
+	return 0;
 }
 
 /* The verdict on an address: `key` as abi.h describes it. */
-static __noinline void host_verdict(struct verdict *v, u32 slot, u32 agent, u32 op, u32 len)
+__noinline int host_verdict(struct verdict *v, u32 slot, u32 agent, u32 op, u32 len)
 {
 	struct scratch *s = scratch_get(slot);
 	const struct agentd_agent *ag = agent_get(agent);
@@ -152,11 +180,13 @@ static __noinline void host_verdict(struct verdict *v, u32 slot, u32 agent, u32 
 	struct dfa_run *run;
 	u32 class;
 
+	if (!v)
+		return 0;
 	verdict_deny(v);
 	if (!s || !ag || !a || op < AGENTD_PATH_OPS || op >= AGENTD_OP_COUNT || len > AGENTD_HOST_KEY_MAX ||
 	    !(ag->flags & AGENTD_AGENT_USED))
-		return;
-	t = tables_of(ag, &v->generation);
+		return 0;
+	t = tables_of(ag, s, &v->generation);
 	run = &s->dfa;
 	dfa_open(run, t->base, &t->host);
 	run->pos = 0;
@@ -168,6 +198,7 @@ static __noinline void host_verdict(struct verdict *v, u32 slot, u32 agent, u32 
 	class = dfa_accept(a, run);
 	verdict_outcome(v, a, t,
 			arena_word(a, t->base + t->host_classes + class * AGENTD_HOST_OPS + (op - AGENTD_PATH_OPS)));
+	return 0;
 }
 
 /* Which of two verdicts stands when an operation has two objects or two kinds of access: the more severe one. */
