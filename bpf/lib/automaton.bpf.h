@@ -3,15 +3,15 @@
  * One step a byte, whatever the number of rules. Tables as abi.h describes them; every index is masked with the size of
  * the arena, so a damaged table gives a wrong verdict at worst, never an access outside.
  *
- * Loops: a string is at most 4,096 bytes, cut in blocks of 32, so that the call per iteration is paid
- * once a block and the verifier still has little to unroll.
+ * Loops: a string is at most 4,096 bytes, cut in blocks of 16: the call per iteration is paid once a block, and the
+ * verifier, which looks at every turn of a loop inside each program, has little to look at.
  */
 #ifndef AGENTD_AUTOMATON_BPF_H
 #define AGENTD_AUTOMATON_BPF_H
 
 #include "maps.bpf.h"
 
-#define BLOCK 32
+#define BLOCK 16
 
 struct dfa_loop { /* pointers stay on the stack */
 	struct scratch *s;
