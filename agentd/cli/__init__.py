@@ -28,6 +28,7 @@ COMMANDS: Final = (
     ("approvals", "agentd.cli.approvals:approvals"),
     ("policy", "agentd.cli.policy:policy"),
     ("audit", "agentd.cli.audit:audit"),
+    ("demo", "agentd.cli.demo:demo"),
 )
 
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
