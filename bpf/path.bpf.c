@@ -3,7 +3,7 @@
  * The path of a kernel object: from a dentry up through its parents and across mounts to the root of the mount
  * namespace, not to the caller's chroot. Built backwards at the end of scratch->path. Complete, or not at all.
  *
- * `anon:FSTYPE/...` names what no mount namespace reaches (pipes, memfds, detached mounts); an absolute path starts with
+ * `anon:FSTYPE/...` names what no mount namespace reaches (pipes, memfds); an absolute path starts with
  * a slash, so neither can be taken for the other.
  *
  * Loops: 2,048 components are all that 4,096 bytes can hold, plus 64 mount crossings; running out is `unresolved`.
@@ -70,12 +70,22 @@ static __always_inline u32 prepend_anon(struct scratch *s)
 	return WALK_DONE;
 }
 
-/* Is this the tree of mounts that the current task lives in? Others (the kernel's own, detached, foreign) are `anon:`. */
+/* Is this the tree of mounts that the current task lives in? */
 static __always_inline bool own_namespace(struct mount *m)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 
 	return KREAD(m, mnt_ns) == KREAD(task, nsproxy, mnt_ns);
+}
+
+/*
+ * A mount of the kernel's own (pipefs, the tmpfs of memfds), which no namespace ever holds: MNT_NS_INTERNAL of fs/mount.h.
+ * A mount of another namespace (reached through /proc/PID/root) or of none (detached) is neither this nor ours: it may
+ * show the very files that the policy names by their path here, so what lies in it is unresolved.
+ */
+static __always_inline bool kernels_own(struct mount *m)
+{
+	return (s64)KREAD(m, mnt_ns) == -22;
 }
 
 static long up_step(u32 i, struct up_loop *loop)
@@ -90,7 +100,7 @@ static long up_step(u32 i, struct up_loop *loop)
 		struct mount *up = KREAD(m, mnt_parent);
 
 		if (up == m) {
-			w->state = own_namespace(m) ? WALK_DONE : prepend_anon(s);
+			w->state = own_namespace(m) ? WALK_DONE : kernels_own(m) ? prepend_anon(s) : WALK_FAILED;
 			return 1;
 		}
 		w->dentry = KREAD(m, mnt_mountpoint);
@@ -102,7 +112,7 @@ static long up_step(u32 i, struct up_loop *loop)
 		 * A root, but not the mount's: a pseudo file (pipe, memfd, socket) of a mount of the kernel's own, or a
 		 * directory that was moved out of a bind mount, whose path nobody can tell.
 		 */
-		if (own_namespace(m)) {
+		if (!kernels_own(m)) {
 			w->state = WALK_FAILED;
 			return 1;
 		}
