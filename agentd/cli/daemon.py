@@ -39,15 +39,20 @@ def reload(socket: Path | None) -> None:
 
 
 @click.command()
+@click.option("--config", type=click.Path(path_type=Path), help="Configuration file [/etc/agentd/agentd.yaml].")
 @click.option("--yes", is_flag=True, help="Don't ask.")
-def release(yes: bool) -> None:
+def release(config: Path | None, yes: bool) -> None:
     """End enforcement: remove every pinned program and map. Root only; running workloads are free afterwards.
+
+    What waits for an answer is killed. Not while the service runs.
 
     Example: systemctl stop agentd && agentd release --yes
     """
     from agentd.daemon import host
+    from agentd.daemon.config import read_config
 
+    pins = read_config(config).bpffs_dir
     if not yes:
         click.confirm("Workloads that still run will not be held to any policy. Go on?", abort=True)
-    for folder in host.release_everything():
+    for folder in host.release_everything(pins):
         click.echo(f"released {folder}")

@@ -14,6 +14,7 @@ from agentd.cli.render import problem_line
 @click.option(
     "--policy", type=click.Path(path_type=Path), help="The policy file; without it the service's policy holds."
 )
+@click.option("--socket", type=click.Path(path_type=Path), help="The service's socket [/run/agentd/agentd.sock].")
 @click.option("--state", type=click.Path(path_type=Path), help="Folder for the audit log [/var/lib/agentd/run-...].")
 @click.option("--user", metavar="NAME", help="Run the command as this user.")
 @click.option("--json-events", "events", type=click.Path(path_type=Path), help="Append every record to this file too.")
@@ -24,6 +25,7 @@ def run(
     ctx: click.Context,
     agent: str,
     policy: Path | None,
+    socket: Path | None,
     state: Path | None,
     user: str | None,
     events: Path | None,
@@ -33,8 +35,8 @@ def run(
     """Run COMMAND, and everything it starts, held to AGENT's policy by the kernel.
 
     With --policy, agentd carries the whole engine itself and ends it with the command; without, the service is asked.
-    The exit code is the command's own; 128+N if signal N ended it; 125 if agentd could not enforce (then the command was
-    not started); 126 or 127 if it could not be executed or found.
+    The exit code is the command's own; 128+N if signal N ended it; 125 if agentd could not enforce (then the command
+    was not started); 126 or 127 if it could not be executed or found.
 
     Example: agentd run --agent coding_agent --policy coding-agent.yaml -- claude
     """
@@ -45,4 +47,4 @@ def run(
         if not quiet:
             click.echo(problem_line(text), err=True)
 
-    ctx.exit(run_command(RunRequest(agent, command, policy, state, user, events), say))
+    ctx.exit(run_command(RunRequest(agent, command, policy, state, user, events, socket), say))

@@ -20,6 +20,7 @@ KEYS: Final = (
     "metrics_address",
     "metrics_port",
     "arena_mib",
+    "bpffs_dir",
     "on_stop",
 )
 
@@ -29,7 +30,8 @@ class Config:
     """What the service needs to know; the defaults are those of a service without a file.
 
     workspace: anchors relative paths of agents without one; metrics_port 0: no endpoint; arena_mib 0: what the policy
-    wants, with room for a reload of the same size; release_on_stop: a stop ends enforcement (else the pins keep it).
+    wants, with room for a reload of the same size; bpffs_dir: where the programs are pinned; release_on_stop: a stop
+    ends enforcement (else the pins keep it).
     """
 
     policy: Path = Path("/etc/agentd/policies/policy.yaml")
@@ -39,6 +41,7 @@ class Config:
     metrics_address: str = "127.0.0.1"
     metrics_port: int = 9469
     arena_mib: int = 0
+    bpffs_dir: Path = Path("/sys/fs/bpf/agentd")
     release_on_stop: bool = False
 
 
@@ -84,6 +87,9 @@ def _value(name: str, reader: Reader) -> object:
         return None
     if name != "metrics_address" and not text.startswith("/"):
         reader.error("not an absolute path", "start it with /")
+        return None
+    if name == "bpffs_dir" and (not text.startswith("/sys/fs/bpf/") or ".." in text):
+        reader.error("not below the bpf file system", "write /sys/fs/bpf/NAME")
         return None
     kind = next(field.type for field in fields(Config) if field.name == name)
     return Path(text) if kind == "Path" else text

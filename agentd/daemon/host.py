@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import agentd
+from agentd.actions import signals
 from agentd.audit.writer import FILE_NAME, AuditWriter, open_log
 from agentd.engine.core import Engine
 from agentd.engine.policies import Compiled, compile_policy
 from agentd.engine.records import note
+from agentd.errors import AgentdError
 from agentd.kernel import features, loader
 from agentd.metrics import Metrics
 from agentd.policy import resolve
-from agentd.workloads.processes import start_ticks
+from agentd.workloads.processes import start_ticks, ticks
 
-BPFFS_SERVICE: Final = Path("/sys/fs/bpf/agentd")
 BPFFS_RUNS: Final = Path("/sys/fs/bpf/agentd-run")
+RUN_DIR: Final = Path("/run/agentd")
 MIB_WORDS: Final = (1 << 20) // loader.WORD
 
 
@@ -46,6 +52,7 @@ def start(
     """
     features.require_root()
     audit = open_audit(audit_dir)
+    stood = (pins / "maps").is_dir()
     try:
         loaded = loader.load(pins, arena_words=max(compiled.arena_words(), arena_mib * MIB_WORDS))
         try:
@@ -57,7 +64,10 @@ def start(
             engine.commit()
             return engine
         except BaseException:
-            loaded.close()
+            if stood:
+                loaded.close()
+            else:
+                loaded.release()
             raise
     except BaseException:
         audit.close()
@@ -76,6 +86,26 @@ def stop(engine: Engine, *, release: bool) -> None:
     engine.audit.close()
 
 
+@contextlib.contextmanager
+def in_charge_of(pins: Path) -> Iterator[None]:
+    """Only one process at a time is the service of one set of pins. Raises AgentdError `service-running`."""
+    features.bpffs()
+    pins.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(pins, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AgentdError(
+                "service-running", str(pins), "another agentd is in charge", "stop that one first"
+            ) from None
+        yield
+    finally:
+        os.close(fd)
+        with contextlib.suppress(OSError):
+            pins.rmdir()  # only if nothing is pinned there
+
+
 def run_pins() -> Path:
     """A folder of bpffs for the engine of this one process."""
     return BPFFS_RUNS / f"{os.getpid()}-{start_ticks(os.getpid())}"
@@ -86,13 +116,16 @@ def collect_stale_runs() -> list[Path]:
 
     Returns those that stay: their agentd is gone, their processes are not, and the kernel goes on enforcing.
     """
-    kept = []
+    kept: list[Path] = []
+    for path in RUN_DIR.glob("run-[0-9]*.sock"):
+        pid = path.stem.removeprefix("run-")
+        if pid.isdigit() and start_ticks(int(pid)) is None:
+            path.unlink(missing_ok=True)
     if not BPFFS_RUNS.is_dir():
         return []
     for folder in sorted(BPFFS_RUNS.iterdir()):
-        pid, _, start = folder.name.partition("-")
-        if pid.isdigit() and str(start_ticks(int(pid))) == start:
-            continue  # its agentd lives
+        if _lives(folder):
+            continue
         if (folder / "tasks").exists() and loader.pinned_tasks(folder):
             kept.append(folder)
             continue
@@ -100,13 +133,32 @@ def collect_stale_runs() -> list[Path]:
     return kept
 
 
-def release_everything() -> list[Path]:
-    """Removes the pins of the service and of every run: nothing is enforced afterwards. Raises AgentdError
-    `not-root`.
+def release_everything(service: Path) -> list[Path]:
+    """Removes the pins of a service that doesn't run and of every run whose agentd is gone; what they held is free then,
+    except what waits for an answer: that is killed. Raises AgentdError `not-root`, `service-running`.
     """
     features.require_root()
-    found = [BPFFS_SERVICE] if BPFFS_SERVICE.is_dir() else []
-    found += sorted(BPFFS_RUNS.iterdir()) if BPFFS_RUNS.is_dir() else []
-    for folder in found:
-        loader.remove_pins(folder)
+    found = []
+    if service.is_dir():
+        with in_charge_of(service):
+            found.append(service)
+            _release(service)
+    for folder in sorted(BPFFS_RUNS.iterdir()) if BPFFS_RUNS.is_dir() else ():
+        if not _lives(folder):
+            found.append(folder)
+            _release(folder)
     return found
+
+
+def _release(folder: Path) -> None:
+    if (folder / "tasks").exists():
+        for line in loader.pinned_tasks(folder):
+            if line.hold_id:  # released, a SIGCONT would be a yes that nobody gave
+                signals.send(line.pid, ticks(line.start_time), signal.SIGKILL, start_ticks)
+    loader.remove_pins(folder)
+
+
+def _lives(folder: Path) -> bool:
+    """Is the agentd of this run's pins alive?"""
+    pid, _, start = folder.name.partition("-")
+    return pid.isdigit() and str(start_ticks(int(pid))) == start

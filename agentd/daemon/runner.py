@@ -30,7 +30,9 @@ FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """What the command line asked for. events: where each record goes as a JSON line, besides the log."""
+    """What the command line asked for. events: where each record goes as a JSON line, besides the log;
+    socket: the service's.
+    """
 
     agent: str
     command: Sequence[str]
@@ -38,13 +40,17 @@ class RunRequest:
     state: Path | None
     user: str | None
     events: Path | None
+    socket: Path | None = None
 
 
 def run(request: RunRequest, say: Callable[[str], None]) -> int:
     """The exit code of the command. Raises AgentdError when it was not started."""
     try:
         if request.policy is None:
-            if not SERVICE_SOCKET.exists():
+            if request.events or request.state:
+                what = "--json-events" if request.events else "--state"
+                raise AgentdError("usage", what, "the service keeps the log", "give --policy FILE too, or leave it out")
+            if request.socket is None and not SERVICE_SOCKET.exists():
                 raise AgentdError(
                     "service-unreachable", "agentd run", "no service is running and no policy was given",
                     "give --policy FILE, or systemctl start agentd",
@@ -58,7 +64,7 @@ def run(request: RunRequest, say: Callable[[str], None]) -> int:
 
 
 def _run_with_service(request: RunRequest) -> int:
-    with Client(SERVICE_SOCKET) as client:
+    with Client(request.socket or SERVICE_SOCKET) as client:
 
         def mark(pid: int, pidfd: int) -> None:
             client.call("run.mark", pid=pid, agent=request.agent, command=request.command[0])

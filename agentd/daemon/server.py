@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -38,29 +39,11 @@ class Server:
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> None:
-        """Binds the socket: 0660, group agentd where it exists. Raises AgentdError `service-running`."""
-        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if self.path.exists():
-            with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
-                probe = socket.socket(socket.AF_UNIX)
-                try:
-                    probe.connect(str(self.path))
-                    raise AgentdError(
-                        "service-running", str(self.path), "another agentd serves it", "stop that one first"
-                    )
-                finally:
-                    probe.close()
-            self.path.unlink(missing_ok=True)
-        mask = os.umask(0o117)
-        try:
-            self._server = await asyncio.start_unix_server(self._client, str(self.path), limit=LINE_MAX)
-        finally:
-            os.umask(mask)
-        with contextlib.suppress(LookupError):
-            import shutil
-
-            shutil.chown(self.path, group=GROUP)
+    async def start(self, bound: socket.socket | None = None) -> None:
+        """Answers on the socket. Raises what bind_socket() raises."""
+        self._server = await asyncio.start_unix_server(
+            self._client, sock=bound or bind_socket(self.path), limit=LINE_MAX
+        )
 
     async def stop(self) -> None:
         """Closes the socket and every connection."""
@@ -113,6 +96,37 @@ class Server:
             return _failure(AgentdError("usage", "request", f"not JSON: {exc}"))
         except AgentdError as error:
             return _failure(error)
+
+
+def bind_socket(path: Path) -> socket.socket:
+    """A socket at `path`, 0660, group agentd where it exists; one that nobody serves is replaced.
+
+    Raises AgentdError `service-running`, `config-invalid`.
+    """
+    bound = socket.socket(socket.AF_UNIX)
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if path.exists():
+            with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
+                with socket.socket(socket.AF_UNIX) as probe:
+                    probe.connect(str(path))
+                raise AgentdError("service-running", str(path), "another agentd serves it", "stop that one first")
+            path.unlink(missing_ok=True)
+        mask = os.umask(0o117)
+        try:
+            bound.bind(str(path))
+        finally:
+            os.umask(mask)
+        with contextlib.suppress(LookupError):
+            shutil.chown(path, group=GROUP)
+    except OSError as exc:
+        bound.close()
+        why = (exc.strerror or str(exc)).lower()
+        raise AgentdError("config-invalid", f"socket {path}", why, "choose another place") from exc
+    except BaseException:
+        bound.close()
+        raise
+    return bound
 
 
 class Params:

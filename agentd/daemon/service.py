@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from typing import Any
 
@@ -14,9 +15,10 @@ from agentd.daemon import host
 from agentd.daemon.config import Config, check_policy_exists
 from agentd.daemon.loop import EngineLoop
 from agentd.daemon.notify import notify, reloading
-from agentd.daemon.server import Server
+from agentd.daemon.server import Server, bind_socket
 from agentd.engine.core import Engine
 from agentd.errors import AgentdError
+from agentd.kernel import features
 from agentd.metrics import Metrics
 from agentd.workloads.match import find_roots
 
@@ -28,19 +30,23 @@ def serve(config: Config) -> int:
 
 async def _serve(config: Config) -> int:
     check_policy_exists(config)
-    for folder in host.collect_stale_runs():
-        _say(f"{folder}: left by an agentd that is gone; its processes are still held to their policy")
+    features.require_root()
     compiled = host.read_policy(config.policy, config.workspace)
     metrics = Metrics(agentd.__version__)
-    engine = host.start(
-        compiled, pins=host.BPFFS_SERVICE, audit_dir=config.audit_dir, arena_mib=config.arena_mib, metrics=metrics
-    )
-    service = _Service(config, engine)
     with contextlib.ExitStack() as stack:
+        # Whatever can be refused is refused before the kernel is touched.
+        stack.enter_context(host.in_charge_of(config.bpffs_dir))
+        bound = stack.enter_context(bind_socket(config.socket))
+        stack.callback(config.socket.unlink, missing_ok=True)
+        if config.metrics_port:
+            stack.enter_context(metrics.serve(config.metrics_port, config.metrics_address))
+        for folder in host.collect_stale_runs():
+            _say(f"{folder}: left by an agentd that is gone; its processes are still held to their policy")
+        engine = host.start(
+            compiled, pins=config.bpffs_dir, audit_dir=config.audit_dir, arena_mib=config.arena_mib, metrics=metrics
+        )
         try:
-            if config.metrics_port:
-                stack.enter_context(metrics.serve(config.metrics_port, config.metrics_address))
-            return await service.run()
+            return await _Service(config, engine).run(bound)
         finally:
             host.stop(engine, release=config.release_on_stop)
 
@@ -51,10 +57,10 @@ class _Service:
         self._engine = engine
         self._stopping = asyncio.Event()
 
-    async def run(self) -> int:
+    async def run(self, bound: socket.socket) -> int:
         loop = EngineLoop(self._engine, lambda: notify("WATCHDOG=1"))
         server = Server(self._engine, self._config.socket, self.reload)
-        await server.start()
+        await server.start(bound)
         running = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             running.add_signal_handler(number, self._stopping.set)
