@@ -28,6 +28,10 @@ class ShareHook(BuildHookInterface):  # type: ignore[type-arg]
         build_data["force_include"][str(root / "policies")] = "agentd/_share/policies"
         for name in OBJECTS:
             build_data["force_include"][str(root / "bpf" / "build" / name)] = f"agentd/_share/bpf/{name}"
+        automata = root / "bpf" / "build" / "automata"
+        if not automata.is_dir():
+            raise SystemExit("agentd wheel: bpf/build/automata is not built; run ./dev build first")
+        build_data["force_include"][str(automata)] = "agentd/_share/automata"
         # The objects read this architecture's registers, so the wheel is not for any other.
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-linux_{platform.machine()}"

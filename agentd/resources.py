@@ -1,4 +1,4 @@
-"""Where the files that ship beside the code are: compiled BPF objects, the catalogue, the ready policies."""
+"""Where the files that ship beside the code are: compiled BPF objects, automata, the catalogue, the ready policies."""
 
 from __future__ import annotations
 
@@ -20,3 +20,8 @@ def policies_dir() -> Path:
 def bpf_object(name: str) -> Path:
     """The compiled BPF object `name` (`agentd.bpf.o`); it may not exist in a source tree that was never built."""
     return _share("bpf", "bpf/build") / name
+
+
+def automata_dir() -> Path:
+    """The folder with the compiled automata of the shipped catalogue; it may not exist (then they are compiled)."""
+    return _share("automata", "bpf/build/automata")

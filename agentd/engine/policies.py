@@ -1,6 +1,5 @@
 """The policy in force: compiled, installed in the kernel, and kept by generation, so that an event of an older
-generation
-still finds the rule that decided it.
+generation still finds the rule that decided it.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
+from agentd.engine.automata import for_this_host
 from agentd.errors import AgentdError
 from agentd.kernel import abi
 from agentd.kernel.tables import PolicyTables, arena_words_for
@@ -62,7 +62,10 @@ class Compiled:
 
 def compile_policy(policy: ResolvedPolicy, *, max_words: int = MAX_ARENA_WORDS) -> Compiled:
     """Builds every agent's tables. Raises AgentdError `policy-too-large`."""
-    return Compiled(policy, {name: build(agent, max_words=max_words) for name, agent in policy.agents.items()})
+    kept = for_this_host()
+    return Compiled(
+        policy, {name: build(agent, max_words=max_words, automata=kept) for name, agent in policy.agents.items()}
+    )
 
 
 class PolicySet:
@@ -77,16 +80,15 @@ class PolicySet:
     def install(self, compiled: Compiled) -> None:
         """Puts a compiled policy in force, agent by agent; each flips in one step.
 
-        All tables are built and must fit before the first one is installed. An agent that the new policy doesn't
-        name but
-        that the kernel knows (it may have workloads) is denied everything.
+        All tables are built and must fit before the first one is installed. An agent that the new policy doesn't name
+        but that the kernel knows (it may have workloads) is denied everything.
         """
         gone = {name for name in self._tables.names() if name not in compiled.tables}
         everything = dict(compiled.tables)
         agents = dict(compiled.policy.agents)
         for name in gone:
             agents[name] = _nobody(name, compiled.policy)
-            everything[name] = build(agents[name], max_words=MAX_ARENA_WORDS)
+            everything[name] = build(agents[name], max_words=MAX_ARENA_WORDS, automata=for_this_host())
         for name, tables in everything.items():
             agent = agents[name]
             put = self._tables.install(name, tables, mode=agent.mode, strict=agent.strict_audit)

@@ -20,6 +20,7 @@ from agentd.errors import AgentdError
 from agentd.model import HOST_OPS, PATH_OPS, Family, Op
 from agentd.policy.automaton import Dfa, StateLimit, compile_globs, compile_hosts
 from agentd.policy.resolved import Outcome, ResolvedAgent
+from agentd.policy.stored import Automata, automaton_key
 
 STATE_WORDS: Final = 4
 COMB_WORDS: Final = 2
@@ -28,11 +29,15 @@ ARG_WORDS: Final = 8
 NO_GROUP: Final = 0xFFFFFFFF
 MAX_GROUPS: Final = 32 * ARG_WORDS
 MAX_LIST: Final = 512  # what the kernel's loops over a list of pairs examine
+UNRESOLVED: Final = -1
 _U32: Final = 0xFFFFFFFF
 _HINT: Final = "use fewer or simpler patterns, or split the agent"
 
 Candidates = tuple[tuple[int, int], ...]
 """(argument group or NO_GROUP, outcome index), in the order they are tried."""
+
+Kinds = tuple[tuple[int, int], ...]
+"""(argument group or NO_GROUP, kind), as Candidates; a kind is an entry's number, or UNRESOLVED."""
 
 Overrides = tuple[tuple[int, int], ...]
 """(outcome index without the rules that have paths, outcome index with them)."""
@@ -80,33 +85,40 @@ class AgentTables:
     outcomes: tuple[Outcome, ...]
 
 
-def build(agent: ResolvedAgent, *, max_words: int) -> AgentTables:
+def build(agent: ResolvedAgent, *, max_words: int, automata: Automata | None = None) -> AgentTables:
     """The tables of `agent` in at most `max_words` 32-bit words.
 
+    automata: where those of the catalogue are looked up before they are compiled, and kept afterwards.
     Raises AgentdError `policy-too-large`, with the numbers, when they don't fit.
     """
-    return _Builder(agent, max_words).build()
+    return _Builder(agent, max_words, automata).build()
 
 
 class _Builder:
-    def __init__(self, agent: ResolvedAgent, max_words: int) -> None:
+    def __init__(self, agent: ResolvedAgent, max_words: int, automata: Automata | None = None) -> None:
         self.agent = agent
         self.max_words = max_words
+        self.automata = automata
+        self.kinds = _kinds(agent)
+        self.kind_outcomes: dict[tuple[Op, int], int] = {}
         self.words = array("I")
         self.numbers: dict[Outcome, int] = {}
 
     def build(self) -> AgentTables:
         agent = self.agent
         path, path_rows = self.place("path patterns", len(agent.path_patterns), self.path_dfa)
-        path_classes = self.append([outcome for row in cast("list[tuple[int, ...]]", path_rows) for outcome in row])
+        kinds = cast("list[tuple[int, ...]]", path_rows)
+        path_classes = self.append(
+            [self.outcome(op, kind) for row in kinds for op, kind in zip(PATH_OPS, row, strict=True)]
+        )
         exec_, exec_rows = self.place("path patterns", len(agent.path_patterns), self.exec_dfa)
-        exec_classes = self.place_lists(cast("list[Candidates]", exec_rows))
+        exec_classes = self.place_lists([self.candidates(row) for row in cast("list[Kinds]", exec_rows)])
         rules, rule_rows = self.place("path patterns", len(agent.path_patterns), self.rules_dfa)
         rule_classes = self.place_lists(cast("list[Overrides]", rule_rows))
         host, host_rows = self.place("host patterns", len(agent.host_patterns), self.host_dfa)
         host_classes = self.append([outcome for row in cast("list[tuple[int, ...]]", host_rows) for outcome in row])
         args, args_payloads = self.place("argument lists", len(agent.arg_groups), self.args_dfa)
-        groups = cast("list[frozenset[int]]", args_payloads)
+        groups = cast("list[tuple[int, ...]]", args_payloads)
         arg_masks = self.append([word for row in groups for word in _mask_words(row)])
         unresolved = tuple(self.number(self.agent.unresolved(op)) for op in Op)
         outcomes = self.append([word for outcome in self.numbers for word in _outcome_words(outcome)])
@@ -133,21 +145,43 @@ class _Builder:
 
     def path_dfa(self, max_states: int) -> Dfa:
         def payload(entries: frozenset[int]) -> tuple[int, ...]:
-            return tuple(self.number(self.first(op, entries)) for op in PATH_OPS)
+            return tuple(self.first(op, entries) for op in PATH_OPS)
 
-        return self.entries_dfa([op for op in PATH_OPS if op is not Op.EXEC], payload, max_states)
+        return self.entries_dfa("path", [op for op in PATH_OPS if op is not Op.EXEC], payload, max_states)
 
     def exec_dfa(self, max_states: int) -> Dfa:
-        return self.entries_dfa([Op.EXEC], self.candidates, max_states)
+        return self.entries_dfa("exec", [Op.EXEC], self.exec_kinds, max_states)
 
-    def entries_dfa(self, ops: Sequence[Op], payload: Callable[[frozenset[int]], Hashable], max_states: int) -> Dfa:
-        """The automaton of the entries of `ops`; `payload` is given the entries that match."""
+    def entries_dfa(
+        self, name: str, ops: Sequence[Op], payload: Callable[[frozenset[int]], Hashable], max_states: int
+    ) -> Dfa:
+        """The automaton of the entries of `ops`; `payload` is given the entries that match.
+
+        It says which kind of entry matches and not what is decided about it, so it doesn't depend on the rules.
+        """
         users: dict[int, list[int]] = {}
         for number, entry in enumerate(self.agent.entries):
             if entry.op in ops:
                 for pattern in dict.fromkeys(entry.patterns):
                     users.setdefault(pattern, []).append(number)
-        return self.used_dfa(users, payload, max_states)
+        entries = self.agent.entries
+        used = sorted({number for numbers in users.values() for number in numbers})
+        meaning = [(number, int(entries[number].op), self.kinds[number], entries[number].group) for number in used]
+        globs = [self.agent.path_patterns[pattern] for pattern in sorted(users)]
+        return self.stored(
+            automaton_key(name, globs, users, (len(PATH_OPS), meaning)),
+            lambda: self.used_dfa(users, payload, max_states),
+            max_states,
+        )
+
+    def stored(self, key: str, compile_: Callable[[], Dfa], max_states: int) -> Dfa:
+        if self.automata is None:
+            return compile_()
+        found = self.automata.get(key)
+        if found is None or found.n_states > max_states:
+            found = compile_()
+            self.automata.put(key, found)
+        return found
 
     def rules_dfa(self, max_states: int) -> Dfa:
         """The automaton of the rules' own paths."""
@@ -210,39 +244,52 @@ class _Builder:
         globs = [glob for group in groups for glob in group]
         owners = [number for number, group in enumerate(groups) for _ in group]
 
-        def payload(matched: frozenset[int]) -> frozenset[int]:
-            return frozenset(owners[i] for i in matched)
+        def payload(matched: frozenset[int]) -> tuple[int, ...]:
+            return tuple(sorted({owners[i] for i in matched}))
 
-        return compile_globs(globs, payload, max_states=max_states, labels=owners)
+        return self.stored(
+            automaton_key("args", globs, {}, owners),
+            lambda: compile_globs(globs, payload, max_states=max_states, labels=owners),
+            max_states,
+        )
 
     def only(self, op: Op, matched: frozenset[int]) -> int:
         ((_, outcome),) = self.agent.candidates(op, matched)
         return self.number(outcome)
 
-    def first(self, op: Op, entries: frozenset[int]) -> Outcome:
-        """Of an operation without arguments, the outcome of the first entry."""
-        agent = self.agent
-        number = min((number for number in entries if agent.entries[number].op is op), default=None)
-        return agent.unresolved(op) if number is None else agent.judge(agent.entries[number], frozenset())
+    def first(self, op: Op, entries: frozenset[int]) -> int:
+        """Of an operation without arguments, the kind of the first entry."""
+        number = min((number for number in entries if self.agent.entries[number].op is op), default=None)
+        return UNRESOLVED if number is None else self.kinds[number]
 
-    def candidates(self, entries: frozenset[int]) -> Candidates:
-        """Of each group the first entry, up to one that needs no argument; none that says what the next one says."""
-        agent = self.agent
+    def exec_kinds(self, entries: frozenset[int]) -> Kinds:
+        """Of each group the first entry, up to one that needs no argument."""
         found: dict[int, int] = {}
         for number in sorted(entries):
-            entry = agent.entries[number]
+            entry = self.agent.entries[number]
             group = NO_GROUP if entry.group is None else entry.group
-            found.setdefault(group, self.number(agent.judge(entry, frozenset())))
+            found.setdefault(group, self.kinds[number])
             if group == NO_GROUP:
                 break
         else:
-            found[NO_GROUP] = self.number(agent.unresolved(Op.EXEC))
-        rows = list(found.items())
-        while len(rows) > 1 and rows[-2][1] == rows[-1][1]:
-            del rows[-2]
+            found[NO_GROUP] = UNRESOLVED
+        return _without_repeats(list(found.items()))
+
+    def candidates(self, kinds: Kinds) -> Candidates:
+        """The outcomes of `kinds`; none that says what the next one says."""
+        rows = _without_repeats([(group, self.outcome(Op.EXEC, kind)) for group, kind in kinds])
         if len(rows) > MAX_LIST:
             self.refuse(f"one program has {len(rows)} tools that depend on arguments; at most {MAX_LIST} are tried")
-        return tuple(rows)
+        return rows
+
+    def outcome(self, op: Op, kind: int) -> int:
+        """The number of what is decided about an entry of this kind as if no rule had paths."""
+        number = self.kind_outcomes.get((op, kind))
+        if number is None:
+            agent = self.agent
+            outcome = agent.unresolved(op) if kind == UNRESOLVED else agent.judge(agent.entries[kind], frozenset())
+            number = self.kind_outcomes[op, kind] = self.number(outcome)
+        return number
 
     def number(self, outcome: Outcome) -> int:
         return self.numbers.setdefault(outcome, len(self.numbers))
@@ -294,7 +341,22 @@ class _Builder:
         raise AgentdError("policy-too-large", f"agent {self.agent.name}", why, _HINT)
 
 
-def _mask_words(groups: frozenset[int]) -> list[int]:
+def _kinds(agent: ResolvedAgent) -> list[int]:
+    """For each entry the first one that rules can't tell from it: of the same tool, operation and risk."""
+    first: dict[tuple[object, ...], int] = {}
+    return [
+        first.setdefault((entry.op.family, entry.tool, entry.operation, entry.risk), number)
+        for number, entry in enumerate(agent.entries)
+    ]
+
+
+def _without_repeats(rows: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    while len(rows) > 1 and rows[-2][1] == rows[-1][1]:
+        del rows[-2]
+    return tuple(rows)
+
+
+def _mask_words(groups: Sequence[int]) -> list[int]:
     words = [0] * ARG_WORDS
     for group in groups:
         words[group // 32] |= 1 << group % 32
