@@ -44,9 +44,16 @@ def open_audit(directory: Path) -> AuditWriter:
 
 
 def start(
-    compiled: Compiled, *, pins: Path, audit_dir: Path, arena_mib: int = 0, metrics: Metrics | None = None
+    compiled: Compiled,
+    *,
+    pins: Path,
+    audit_dir: Path,
+    arena_mib: int = 0,
+    metrics: Metrics | None = None,
+    preparation: loader.Preparation | None = None,
 ) -> Engine:
     """An engine that enforces `compiled`. arena_mib: the size of the policy tables; 0: what this policy wants.
+    preparation: the programs of `pins`, begun to be verified earlier.
 
     Order: log, kernel, policy. Nothing is enforced by a half: an error leaves no program attached that was not before.
     """
@@ -54,7 +61,8 @@ def start(
     audit = open_audit(audit_dir)
     stood = (pins / "maps").is_dir()
     try:
-        loaded = loader.load(pins, arena_words=max(compiled.arena_words(), arena_mib * MIB_WORDS))
+        arena_words = max(compiled.arena_words(), arena_mib * MIB_WORDS)
+        loaded = loader.load(pins, arena_words=arena_words, preparation=preparation)
         try:
             engine = Engine(loaded, audit, metrics or Metrics(agentd.__version__))
             engine.audit.append(

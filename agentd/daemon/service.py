@@ -19,16 +19,17 @@ from agentd.daemon.server import Server, bind_socket
 from agentd.engine.core import Engine
 from agentd.errors import AgentdError
 from agentd.kernel import features
+from agentd.kernel.loader import Preparation
 from agentd.metrics import Metrics
 from agentd.workloads.match import find_roots
 
 
-def serve(config: Config) -> int:
+def serve(config: Config, preparation: Preparation | None = None) -> int:
     """Runs until SIGTERM or SIGINT. Raises AgentdError when it can't start."""
-    return asyncio.run(_serve(config))
+    return asyncio.run(_serve(config, preparation))
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, preparation: Preparation | None) -> int:
     check_policy_exists(config)
     features.require_root()
     compiled = host.read_policy(config.policy, config.workspace)
@@ -43,7 +44,12 @@ async def _serve(config: Config) -> int:
         for folder in host.collect_stale_runs():
             _say(f"{folder}: left by an agentd that is gone; its processes are still held to their policy")
         engine = host.start(
-            compiled, pins=config.bpffs_dir, audit_dir=config.audit_dir, arena_mib=config.arena_mib, metrics=metrics
+            compiled,
+            pins=config.bpffs_dir,
+            audit_dir=config.audit_dir,
+            arena_mib=config.arena_mib,
+            metrics=metrics,
+            preparation=preparation,
         )
         try:
             return await _Service(config, engine).run(bound)

@@ -7,9 +7,11 @@ libbpf.h and bpf.h of libbpf 1.1 (Debian 12). Every pointer that libbpf gives st
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
+from collections.abc import Iterator
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -192,6 +194,16 @@ def library() -> ctypes.CDLL:
         function.argtypes = arguments
     lib.libbpf_set_print(_COLLECT)
     return lib
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No messages of libbpf meanwhile, of any thread."""
+    library().libbpf_set_print(_PRINT(0))
+    try:
+        yield
+    finally:
+        library().libbpf_set_print(_COLLECT)
 
 
 def check(result: int, what: str, code: str = "kernel-map") -> int:

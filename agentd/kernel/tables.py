@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi
 from agentd.kernel.libbpf import wait_for_programs
-from agentd.kernel.loader import WORD, LoadedObject
+from agentd.kernel.loader import MIN_ARENA_WORDS, WORD, LoadedObject
 from agentd.kernel.maps import write_mapped
 from agentd.model import Mode
 from agentd.policy.tables import AgentTables, TablesHeader
@@ -127,7 +127,7 @@ def _fill(target: abi.Tables, header: TablesHeader, base: int) -> None:
 
 def arena_words_for(words: int) -> int:
     """The arena's size in words for tables of `words`: a power of two with room for a second set of the same size."""
-    size = 1 << 18  # 1 MiB
+    size = MIN_ARENA_WORDS
     while size < 2 * words:
         size *= 2
     return size
