@@ -206,7 +206,7 @@ def test_structures_have_no_hidden_bytes(tmp_path: Path) -> None:
 MOVES: Final = {
     "exchange": ("agentd_u16 exe_len;\n\tagentd_u16 argv_len;", "agentd_u16 argv_len;\n\tagentd_u16 exe_len;"),
     "insert": ("agentd_u32 rule;\n", "agentd_u32 fresh;\n\tagentd_u32 rule;\n"),
-    "remove": ("\tagentd_u64 process_hold;", "\t"),
+    "remove": ("\tagentd_u64 last;\n", ""),
     "narrow": ("agentd_u16 object_len;", "agentd_u8 object_len;\n\tagentd_u8 more;"),
     "sign": ("agentd_s32 uses;", "agentd_u32 uses;"),
     "length": ("char comm[16];", "char comm[20];"),
