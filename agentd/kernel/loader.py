@@ -15,6 +15,7 @@ import ctypes
 import errno
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,14 @@ from typing import Final
 
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi, features
-from agentd.kernel.libbpf import KernelError, check, library, map_info, obj_get, obj_pin, pointer, prog_info
+from agentd.kernel.libbpf import KernelError, check, library, map_info, obj_get, obj_pin, pointer, prog_info, quiet
 from agentd.kernel.maps import HashMap, MappedArray, PerCpuCounters
 from agentd.model import Point
 from agentd.resources import bpf_object
 
 WORD: Final = 4
+OBJECT: Final = "agentd.bpf.o"
+MIN_ARENA_WORDS: Final = 1 << 18  # 1 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +129,72 @@ class LoadedObject:
         self.close()
 
 
-def load(pins: Path, *, arena_words: int, object_name: str = "agentd.bpf.o", pin: bool = True) -> LoadedObject:
+@dataclass(slots=True)
+class Prepared:
+    """Programs that the kernel has verified and that are attached nowhere. `obj` is libbpf's object, owned."""
+
+    obj: int
+    arena_words: int
+    epoch: int
+    adopted: int  # the kernel's id of the adopted map `control`; 0: the maps are new
+
+    def fits(self, pins: Path, arena_words: int) -> bool:
+        """Is what was prepared still what is wanted? Another agentd may have taken charge meanwhile."""
+        adopted = _adopt(pins)
+        try:
+            if _control_id(adopted) != self.adopted or _epoch(adopted) + 1 != self.epoch:
+                return False
+            return bool(adopted) or self.arena_words >= arena_words
+        finally:
+            _close_all(adopted)
+
+    def close(self) -> None:
+        """Lets go of the programs."""
+        library().bpf_object__close(self.obj)
+
+
+class Preparation:
+    """Prepares in a thread what `load` will attach: the verifier takes longer than anything else at a start."""
+
+    def __init__(self, pins: Path, arena_words: int = MIN_ARENA_WORDS) -> None:
+        """arena_words: a guess; `load` prepares again when the policy turns out to need more."""
+        self._pins = pins
+        self._arena_words = arena_words
+        self._result: Prepared | None = None
+        self._thread = threading.Thread(target=self._run, name="prepare", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            features.require_root()
+            features.require_btf()
+            features.bpffs()
+            with quiet():  # a message is a call back into Python, and waits for the other thread's turn to end
+                self._result = _prepare(bpf_object(OBJECT), self._pins, self._arena_words, pin=True)
+        except (AgentdError, OSError):
+            self._result = None  # load() meets the same, and tells
+
+    def take(self) -> Prepared | None:
+        """What was prepared, to be owned; None: it failed, or was taken already."""
+        self._thread.join()
+        result, self._result = self._result, None
+        return result
+
+
+def load(
+    pins: Path,
+    *,
+    arena_words: int,
+    object_name: str = OBJECT,
+    pin: bool = True,
+    preparation: Preparation | None = None,
+) -> LoadedObject:
     """Loads and attaches everything, and takes charge.
 
     pins: the folder in bpffs; maps that are pinned there already are adopted (arena_words is then theirs).
-    Raises AgentdError (`not-root`, `kernel-unsupported`, `kernel-load`); nothing stays attached then that wasn't before.
+    preparation: of the same pins; used if it still fits.
+    Raises AgentdError (`not-root`, `kernel-unsupported`, `kernel-load`); nothing stays attached then that wasn't
+    before.
     """
     features.require_root()
     features.require_btf()
@@ -139,24 +203,27 @@ def load(pins: Path, *, arena_words: int, object_name: str = "agentd.bpf.o", pin
         raise AgentdError("kernel-load", str(path), "not built", "run ./dev build", exit_code=EXIT_CANNOT_ENFORCE)
     if pin:
         features.bpffs()
+    if arena_words & (arena_words - 1):
+        raise ValueError("the arena's size must be a power of two")
     try:
-        return _load(path, pins, arena_words, pin)
+        prepared = preparation.take() if preparation else None
+        if prepared and not prepared.fits(pins, arena_words):
+            prepared.close()
+            prepared = None
+        return _attach(prepared or _prepare(path, pins, arena_words, pin), pins, pin)
     except KernelError as exc:
         exc.exit_code = EXIT_CANNOT_ENFORCE
         raise
 
 
-def _load(path: Path, pins: Path, arena_words: int, pin: bool) -> LoadedObject:
+def _prepare(path: Path, pins: Path, arena_words: int, pin: bool) -> Prepared:
     lib = library()
     obj = pointer(lib.bpf_object__open_file(os.fsencode(path), None), f"open {path.name}")
-    links: dict[str, int] = {}
     adopted: dict[str, int] = {}
     try:
         adopted = _adopt(pins) if pin else {}
         if adopted:
             arena_words = map_info(adopted["arena"]).value_size // WORD
-        if arena_words & (arena_words - 1):
-            raise ValueError("the arena's size must be a power of two")
         epoch = _epoch(adopted) + 1
         _set_map(obj, ".rodata.agentd", abi.Constants(epoch=epoch, arena_mask=arena_words - 1))
         arena = pointer(lib.bpf_object__find_map_by_name(obj, b"arena"), "map arena")
@@ -165,6 +232,19 @@ def _load(path: Path, pins: Path, arena_words: int, pin: bool) -> LoadedObject:
             found = pointer(lib.bpf_object__find_map_by_name(obj, name.encode()), f"map {name}")
             check(lib.bpf_map__reuse_fd(found, fd), f"adopt map {name}", "kernel-load")
         pointer_or_error(lib.bpf_object__load(obj), path.name)
+        return Prepared(obj, arena_words, epoch, _control_id(adopted))
+    except BaseException:
+        lib.bpf_object__close(obj)
+        raise
+    finally:
+        _close_all(adopted)
+
+
+def _attach(prepared: Prepared, pins: Path, pin: bool) -> LoadedObject:
+    lib = library()
+    obj = prepared.obj
+    links: dict[str, int] = {}
+    try:
         fds = {name: _map_fd(obj, name) for name in (*PINNED_MAPS, ".data.request")}
         programs = {}
         root = os.open(features.cgroup2_root(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -179,25 +259,22 @@ def _load(path: Path, pins: Path, arena_words: int, pin: bool) -> LoadedObject:
         finally:
             os.close(root)
         loaded = LoadedObject(obj, fds, programs, links, pins)
-        if not adopted:
+        if not prepared.adopted:
             loaded.control.hash_seed[:] = [secrets.randbits(64), secrets.randbits(64)]
             loaded.control.abi = abi.ABI_VERSION
         if pin:
-            _pin(loaded, fds, links, epoch)
+            _pin(loaded, fds, links, prepared.epoch)
         loaded.control.tagging = 0  # left by an agentd that died while it tagged
-        loaded.control.epoch = epoch  # in charge from here on
+        loaded.control.epoch = prepared.epoch  # in charge from here on
     except BaseException:
         if pin:
-            _unpin_links(pins, epoch)
+            _unpin_links(pins, prepared.epoch)
         for link in links.values():
             lib.bpf_link__destroy(link)
         lib.bpf_object__close(obj)
         raise
-    finally:
-        for fd in adopted.values():
-            os.close(fd)
     if pin:
-        _drop_stale_links(pins, epoch)
+        _drop_stale_links(pins, prepared.epoch)
     return loaded
 
 
@@ -256,6 +333,15 @@ def _epoch(adopted: dict[str, int]) -> int:
     if not adopted:
         return 0
     return int(MappedArray(adopted["control"], ctypes.sizeof(abi.Control)).view(abi.Control).epoch)
+
+
+def _control_id(adopted: dict[str, int]) -> int:
+    return int(map_info(adopted["control"]).id) if adopted else 0
+
+
+def _close_all(fds: dict[str, int]) -> None:
+    for fd in fds.values():
+        os.close(fd)
 
 
 def _link_pin(program: str, epoch: int) -> str:
