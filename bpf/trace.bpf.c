@@ -67,8 +67,10 @@ static __noinline bool settle(struct agentd_tag *tag, s64 ret)
 {
 	struct agentd_tag *leader;
 
-	if (tag->flags & AGENTD_TAG_KILLED)
+	if (tag->flags & AGENTD_TAG_KILLED) {
+		bpf_send_signal(SIGKILL); /* it runs still: the first one could not be sent */
 		return true;
+	}
 	if (tag->flags & AGENTD_TAG_KILL_AT_EXIT) {
 		tag->flags &= ~AGENTD_TAG_KILL_AT_EXIT;
 		kill_current(tag, NULL);

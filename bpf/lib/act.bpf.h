@@ -71,7 +71,8 @@ static __always_inline void act(u32 slot, struct agentd_tag *tag, const struct v
 		m->action = AGENTD_ACTION_PAUSE;
 		m->hold_id = hold_new();
 		leader = bpf_task_storage_get(&tags, task->group_leader, 0, 0);
-		if (leader && m->hold_id && emit(slot, tag, v, m)) {
+		/* a tracer takes the SIGSTOP before it stops anything: what is traced can't be held */
+		if (leader && m->hold_id && !KREAD(task, ptrace) && emit(slot, tag, v, m)) {
 			tag->hold_op = m->op;
 			tag->hold_id = m->hold_id;
 			tag->flags |= AGENTD_TAG_HELD | (fresh ? AGENTD_TAG_FRESH : 0);

@@ -61,14 +61,13 @@ static __always_inline struct emission *emission_of(const struct call *c, struct
 	return m;
 }
 
-/* Judges what stands in scratch->path (`len` bytes at its end; 0: unresolved). True: it was allowed. */
+/* Judges what stands in scratch->path (`len` bytes at its end; 0: unresolved). False: it ends the process. */
 static __noinline bool judge(struct call *c, u32 op, u32 guarantee, u32 flags, u32 len)
 {
 	struct scratch *s = scratch_get(c->slot);
 	u64 begin = bpf_ktime_get_ns();
 	struct emission *m;
 	struct verdict *v;
-	bool allowed;
 
 	if (!s) {
 		kill_current(c->tag, NULL);
@@ -84,9 +83,14 @@ static __noinline bool judge(struct call *c, u32 op, u32 guarantee, u32 flags, u
 	m->object_off = s->path_off;
 	m->object_len = len;
 	verdict_time(begin);
-	allowed = v->decision == AGENTD_ALLOW;
+	if (c->tag->flags & AGENTD_TAG_HELD && v->decision != AGENTD_ALLOW) {
+		/* by another object of this call: one question is asked, and a denial needs none */
+		if (v->decision != AGENTD_DENY)
+			return true;
+		v->action = AGENTD_ACTION_KILL;
+	}
 	act(c->slot, c->tag, v, m, false);
-	return allowed && !(c->tag->flags & AGENTD_TAG_KILLED);
+	return !(c->tag->flags & AGENTD_TAG_KILLED);
 }
 
 static __always_inline struct file *file_of(s64 fd)

@@ -160,6 +160,7 @@ struct css_set {
 };
 struct task_struct {
 	unsigned int flags;
+	unsigned int ptrace;
 	int exit_state;
 	int pid, tgid;
 	u64 start_boottime;
