@@ -2,9 +2,9 @@
 starts.
 
 A classic BPF filter, installed in the child before its exec and inherited for ever. It answers EPERM to calls that
-every
-agent tolerates failing and that would get round the other points if they worked: io_uring (whose requests pass no system
-call exit), bpf(), kernel modules, kexec, userfaultfd and perf. Sources: seccomp(2), linux/seccomp.h, linux/audit.h.
+every agent tolerates failing and that would get round the other points if they worked: io_uring (whose requests pass no
+system call exit), bpf(), kernel modules, kexec, userfaultfd, perf, fanotify, input typed on the terminal, and a few that
+only an administrator needs. Sources: seccomp(2), linux/seccomp.h, linux/audit.h, ioctl_tty(2).
 
 Not for processes that agentd did not start: those are judged after the call (the trace point).
 """
@@ -42,7 +42,19 @@ REFUSED: Final = {
     "kexec_file_load": (320, None),
     "userfaultfd": (323, 374),
     "perf_event_open": (298, 336),
+    # effects on the machine that no other point sees, and fanotify, whose events bring descriptors that no open got
+    "fanotify_init": (300, 338),
+    "acct": (163, 51),
+    "swapon": (167, 87),
+    "swapoff": (168, 115),
+    "reboot": (169, 88),
+    "iopl": (172, 110),
+    "ioperm": (173, 101),
 }
+IOCTL: Final = (16, 54)
+# ioctl(2) requests that type on the terminal: the shell agentd was started from would run it, outside the workload.
+TIOCSTI: Final = 0x5412
+TIOCLINUX: Final = 0x541C
 
 _LD_ABS, _JEQ, _JGE, _RET = 0x20, 0x15, 0x35, 0x06
 
@@ -52,8 +64,8 @@ def program() -> bytes:
 
     Order: the architecture chooses a block; a block loads the number and compares. An unknown architecture is refused.
     """
-    wide = _block([numbers[0] for numbers in REFUSED.values()], x32=True)
-    narrow = _block([numbers[1] for numbers in REFUSED.values() if numbers[1] is not None], x32=False)
+    wide = _block([numbers[0] for numbers in REFUSED.values()], IOCTL[0], x32=True)
+    narrow = _block([numbers[1] for numbers in REFUSED.values() if numbers[1] is not None], IOCTL[1], x32=False)
     code = [
         (_LD_ABS, 0, 0, 4),  # seccomp_data.arch
         (_JEQ, 2, 0, AUDIT_ARCH_X86_64),
@@ -65,15 +77,25 @@ def program() -> bytes:
     return b"".join(struct.pack("HBBI", *instruction) for instruction in code)
 
 
-def _block(numbers: list[int], *, x32: bool) -> list[tuple[int, int, int, int]]:
-    """Refuses `numbers`, allows the rest. Jump offsets count from the instruction after the jump."""
+def _block(numbers: list[int], ioctl: int, *, x32: bool) -> list[tuple[int, int, int, int]]:
+    """Refuses `numbers` and what types on a terminal, allows the rest. Jump offsets count from the instruction after
+    the jump.
+    """
     checks = [(_JEQ, number) for number in numbers]
     if x32:
         checks.insert(0, (_JGE, X32_BIT))  # x32 calls share the architecture; they are refused as a whole
+    tail = [
+        (_JEQ, 0, 3, ioctl),
+        (_LD_ABS, 0, 0, 24),  # the low half of seccomp_data.args[1], which is all that the kernel looks at
+        (_JEQ, 2, 0, TIOCSTI),
+        (_JEQ, 1, 0, TIOCLINUX),
+        (_RET, 0, 0, RET_ALLOW),
+        (_RET, 0, 0, RET_ERRNO | errno.EPERM),
+    ]
     code = [(_LD_ABS, 0, 0, 0)]  # seccomp_data.nr
     for position, (jump, value) in enumerate(checks):
-        code.append((jump, len(checks) - position, 0, value))
-    return [*code, (_RET, 0, 0, RET_ALLOW), (_RET, 0, 0, RET_ERRNO | errno.EPERM)]
+        code.append((jump, len(checks) - 1 - position + len(tail) - 1, 0, value))
+    return code + tail
 
 
 def refuse_early() -> None:
