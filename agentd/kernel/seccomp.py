@@ -2,9 +2,9 @@
 starts.
 
 A classic BPF filter, installed in the child before its exec and inherited for ever. It answers EPERM to calls that
-every agent tolerates failing and that would get round the other points if they worked: io_uring (whose requests pass no
-system call exit), bpf(), kernel modules, kexec, userfaultfd, perf, fanotify, input typed on the terminal, and a few that
-only an administrator needs. Sources: seccomp(2), linux/seccomp.h, linux/audit.h, ioctl_tty(2).
+every agent tolerates failing and that would get round the other points if they worked: io_uring (whose requests pass
+no system call exit), bpf(), kernel modules, kexec, userfaultfd, perf, fanotify, input typed on the terminal, and a few
+that only an administrator needs. Sources: seccomp(2), linux/seccomp.h, linux/audit.h, ioctl_tty(2).
 
 Not for processes that agentd did not start: those are judged after the call (the trace point).
 """
