@@ -6,7 +6,7 @@
  * cgroup/connect4, connect6   TCP (also Fast Open) and UDP connect
  * cgroup/sendmsg4, sendmsg6   a datagram with an address of its own
  * cgroup/bind4, bind6
- * cgroup/sock_create          raw, SCTP, MPTCP and other inet sockets, which the hooks above don't see
+ * cgroup/sock_create          raw, ping, SCTP, MPTCP and other inet sockets, which the hooks above don't see
  *
  * The address is the kernel's copy. v4-mapped is judged as v4; the unspecified address means this host when connecting,
  * and is judged as loopback. Guarantee: prevented. Fails: to EPERM. A hold returns -ERESTARTNOINTR; the SIGSTOP comes
@@ -131,9 +131,10 @@ static __always_inline u32 unusual_socket(struct scratch *s, u32 type, u32 proto
 {
 	if (type == SOCK_STREAM && (protocol == 0 || protocol == IPPROTO_TCP))
 		return 0;
-	if (type == SOCK_DGRAM &&
-	    (protocol == 0 || protocol == IPPROTO_UDP || protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6))
+	if (type == SOCK_DGRAM && (protocol == 0 || protocol == IPPROTO_UDP))
 		return 0;
+	if (type == SOCK_DGRAM && (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6))
+		return word_set(s, "inet:icmp"); /* sends to any address, and no hook sees it (net/ipv4/ping.c) */
 	if (type == SOCK_RAW)
 		return word_set(s, "inet:raw");
 	if (protocol == IPPROTO_SCTP)
