@@ -167,7 +167,7 @@ def _end_leftovers(engine: Engine) -> int:
 
 
 def _event_writer(stack: contextlib.ExitStack, path: Path, engine: Engine) -> Callable[[Record], None]:
-    out = stack.enter_context(open(path, "a", encoding="utf-8"))
+    out = stack.enter_context(path.open("a", encoding="utf-8"))
 
     def write(record: Record) -> None:
         made: dict[str, Any] = body(record, "", "")

@@ -27,6 +27,7 @@ from agentd.errors import AgentdError
 
 LINE_MAX: Final = 1 << 20
 MAX_CLIENTS: Final = 64
+BACKLOG: Final = 1024  # a client that finds it full is refused by the kernel, without a word
 
 
 class Server:
@@ -42,7 +43,7 @@ class Server:
     async def start(self, bound: socket.socket | None = None) -> None:
         """Answers on the socket. Raises what bind_socket() raises."""
         self._server = await asyncio.start_unix_server(
-            self._client, sock=bound or bind_socket(self.path), limit=LINE_MAX
+            self._client, sock=bound or bind_socket(self.path), limit=LINE_MAX, backlog=BACKLOG
         )
 
     async def stop(self) -> None:
@@ -83,7 +84,10 @@ class Server:
 
     def _respond(self, line: bytes, peer: Peer) -> bytes:
         try:
-            request = json.loads(line)
+            try:
+                request = json.loads(line)
+            except (ValueError, RecursionError) as exc:
+                raise AgentdError("usage", "request", f"not JSON: {exc}") from exc
             if not isinstance(request, dict) or not isinstance(request.get("params", {}), dict):
                 raise AgentdError("usage", "request", "not a JSON object with method and params")
             method = METHODS.get(str(request.get("method")))
@@ -92,10 +96,10 @@ class Server:
                     "usage", "request", f"unknown method {request.get('method')!r}", "see CONTRIBUTING.md"
                 )
             return _line({"ok": True, "result": method(self, peer, Params(request.get("params", {})))})
-        except json.JSONDecodeError as exc:
-            return _failure(AgentdError("usage", "request", f"not JSON: {exc}"))
         except AgentdError as error:
             return _failure(error)
+        except OSError as exc:  # a process or a cgroup that went away between two looks at it
+            return _failure(AgentdError("service-refused", "request", (exc.strerror or str(exc)).lower()))
 
 
 def bind_socket(path: Path) -> socket.socket:

@@ -1,7 +1,7 @@
 """A service of its own for each test: its pins, socket, log and port are nobody else's.
 
-`Service` runs `agentd daemon` as a process; everything is asked through the command line and the socket, as a user would.
-Workloads are scripts that report what happened to each attempt on standard output.
+`Service` runs `agentd daemon` as a process; everything is asked through the command line and the socket, as a user
+would.
 """
 
 from __future__ import annotations
