@@ -116,7 +116,7 @@ def probe(folder: Path, name: str) -> list[str]:
 
 def looks(folder: Path) -> list[tuple[object, ...]]:
     """Everything that a change could show in: names, kinds, modes, owners, sizes, contents, attributes."""
-    found = []
+    found: list[tuple[object, ...]] = []
     for path in sorted(folder.rglob("*")):
         facts = path.lstat()
         changed = (facts.st_mode, facts.st_uid, facts.st_size, facts.st_nlink, facts.st_mtime_ns, facts.st_ctime_ns)
