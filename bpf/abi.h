@@ -313,9 +313,10 @@ enum agentd_stat {
 	AGENTD_STAT_SIGNAL_FAILED = 6,
 	AGENTD_STAT_VERDICTS = 7,
 	AGENTD_STAT_VERDICT_NS = 8,
+	AGENTD_STAT_FORKS = 9, /* marks that forks have passed on */
 	AGENTD_STAT_BUCKET0 =
-		9, /* verdicts that took < 2^(8+i) ns, i = 0..15, not cumulative; the last one holds the rest */
-	AGENTD_STAT_COUNT = 25,
+		10, /* verdicts that took < 2^(8+i) ns, i = 0..15, not cumulative; the last one holds the rest */
+	AGENTD_STAT_COUNT = 26,
 };
 
 #endif

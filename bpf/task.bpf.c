@@ -76,8 +76,10 @@ int BPF_PROG(task_forked, struct task_struct *parent, struct task_struct *child)
 	if (!in_charge())
 		return 0;
 	own = bpf_task_storage_get(&tags, child, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (own)
+	if (own) { /* counted after it has its mark: see TaskMarks.none_left() */
+		stat_add(AGENTD_STAT_FORKS, 1);
 		return 0;
+	}
 	stat_add(AGENTD_STAT_UNTRACKED, 1);
 	c = control_get();
 	if (c)

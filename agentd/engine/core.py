@@ -35,6 +35,7 @@ from agentd.model import Action, Decision, Op, Point
 from agentd.workloads import processes
 
 FLUSH_SECONDS: Final = 10
+IDLE_TICKS: Final = 3  # without a workload, before the programs are detached
 COMMIT_RECORDS: Final = 2000  # the log's queue holds a few times as many: a flood must not overrun it
 # What the kernel counts as lost -> (the metric's reason, what was lost in words).
 LOSSES: Final = (
@@ -74,6 +75,7 @@ class Engine:
         self._events = EventRing(loaded, "events")
         self._stats = loaded.stats.read()
         self._flushed = time.monotonic()
+        self._idle_ticks = 0
         self._next_workload = 1 + max((line.workload for line in self.marks.list()), default=0)
         self._handlers: dict[int, Callable[[KernelEvent, str, AgentView | None], None]] = {
             abi.EVENT_VIOLATION: self._violation,
@@ -306,6 +308,13 @@ class Engine:
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
         self.commit()
+        self._rest(bool(lines))
+
+    def _rest(self, busy: bool) -> None:
+        """Detaches the programs after a while without a workload: they would cost every process of the host."""
+        self._idle_ticks = 0 if busy else self._idle_ticks + 1
+        if self._idle_ticks >= IDLE_TICKS and self.loaded.watching and self.marks.none_left():
+            self.loaded.unwatch()
 
     def flush(self) -> None:
         """Writes the counts of allowed operations."""
@@ -403,6 +412,7 @@ class Engine:
                 "failed": self.audit.failed,
             },
             "pins": str(self.loaded.pins),
+            "attached": self.loaded.watching,
         }
 
     def close(self) -> None:

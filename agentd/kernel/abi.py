@@ -53,9 +53,10 @@ STAT_UNTRACKED: Final = 5
 STAT_SIGNAL_FAILED: Final = 6
 STAT_VERDICTS: Final = 7
 STAT_VERDICT_NS: Final = 8
-STAT_BUCKET0: Final = 9
+STAT_FORKS: Final = 9
+STAT_BUCKET0: Final = 10
 STAT_BUCKETS: Final = 16
-STAT_COUNT: Final = 25
+STAT_COUNT: Final = 26
 
 
 class Dfa(ctypes.Structure):

@@ -85,6 +85,7 @@ class LoadedObject:
         self._iterators: dict[str, int] = {}
         self.programs = programs
         self.pins = pins
+        self.pinned = False
         self.fds = fds
         self.arena_words = map_info(fds["arena"]).value_size // WORD
         self.agents = MappedArray(fds["agents"], ctypes.sizeof(abi.Agent) * abi.MAX_AGENTS)
@@ -105,6 +106,35 @@ class LoadedObject:
     def program_seconds(self) -> dict[str, float]:
         """Run time of each program in seconds; zeros unless kernel.bpf_stats_enabled is on."""
         return {name: prog_info(fd).run_time_ns / 1e9 for name, fd in self.programs.items()}
+
+    @property
+    def watching(self) -> bool:
+        """Are the programs attached?"""
+        return bool(self._links)
+
+    def watch(self) -> None:
+        """Attaches and pins every program, or none, if they aren't. Raises KernelError.
+
+        Before every mark: a task must not carry one while the programs are away.
+        """
+        if self._links:
+            return
+        links = _attach_hooks(self._obj)
+        try:
+            if self.pinned:
+                _pin_links(self.pins, links, self.control.epoch)
+        except BaseException:
+            _unpin_links(self.pins, self.control.epoch)
+            _destroy(links)
+            raise
+        self._links = links
+
+    def unwatch(self) -> None:
+        """Detaches the programs, so that nobody pays for them. Only when no task carries a mark."""
+        if self.pinned:
+            _unpin_links(self.pins, self.control.epoch)
+        _destroy(self._links)
+        self._links = {}
 
     def iterator(self, program: str) -> int:
         """A new file descriptor that runs an iterator program when it is read."""
@@ -246,36 +276,53 @@ def _attach(prepared: Prepared, pins: Path, pin: bool) -> LoadedObject:
     links: dict[str, int] = {}
     try:
         fds = {name: _map_fd(obj, name) for name in (*PINNED_MAPS, ".data.request")}
-        programs = {}
-        root = os.open(features.cgroup2_root(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            for hook in HOOKS:
-                program = pointer(lib.bpf_object__find_program_by_name(obj, hook.program.encode()), hook.program)
-                link = (
-                    lib.bpf_program__attach_cgroup(program, root) if hook.cgroup else lib.bpf_program__attach(program)
-                )
-                links[hook.program] = pointer(link, f"attach {hook.program}")
-                programs[hook.program] = lib.bpf_program__fd(program)
-        finally:
-            os.close(root)
+        links = _attach_hooks(obj)
+        programs = {hook.program: lib.bpf_program__fd(_program(obj, hook.program)) for hook in HOOKS}
         loaded = LoadedObject(obj, fds, programs, links, pins)
         if not prepared.adopted:
             loaded.control.hash_seed[:] = [secrets.randbits(64), secrets.randbits(64)]
             loaded.control.abi = abi.ABI_VERSION
         if pin:
             _pin(loaded, fds, links, prepared.epoch)
+            loaded.pinned = True
         loaded.control.tagging = 0  # left by an agentd that died while it tagged
         loaded.control.epoch = prepared.epoch  # in charge from here on
     except BaseException:
         if pin:
             _unpin_links(pins, prepared.epoch)
-        for link in links.values():
-            lib.bpf_link__destroy(link)
+        _destroy(links)
         lib.bpf_object__close(obj)
         raise
     if pin:
         _drop_stale_links(pins, prepared.epoch)
     return loaded
+
+
+def _attach_hooks(obj: int) -> dict[str, int]:
+    """A link for every hook, or none: an error takes back what was attached."""
+    lib = library()
+    links: dict[str, int] = {}
+    root = os.open(features.cgroup2_root(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for hook in HOOKS:
+            program = _program(obj, hook.program)
+            link = lib.bpf_program__attach_cgroup(program, root) if hook.cgroup else lib.bpf_program__attach(program)
+            links[hook.program] = pointer(link, f"attach {hook.program}")
+    except BaseException:
+        _destroy(links)
+        raise
+    finally:
+        os.close(root)
+    return links
+
+
+def _program(obj: int, name: str) -> int:
+    return pointer(library().bpf_object__find_program_by_name(obj, name.encode()), name)
+
+
+def _destroy(links: dict[str, int]) -> None:
+    for link in links.values():
+        library().bpf_link__destroy(link)
 
 
 def pointer_or_error(result: int, what: str) -> None:
@@ -358,12 +405,16 @@ def _pin(loaded: LoadedObject, fds: dict[str, int], links: dict[str, int], epoch
     for name in PINNED_MAPS:
         if not (loaded.pins / "maps" / name).exists():
             obj_pin(fds[name], loaded.pins / "maps" / name)
-    for name, link in links.items():
-        obj_pin(lib.bpf_link__fd(link), loaded.pins / "links" / _link_pin(name, epoch))
-    found = pointer(lib.bpf_object__find_program_by_name(loaded._obj, b"list_tasks"), "list_tasks")
+    _pin_links(loaded.pins, links, epoch)
+    found = _program(loaded._obj, "list_tasks")
     link = pointer(lib.bpf_program__attach_iter(found, None), "iterator list_tasks")
     loaded._iterators["list_tasks"] = link
     obj_pin(lib.bpf_link__fd(link), loaded.pins / "tasks")
+
+
+def _pin_links(pins: Path, links: dict[str, int], epoch: int) -> None:
+    for name, link in links.items():
+        obj_pin(library().bpf_link__fd(link), pins / "links" / _link_pin(name, epoch))
 
 
 def _drop_stale_links(pins: Path, epoch: int) -> None:

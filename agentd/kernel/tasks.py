@@ -28,6 +28,7 @@ class TaskMarks:
 
     def mark_process(self, pidfd: int, agent: int, workload: int, *, root_exec: bool = False) -> None:
         """Marks the main thread of a process. Raises KernelError."""
+        self._loaded.watch()
         tag = abi.Tag(agent=agent, workload=workload, flags=abi.TAG_ROOT_EXEC if root_exec else 0)
         fd = ctypes.c_int(pidfd)
         update = library().bpf_map_update_elem
@@ -61,6 +62,7 @@ class TaskMarks:
         return self._mark(agent, workload)
 
     def _mark(self, agent: int, workload: int) -> int:
+        self._loaded.watch()
         request = self._loaded.request
         request.agent, request.workload, request.remove = agent, workload, 0
         self._loaded.control.tagging = 1
@@ -109,6 +111,17 @@ class TaskMarks:
         finally:
             os.close(fd)
         return list(read_tasks(b"".join(chunks)))
+
+
+    def none_left(self) -> bool:
+        """Proves that no thread carries a mark; for the one thread that sets marks.
+
+        An empty list alone is no proof: a child could be made behind the iterator's back by a parent that ends before
+        the iterator comes to it. But the mark that the child gets is counted while the parent still lives, so either the
+        counter moves between the two looks at it, or the parent or the child is in the list.
+        """
+        before = self._loaded.stats.read()[abi.STAT_FORKS]
+        return not self.list() and self._loaded.stats.read()[abi.STAT_FORKS] == before
 
 
 def cgroup_id(path: Path) -> int:

@@ -152,11 +152,11 @@ struct control_map {
 };
 struct events_map {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 8 << 20);
+	__uint(max_entries, 4 << 20);
 };
 struct seen_map {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 4 << 20);
+	__uint(max_entries, 2 << 20);
 };
 struct counts_map {
 	__uint(type, BPF_MAP_TYPE_HASH);
