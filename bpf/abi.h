@@ -200,7 +200,7 @@ struct agentd_tag_request {
 	agentd_u32 marked; /* in this pass; 0: everything is */
 	agentd_u64 cgroup; /* id in the v2 hierarchy */
 	agentd_u32 remove; /* take the marks of `workload` away instead */
-	agentd_u32 reserved;
+	agentd_s32 spare; /* never this process: agentd itself */
 };
 
 /* One line of the iterator over marked tasks. */
@@ -213,6 +213,8 @@ struct agentd_task_line {
 	agentd_u32 flags;
 	agentd_u64 start_time;
 	agentd_u64 hold_id;
+	agentd_u32 hold_op;
+	agentd_u32 reserved;
 };
 
 /* Constants that the loader sets before the object is loaded (.rodata.agentd). */

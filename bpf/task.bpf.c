@@ -38,24 +38,38 @@ static __always_inline bool in_cgroup(struct task_struct *task)
 	return false;
 }
 
+#define ANCESTORS 32
+
+/* Is the process of the request among the processes above this task, or is one of them marked already? */
+static __always_inline bool in_tree(struct task_struct *task)
+{
+	for (int i = 0; i < ANCESTORS; i++) {
+		int tgid = KREAD(task, tgid);
+		struct agentd_tag *tag;
+
+		if (tgid == tag_request.root_tgid)
+			return true;
+		if (tgid <= 1)
+			return false;
+		tag = bpf_task_storage_get(&tags, task->group_leader, 0, 0);
+		if (tag && tag->workload == tag_request.workload)
+			return true;
+		task = task->real_parent;
+	}
+	return false;
+}
+
 /*
- * A fork while a tree or a cgroup is being marked: the forking task may not have been reached yet. It belongs if its
- * process, its parent or its cgroup does.
+ * A fork while a tree or a cgroup is being marked: the forking task may not have been reached yet, nor anything between
+ * it and the root. It belongs if an ancestor or its cgroup does.
  */
 static __always_inline bool forks_while_tagging(struct task_struct *parent, struct agentd_tag *as)
 {
-	struct agentd_tag *tag;
-
 	as->agent = tag_request.agent;
 	as->workload = tag_request.workload;
-	if (!tag_request.root_tgid)
-		return in_cgroup(parent);
-	if (parent->tgid == tag_request.root_tgid)
-		return true;
-	tag = bpf_task_storage_get(&tags, parent->group_leader, 0, 0);
-	if (!tag)
-		tag = bpf_task_storage_get(&tags, parent->real_parent, 0, 0);
-	return tag && tag->workload == tag_request.workload;
+	if (parent->tgid == tag_request.spare)
+		return false;
+	return tag_request.root_tgid ? in_tree(parent) : in_cgroup(parent);
 }
 
 SEC("tp_btf/sched_process_fork")
@@ -143,7 +157,7 @@ int tag_task(struct bpf_iter__task *ctx)
 	struct agentd_tag *tag, fresh = {};
 	bool wanted;
 
-	if (!task || task->flags & 0x00200000 /* PF_KTHREAD */)
+	if (!task || task->flags & 0x00200000 /* PF_KTHREAD */ || task->tgid == tag_request.spare)
 		return 0;
 	tag = bpf_task_storage_get(&tags, task, 0, 0);
 	if (tag_request.remove) {
@@ -206,6 +220,7 @@ int list_tasks(struct bpf_iter__task *ctx)
 	line.flags = tag->flags;
 	line.start_time = KREAD(task, group_leader, start_boottime);
 	line.hold_id = tag->hold_id;
+	line.hold_op = tag->hold_op;
 	bpf_seq_write(ctx->meta->seq, &line, sizeof(line));
 	return 0;
 }

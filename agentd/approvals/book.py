@@ -38,7 +38,11 @@ class Hold:
 
 @dataclass(slots=True)
 class Pending(Generic[Detail]):
-    """One question: an action, and everybody who waits for its answer."""
+    """One question: an action, and everybody who waits for its answer.
+
+    id: the number of its first hold. The kernel gives them and never twice, so that a number that somebody has noted
+    can't come to mean something else when agentd starts again.
+    """
 
     id: str
     key: tuple[int, int]
@@ -52,12 +56,11 @@ class Pending(Generic[Detail]):
 class ApprovalBook(Generic[Detail]):
     """All pending approvals. `limit`: per agent; more are refused, which the engine turns into a denial."""
 
-    def __init__(self, first_number: int = 1, limit: int = 1000) -> None:
+    def __init__(self, limit: int = 1000) -> None:
         self._pending: dict[str, Pending[Detail]] = {}
         self._by_key: dict[tuple[str, tuple[int, int]], str] = {}
         self._by_hold: dict[int, str] = {}
         self._answered: dict[str, Answer] = {}
-        self._next = first_number
         self._limit = limit
 
     def add(
@@ -75,14 +78,33 @@ class ApprovalBook(Generic[Detail]):
             return pending, False
         if sum(1 for other in self._pending.values() if other.agent == agent) >= self._limit:
             return None, False
-        pending = Pending(str(self._next), key, agent, now, now + timeout, detail)
-        self._next += 1
+        pending = Pending(str(hold.hold_id), key, agent, now, now + timeout, detail)
         pending.holds[hold.hold_id] = hold
         self._pending[pending.id] = pending
         if key != (0, 0):
             self._by_key[agent, key] = pending.id
         self._by_hold[hold.hold_id] = pending.id
         return pending, True
+
+    def knows(self, hold_id: int) -> bool:
+        """Does an approval speak of this hold?"""
+        return hold_id in self._by_hold
+
+    def answered(self, hold_id: int) -> bool:
+        """Did an approval that spoke of this hold end, lately?"""
+        return str(hold_id) in self._answered
+
+    def take(self, hold_id: int) -> Pending[Detail] | None:
+        """Takes one hold out of its approval, which is off the list if it was the last; None: none speaks of it."""
+        number = self._by_hold.pop(hold_id, None)
+        if number is None:
+            return None
+        pending = self._pending[number]
+        pending.holds.pop(hold_id)
+        self._answered[str(hold_id)] = Answer.EXPIRED
+        if not pending.holds:
+            self.close(pending, Answer.EXPIRED)
+        return pending
 
     def get(self, number: str) -> Pending[Detail]:
         """Raises AgentdError `no-such-approval`, or `approval-answered` with how."""
@@ -100,21 +122,15 @@ class ApprovalBook(Generic[Detail]):
         self._by_key.pop((pending.agent, pending.key), None)
         for hold_id in pending.holds:
             self._by_hold.pop(hold_id, None)
+            self._answered[str(hold_id)] = answer
         self._answered[pending.id] = answer
         while len(self._answered) > 10_000:
             self._answered.pop(next(iter(self._answered)))
 
     def gone(self, hold_id: int) -> Pending[Detail] | None:
         """A held thread ended. The approval it was the last to wait for, now closed; None if there is none."""
-        number = self._by_hold.pop(hold_id, None)
-        if number is None:
-            return None
-        pending = self._pending[number]
-        pending.holds.pop(hold_id)
-        if pending.holds:
-            return None
-        self.close(pending, Answer.EXPIRED)
-        return pending
+        pending = self.take(hold_id)
+        return None if pending is None or pending.holds else pending
 
     def late(self, now: int) -> list[Pending[Detail]]:
         """Those whose time is up."""

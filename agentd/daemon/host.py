@@ -69,7 +69,7 @@ def start(
                 [note("started", f"agentd {agentd.__version__} enforces", metadata={"pid": os.getpid()})]
             )
             engine.install(compiled)
-            engine.commit()
+            engine.resume()
             return engine
         except BaseException:
             if stood:
@@ -84,6 +84,8 @@ def start(
 
 def stop(engine: Engine, *, release: bool) -> None:
     """Ends an engine. release: ends enforcement too; else the pins keep it."""
+    if release:
+        engine.deny_all("enforcement ends (deny)")
     engine.close()
     engine.audit.append([note("stopped", "enforcement ends" if release else "enforcement goes on by the pins")])
     engine.commit()
@@ -142,8 +144,8 @@ def collect_stale_runs() -> list[Path]:
 
 
 def release_everything(service: Path) -> list[Path]:
-    """Removes the pins of a service that doesn't run and of every run whose agentd is gone; what they held is free then,
-    except what waits for an answer: that is killed. Raises AgentdError `not-root`, `service-running`.
+    """Removes the pins of a service that doesn't run and of every run whose agentd is gone; what they held is free
+    then, except what waits for an answer: that is killed. Raises AgentdError `not-root`, `service-running`.
     """
     features.require_root()
     found = []

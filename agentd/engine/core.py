@@ -1,13 +1,13 @@
 """The engine: event -> operation -> decision -> action -> record. The only place where that order is written.
 
-The kernel decides and acts by itself; what arrives here has happened (a denial), is held (and waits for an answer), or is
-a count. The engine records it, asks, answers, and keeps the books. It is synchronous and single-threaded: whoever
-runs it
-calls pump() when a ring is readable and tick() once a second.
+The kernel decides and acts by itself; what arrives here has happened (a denial), is held (and waits for an answer), or
+is a count. The engine records it, asks, answers, and keeps the books. It is synchronous and single-threaded: whoever
+runs it calls pump() when a ring is readable and tick() once a second.
 """
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,15 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from agentd.actions import signals
 from agentd.approvals.book import Answer, ApprovalBook, Hold, Pending
 from agentd.audit.canonical import Json
 from agentd.audit.record import Record, gap
 from agentd.audit.writer import AuditWriter, new_action_id
-from agentd.engine import records
+from agentd.engine import coverage, orphans, records
 from agentd.engine.accounts import Accounts
 from agentd.engine.holds import HoldAnswers
+from agentd.engine.orphans import HoldMemory
 from agentd.engine.pending import HeldAction, describe
-from agentd.engine.policies import AgentView, Compiled, PolicySet
+from agentd.engine.policies import Compiled, PolicySet
+from agentd.engine.records import Names
 from agentd.errors import AgentdError
 from agentd.kernel import abi
 from agentd.kernel.loader import LoadedObject
@@ -31,7 +34,7 @@ from agentd.kernel.ring import EventRing, KernelEvent, parse
 from agentd.kernel.tables import PolicyTables
 from agentd.kernel.tasks import TaskMarks
 from agentd.metrics import Metrics, VerdictTimes
-from agentd.model import Action, Decision, Op, Point
+from agentd.model import Action, Decision, Point
 from agentd.workloads import processes
 
 FLUSH_SECONDS: Final = 10
@@ -72,12 +75,13 @@ class Engine:
         self.on_event: Callable[[Record], None] | None = None
         self._accounts = Accounts(loaded)
         self._answers = HoldAnswers(loaded)
+        self._memory = HoldMemory(audit.path.parent / "held", orphans.identity(loaded.control.hash_seed))
         self._events = EventRing(loaded, "events")
         self._stats = loaded.stats.read()
         self._flushed = time.monotonic()
         self._idle_ticks = 0
         self._next_workload = 1 + max((line.workload for line in self.marks.list()), default=0)
-        self._handlers: dict[int, Callable[[KernelEvent, str, AgentView | None], None]] = {
+        self._handlers: dict[int, Callable[[KernelEvent, str, Names], None]] = {
             abi.EVENT_VIOLATION: self._violation,
             abi.EVENT_HOLD: self._hold,
             abi.EVENT_GONE: self._gone,
@@ -166,7 +170,10 @@ class Engine:
             event = parse(raw)
             view = self.policies.view(event.agent, event.generation)
             agent = view.name if view else self.policies.names().get(event.agent, f"agent-{event.agent}")
-            self._handlers[event.type](event, agent, view)
+            names = records.names_of(event, view)
+            if event.type == abi.EVENT_HOLD and event.point is not Point.CGROUP:
+                self._memory.keep(event.hold_id, raw, names, self._origin(event.workload))
+            self._handlers[event.type](event, agent, names)
             if self.audit.pending >= COMMIT_RECORDS:
                 self.commit()
         self.commit()
@@ -182,72 +189,85 @@ class Engine:
         if self.on_event:
             self.on_event(record)
 
-    def _count(self, event: KernelEvent, agent: str, view: AgentView | None) -> None:
-        tool, operation, _ = records.names_of(event, view)
-        self.metrics.decided(agent, tool, operation, event.decision, event.action)
+    def _origin(self, number: int) -> str:
+        workload = self.workloads.get(number)
+        return workload.origin if workload else "an agentd before this one"
 
-    def _violation(self, event: KernelEvent, agent: str, view: AgentView | None) -> None:
-        self._count(event, agent, view)
+    def _count(self, event: KernelEvent, agent: str, names: Names) -> None:
+        self.metrics.decided(agent, names.tool, names.operation, event.decision, event.action)
+
+    def _violation(self, event: KernelEvent, agent: str, names: Names) -> None:
+        self._count(event, agent, names)
         reason = ""
         if event.decision is Decision.REQUIRE_APPROVAL and event.action is not Action.NONE:
             reason = "approval required, and the operation could not be held (deny)"
         kind = "denied"
         if event.decision is Decision.REQUIRE_APPROVAL and event.action is Action.NONE:
             kind = "approval_required"
-        self._record(records.event_record(kind, event, agent, view, reason=reason))
+        self._record(records.event_record(kind, event, agent, names, reason=reason))
 
-    def _hold(self, event: KernelEvent, agent: str, view: AgentView | None) -> None:
-        self._count(event, agent, view)
-        workload = self.workloads.get(event.workload)
+    def _hold(self, event: KernelEvent, agent: str, names: Names) -> None:
+        self._count(event, agent, names)
+        self._ask(event, agent, names, self._origin(event.workload), event.time)
+
+    def _ask(self, event: KernelEvent, agent: str, names: Names, origin: str, now: int, again: str = "") -> None:
+        """Makes a question of a hold. again: why, if it was asked before."""
         detail = HeldAction(
-            event,
-            view,
-            workload.origin if workload else "an agentd before this one",
-            processes.working_directory(event.pid),
-            processes.ancestors(event.pid),
+            event, names, origin, processes.working_directory(event.pid), processes.ancestors(event.pid)
         )
-        start = processes.start_ticks(event.pid)
-        hold = Hold(event.hold_id, event.pid, start or 0, event.point is Point.CGROUP)
+        hold = Hold(event.hold_id, event.pid, processes.ticks(event.start_time), event.point is Point.CGROUP)
         timeout = max(event.timeout, 1) * 1_000_000_000
-        pending, fresh = self.book.add(agent, event.key, hold, event.time, timeout, detail)
+        pending, fresh = self.book.add(agent, event.key, hold, now, timeout, detail)
         if pending is None:
             self._answers.settle([hold], event.key, False, self.book)
             self._record(
                 records.event_record(
-                    "denied", event, agent, view, reason="too many operations wait for approval (deny)"
+                    "denied", event, agent, names, reason="too many operations wait for approval (deny)"
                 )
             )
             return
-        self._record(records.event_record("approval_required", event, agent, view, metadata={"approval": pending.id}))
+        self._record(
+            records.event_record(
+                "approval_required",
+                event,
+                agent,
+                names,
+                reason=again,
+                metadata={"approval": pending.id},
+                at=time.time_ns() if again else None,
+            )
+        )
         self.metrics.set_pending(agent, self.book.counts().get(agent, 0))
         if fresh and self.on_hold:
             self.on_hold(describe(pending, time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
 
-    def _gone(self, event: KernelEvent, agent: str, view: AgentView | None) -> None:
+    def _gone(self, event: KernelEvent, agent: str, names: Names) -> None:
+        self._memory.forget(event.hold_id)
         pending = self.book.gone(event.hold_id)
         if pending is not None:
             self._closed(pending, Answer.EXPIRED, "the process ended while it was held", None)
+        elif not self.book.answered(event.hold_id) and not self.book.knows(event.hold_id):
+            self._lapsed(event.hold_id, agent, event.pid, "the process ended while it was held")
 
-    def _allowed_one(self, event: KernelEvent, agent: str, view: AgentView | None) -> None:
-        self._count(event, agent, view)
-        self._record(records.event_record("allowed", event, agent, view, count=1))
+    def _allowed_one(self, event: KernelEvent, agent: str, names: Names) -> None:
+        self._count(event, agent, names)
+        self._record(records.event_record("allowed", event, agent, names, count=1))
 
-    def _granted(self, event: KernelEvent, agent: str, view: AgentView | None) -> None:
-        tool, operation, _ = records.names_of(event, view)
-        self.metrics.decided(agent, tool, operation, Decision.ALLOW, Action.NONE)
+    def _granted(self, event: KernelEvent, agent: str, names: Names) -> None:
+        self.metrics.decided(agent, names.tool, names.operation, Decision.ALLOW, Action.NONE)
         self._record(
             records.event_record(
                 "allowed",
                 event,
                 agent,
-                view,
+                names,
                 reason="approved, and carried out",
                 count=1,
                 metadata={"hold": event.hold_id},
             )
         )
 
-    def _refused(self, event: KernelEvent, agent: str, view: AgentView | None) -> None:
+    def _refused(self, event: KernelEvent, agent: str, names: Names) -> None:
         """The answer was recorded when it was given; this is its effect, EPERM."""
 
     # -- answers
@@ -270,6 +290,66 @@ class Engine:
         self._closed(pending, answer, reason, by)
         self.commit()
         self._answers.settle(holds, pending.key, answer is Answer.APPROVED, self.book)
+        for hold in holds:
+            self._memory.forget(hold.hold_id)
+
+    def _lapsed(self, hold_id: int, agent: str, pid: int, reason: str) -> None:
+        """The end of a question that an agentd before this one asked."""
+        self._record(
+            records.note("approval_expired", reason, agent=agent, metadata={"approval": str(hold_id), "pid": pid})
+        )
+
+    def resume(self) -> None:
+        """Takes over what an agentd before this one left: its events, and whatever it has left held."""
+        reason = "agentd was started again, and judges this anew"
+        self.pump()
+        agents = self.policies.names()
+        for line in self.marks.list():
+            if line.hold_id and not line.flags & abi.TAG_HELD and not self.book.knows(line.hold_id):
+                self._lapsed(line.hold_id, agents.get(line.agent, f"agent-{line.agent}"), line.pid, reason)
+        self.judge_again(reason)
+        self._memory.forget_others({line.hold_id for line in self.marks.list()})
+
+    def judge_again(self, reason: str) -> None:
+        """After a change of policy: calls that are held and will be tried again are answered by the policy of now,
+        which may hold them again; their questions end here.
+        """
+        self.pump()
+        for pending in self.book:
+            for hold in [hold for hold in pending.holds.values() if hold.retried]:
+                self.book.take(hold.hold_id)
+            if not pending.holds:
+                self._closed(pending, Answer.EXPIRED, reason, None)
+        self.commit()
+        self._orphans(self.marks.list())
+
+    def deny_all(self, reason: str) -> None:
+        """Refuses whatever waits, because there will be nothing left that could hold it."""
+        self.pump()
+        for pending in self.book:
+            self._settle(pending, Answer.EXPIRED, reason, None)
+        for _ in range(200):
+            held = {(line.pid, processes.ticks(line.start_time)) for line in self.marks.list() if line.hold_id}
+            if not held:
+                return
+            time.sleep(0.01)
+        for pid, start in held:
+            signals.send(pid, start, signal.SIGKILL, processes.start_ticks)
+
+    def _orphans(self, lines: list[abi.TaskLine]) -> None:
+        """Wakes or adopts what is held and that no question speaks of."""
+        if not any(line.hold_id for line in lines):
+            return
+        self.pump()  # the question may just have come
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        agents = self.policies.names()
+        for line in orphans.claim(lines, self.book, self._answers):
+            note = self._memory.recall(line.hold_id)
+            event = note.event if note else orphans.unknown_event(line)
+            names = note.names if note else Names("unknown", "unknown", "unknown", None, None)
+            origin = note.started_by if note else self._origin(line.workload)
+            agent = agents.get(line.agent, f"agent-{line.agent}")
+            self._ask(event, agent, names, origin, now, "still held: an agentd before this one asked")
 
     def _closed(self, pending: Pending[HeldAction], answer: Answer, reason: str, by: str | None) -> None:
         event = pending.detail.event
@@ -287,7 +367,7 @@ class Engine:
                 kind,
                 event,
                 pending.agent,
-                pending.detail.view,
+                pending.detail.names,
                 reason=reason or f"{answer.value} by {by}",
                 metadata=metadata,
                 at=time.time_ns(),
@@ -303,6 +383,7 @@ class Engine:
         self.expire()
         self._losses()
         lines = self.marks.list()
+        self._orphans(lines)
         self._census(lines)
         self._answers.forget_used({line.hold_id for line in lines if line.hold_id})
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
@@ -366,6 +447,7 @@ class Engine:
                 workload.seen = True
             elif workload.seen or time.time() - workload.started > 5:
                 del self.workloads[number]
+                self.marks.forget_doom(number)
                 self._workload_record("workload_ended", workload, {})
         for index, name in names.items():
             self.metrics.set_processes(name, len(agents.get(index, ())))
@@ -401,7 +483,7 @@ class Engine:
                 for w in self.workloads.values()
             ],
             "approvals_pending": len(self.book),
-            "enforcement": enforcement(),
+            "enforcement": coverage.enforcement(),
             "verdicts": stats[abi.STAT_VERDICTS],
             "unresolved": stats[abi.STAT_UNRESOLVED],
             "lost": {reason: stats[stat] for stat, reason, _ in LOSSES},
@@ -422,23 +504,3 @@ class Engine:
         self.flush()
         self._events.close()
         self._accounts.close()
-
-
-def enforcement() -> list[dict[str, str]]:
-    """Which point judges each kernel operation on this host, and what that guarantees."""
-    rows = []
-    for op in Op:
-        if op is Op.EXEC:
-            point, guarantee = Point.EXEC, "contained"
-        elif op in (Op.CONNECT, Op.BIND, Op.SEND):
-            point, guarantee = Point.CGROUP, "prevented"
-        elif op is Op.SOCKET:
-            point, guarantee = Point.CGROUP, "prevented (inet), contained (others)"
-        elif op is Op.READ:
-            point, guarantee = Point.TRACE, "contained (detected if threads share descriptors)"
-        elif op in (Op.LISTEN, Op.UNIX_CONNECT):
-            point, guarantee = Point.TRACE, "contained"
-        else:
-            point, guarantee = Point.TRACE, "detected"
-        rows.append({"operation": op.word, "point": point.word, "guarantee": guarantee})
-    return rows

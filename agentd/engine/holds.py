@@ -24,7 +24,7 @@ class HoldAnswers:
 
     def __init__(self, loaded: LoadedObject) -> None:
         self._maps = AnswerMaps(loaded)
-        self._answered: set[int] = set()
+        self._answered: set[int] = set(self._maps.let_go_of())  # an agentd before this one's too
 
     def settle(
         self, holds: Collection[Hold], key: tuple[int, int], allow: bool, book: ApprovalBook[HeldAction]
@@ -48,6 +48,10 @@ class HoldAnswers:
             # A process with another thread's question open stays stopped: SIGCONT wakes all threads.
             if (hold.retried or allow) and not book.waiting(hold.pid, hold.start):
                 signals.send(hold.pid, hold.start, signal.SIGCONT, start_ticks)
+
+    def approved(self, hold_id: int) -> bool:
+        """Was an effect approved whose thread has not gone on yet?"""
+        return self._maps.may_go(hold_id)
 
     def forget_used(self, live_holds: Collection[int]) -> None:
         """Drops answers whose thread has gone on; live_holds: the hold ids that marked threads still carry."""

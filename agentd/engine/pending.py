@@ -8,8 +8,7 @@ from typing import Any
 from agentd.approvals.book import Pending
 from agentd.audit.rawbytes import printable
 from agentd.audit.record import object_json, summarize
-from agentd.engine.policies import AgentView
-from agentd.engine.records import names_of, object_of
+from agentd.engine.records import Names, object_of
 from agentd.kernel.ring import KernelEvent
 from agentd.model import Op
 from agentd.workloads import processes
@@ -20,7 +19,7 @@ class HeldAction:
     """The event that held an operation, and what was seen around it then."""
 
     event: KernelEvent
-    view: AgentView | None
+    names: Names
     started_by: str  # how the workload came to be
     cwd: bytes | None
     ancestors: tuple[processes.Ancestor, ...]
@@ -29,13 +28,13 @@ class HeldAction:
 def describe(pending: Pending[HeldAction], now: int) -> dict[str, Any]:
     """One approval as JSON: what the socket, the command line and the tests show. now: ns, CLOCK_BOOTTIME."""
     event = pending.detail.event
-    tool, operation, rule = names_of(event, pending.detail.view)
+    names = pending.detail.names
     target = object_of(event.op, event.object, event.flags)
     return {
         "id": pending.id,
         "agent": pending.agent,
-        "tool": tool,
-        "operation": operation,
+        "tool": names.tool,
+        "operation": names.operation,
         "kernel_operation": event.op.word,
         "object": object_json(target),
         "summary": summarize(event.op, target, event.argv if event.op is Op.EXEC else ()),
@@ -45,7 +44,7 @@ def describe(pending: Pending[HeldAction], now: int) -> dict[str, Any]:
         "uid": event.uid,
         "workload": event.workload,
         "started_by": pending.detail.started_by,
-        "rule": rule,
+        "rule": names.rule,
         "point": event.point.word,
         "guarantee": event.guarantee.word,
         "processes": sorted({hold.pid for hold in pending.holds.values()}),

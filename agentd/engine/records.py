@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from agentd.audit.canonical import Json
 from agentd.audit.record import Parent, Process, Record, summarize
@@ -59,11 +60,23 @@ def reason_of(decision: Decision, rule: int, tool: str, operation: str) -> str:
     }[decision]
 
 
-def names_of(event: KernelEvent, view: AgentView | None) -> tuple[str, str, str]:
-    """(tool, operation, rule id). Without the view, an agentd before this one made the policy."""
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the policy calls an operation, and the rule that judged it."""
+
+    tool: str
+    operation: str
+    rule: str
+    risk: Risk | None
+    policy_sha256: str | None
+
+
+def names_of(event: KernelEvent, view: AgentView | None) -> Names:
+    """Without the view, an agentd before this one made the policy."""
     if view is None:
-        return "unknown", "unknown", f"rule-{event.rule} (of an earlier policy)"
-    return (*view.toolop(event.toolop), view.rule_id(event.rule))
+        return Names("unknown", "unknown", f"rule-{event.rule} (of an earlier policy)", None, None)
+    risk = view.outcomes[event.outcome].risk if event.outcome < len(view.outcomes) else None
+    return Names(*view.toolop(event.toolop), view.rule_id(event.rule), risk, view.policy_sha256)
 
 
 def metadata_of(event: KernelEvent) -> dict[str, Json]:
@@ -89,7 +102,7 @@ def event_record(
     kind: str,
     event: KernelEvent,
     agent: str,
-    view: AgentView | None,
+    names: Names,
     *,
     reason: str = "",
     metadata: Mapping[str, Json] | None = None,
@@ -97,7 +110,6 @@ def event_record(
     count: int | None = None,
 ) -> Record:
     """The record of one kernel event. at: ns since the epoch, instead of the event's own time."""
-    tool, operation, rule = names_of(event, view)
     target = object_of(event.op, event.object, event.flags)
     when = wall_time(event.time) if at is None else at
     return Record(
@@ -105,21 +117,21 @@ def event_record(
         event=kind,
         action_id=new_action_id(),
         agent_id=agent,
-        tool_name=tool,
-        operation=operation,
-        risk=_risk(event, view),
+        tool_name=names.tool,
+        operation=names.operation,
+        risk=names.risk,
         input_summary=summarize(event.op, target, event.argv if event.op is Op.EXEC else ()),
-        reason=reason or reason_of(event.decision, event.rule, tool, operation),
+        reason=reason or reason_of(event.decision, event.rule, names.tool, names.operation),
         metadata={**metadata_of(event), **(metadata or {})},
         decision=event.decision,
-        rule=rule,
+        rule=names.rule,
         action=event.action,
         guarantee=event.guarantee,
         point=event.point,
         kernel_operation=event.op,
         process=process_of(event),
         object=target,
-        policy_sha256=view.policy_sha256 if view else None,
+        policy_sha256=names.policy_sha256,
         count=count,
         first=when if count is not None else None,
         last=when if count is not None else None,
@@ -176,9 +188,3 @@ def note(event: str, reason: str, *, agent: str | None = None, metadata: Mapping
         reason=reason,
         metadata=dict(metadata or {}),
     )
-
-
-def _risk(event: KernelEvent, view: AgentView | None) -> Risk | None:
-    if view is None or event.outcome >= len(view.outcomes):
-        return None
-    return view.outcomes[event.outcome].risk

@@ -144,7 +144,7 @@ class TagRequest(ctypes.Structure):
         ("marked", c_uint32),
         ("cgroup", c_uint64),
         ("remove", c_uint32),
-        ("reserved", c_uint32),
+        ("spare", c_int32),
     ]
 
 
@@ -160,6 +160,8 @@ class TaskLine(ctypes.Structure):
         ("flags", c_uint32),
         ("start_time", c_uint64),
         ("hold_id", c_uint64),
+        ("hold_op", c_uint32),
+        ("reserved", c_uint32),
     ]
 
 

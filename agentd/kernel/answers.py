@@ -31,6 +31,14 @@ class AnswerMaps:
         """The thread with this hold may run. Raises KernelError when the map is full."""
         self._answers.put(ctypes.c_uint64(hold_id), ctypes.c_uint32(1))
 
+    def may_go(self, hold_id: int) -> bool:
+        """Was let_go() said, and the thread has not been seen to go on?"""
+        return self._answers.get(ctypes.c_uint64(hold_id)) is not None
+
+    def let_go_of(self) -> list[int]:
+        """Every hold that let_go() was said of."""
+        return [int(key.value) for key in self._answers.keys()]
+
     def forget(self, hold_id: int) -> None:
         """The thread has gone on: the answer is of no use any more."""
         self._answers.delete(ctypes.c_uint64(hold_id))

@@ -65,6 +65,7 @@ class TaskMarks:
         self._loaded.watch()
         request = self._loaded.request
         request.agent, request.workload, request.remove = agent, workload, 0
+        request.spare = os.getpid()
         self._loaded.control.tagging = 1
         total = 0
         try:

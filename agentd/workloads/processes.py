@@ -42,6 +42,32 @@ def cgroup_path(pid: int) -> bytes | None:
     return None
 
 
+def thread_stopped(pid: int, tid: int) -> bool:
+    """Is a thread in state T (stopped by a signal)?"""
+    try:
+        stat = Path(f"/proc/{pid}/task/{tid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat.rpartition(b")")[2].split()[0] == b"T"
+
+
+def arguments(pid: int) -> tuple[bytes, ...]:
+    """The arguments of a process, as it has them now; empty if it is gone."""
+    try:
+        data = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return ()
+    return tuple(data.removesuffix(b"\0").split(b"\0")) if data else ()
+
+
+def uid_of(pid: int) -> int:
+    """The user of a process; 0 if it is gone."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return 0
+
+
 def exe_path(pid: int) -> bytes | None:
     """The file a process runs; None if it is gone or a kernel thread."""
     try:
