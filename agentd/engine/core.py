@@ -447,7 +447,6 @@ class Engine:
                 workload.seen = True
             elif workload.seen or time.time() - workload.started > 5:
                 del self.workloads[number]
-                self.marks.forget_doom(number)
                 self._workload_record("workload_ended", workload, {})
         for index, name in names.items():
             self.metrics.set_processes(name, len(agents.get(index, ())))
