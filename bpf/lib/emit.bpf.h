@@ -159,9 +159,10 @@ __noinline int count_operation(u32 slot, const struct agentd_tag *tag, const str
 }
 
 /* An allowed operation: counted, or sent as an event of its own. False: neither was possible, it is lost (and counted). */
-static __always_inline bool report_allowed(u32 slot, const struct agentd_tag *tag, const struct verdict *v,
-					   struct emission *m)
+__noinline int report_allowed(u32 slot, const struct agentd_tag *tag, const struct verdict *v, struct emission *m)
 {
+	if (!tag || !v || !m)
+		return false;
 	if (count_operation(slot, tag, v, m))
 		return true;
 	m->type = AGENTD_EVENT_ALLOWED;
@@ -175,26 +176,29 @@ static __always_inline bool report_allowed(u32 slot, const struct agentd_tag *ta
  * A denial: an event of its own. A workload that makes them faster than user space reads finds the ring full; then they
  * are counted like allowed operations, exactly and by object, and only what can't be counted either is lost.
  */
-static __always_inline void report_denied(u32 slot, const struct agentd_tag *tag, const struct verdict *v,
-					  struct emission *m)
+__noinline int report_denied(u32 slot, const struct agentd_tag *tag, const struct verdict *v, struct emission *m)
 {
 	struct scratch *s = scratch_get(slot);
-	u32 len = m->object_len;
+	u32 len;
 
+	if (!tag || !v || !m)
+		return 0;
+	len = m->object_len;
 	if (emit(slot, tag, v, m))
-		return;
+		return 0;
 	/* emit() has used the path buffer for the program's path; the object stands in data */
 	if (s && len <= AGENTD_PATH_MAX) {
 		bpf_probe_read_kernel(&s->path[m->object_off & (AGENTD_PATH_MAX - 1)], len & (2 * AGENTD_PATH_MAX - 1),
 				      s->data);
 		m->details = false;
 		if (count_operation(slot, tag, v, m))
-			return;
+			return 0;
 	}
 	stat_add(AGENTD_STAT_LOST_EVENTS, 1);
+	return 0;
 }
 
-static __always_inline void verdict_time(u64 begin)
+__noinline int verdict_time(u64 begin)
 {
 	u64 ns = bpf_ktime_get_ns() - begin;
 	u32 bucket = 0;
@@ -204,6 +208,7 @@ static __always_inline void verdict_time(u64 begin)
 	for (u64 left = ns >> 8; left && bucket < 15; left >>= 1)
 		bucket++;
 	stat_add(AGENTD_STAT_BUCKET0 + bucket, 1);
+	return 0;
 }
 
 #endif
