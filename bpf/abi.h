@@ -189,6 +189,8 @@ struct agentd_control {
 	agentd_u32 abi;
 	agentd_u64 next_hold;
 	agentd_u64 untracked; /* forks that could not be tagged (and were killed) */
+	agentd_u32 doomed; /* workloads in the map of that name: 0 saves the look-up */
+	agentd_u32 reserved;
 	agentd_u64 hash_seed[2]; /* secret keys of the object hashes; never changed while a workload lives */
 };
 
@@ -201,6 +203,8 @@ struct agentd_tag_request {
 	agentd_u64 cgroup; /* id in the v2 hierarchy */
 	agentd_u32 remove; /* take the marks of `workload` away instead */
 	agentd_s32 spare; /* never this process: agentd itself */
+	agentd_u32 io_uring; /* threads found with a ring: what it is asked passes no system call */
+	agentd_u32 reserved;
 };
 
 /* One line of the iterator over marked tasks. */
@@ -276,6 +280,7 @@ struct agentd_event {
 #define AGENTD_EVENT_FLAG_SHARED_FDS 8u /* the descriptor table is shared: another thread may have used the file */
 #define AGENTD_EVENT_FLAG_COMPAT 16u
 #define AGENTD_EVENT_FLAG_SIGNAL_FAILED 32u
+#define AGENTD_EVENT_FLAG_DOOMED 128u /* a denied file has another name now: the whole workload ends */
 #define AGENTD_EVENT_FLAG_SCRIPT 64u /* exec: the object is the script, not the interpreter */
 
 /* Exact counts of allowed operations. */

@@ -14,6 +14,22 @@
 #define FMODE_CREATED 0x100000
 #define O_TRUNC 01000
 
+/*
+ * A device node that does not stand in /dev: its name says nothing about what it opens (mknod in the workspace gives the
+ * disk), so it counts as unresolved.
+ */
+static __always_inline bool stray_device(u32 slot, struct file *f)
+{
+	struct scratch *s = scratch_get(slot);
+	u32 type = KREAD(f, f_inode, i_mode) & S_IFMT_BITS, off;
+
+	if (!s || (type != S_IFBLK_BITS && type != S_IFCHR_BITS))
+		return false;
+	off = s->path_off & (AGENTD_PATH_MAX - 1);
+	return !(s->path[off] == '/' && s->path[off + 1] == 'd' && s->path[off + 2] == 'e' && s->path[off + 3] == 'v' &&
+		 s->path[off + 4] == '/');
+}
+
 static __noinline void judge_open(struct call *c)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -49,6 +65,8 @@ static __noinline void judge_open(struct call *c)
 	if (mode & FMODE_PATH) /* gives no access; opening it again is judged then */
 		return;
 	len = path_of_file(c->slot, f);
+	if (len && stray_device(c->slot, f))
+		len = 0;
 	/* writing is judged first: it is the one that is denied when only reading is allowed */
 	if (mode & FMODE_CREATED && !judge(c, AGENTD_OP_CREATE, AGENTD_DETECTED, flags, len))
 		return;

@@ -174,9 +174,26 @@ static __always_inline bool name_call_of(u32 kind, struct name_call *n)
 	return false;
 }
 
+/*
+ * Would a denial of this call leave something behind that another process of the workload can use? A mount does; so does
+ * another name for a file that may not be read.
+ */
+static __always_inline bool leaves_alias(struct call *c, const struct name_call *n, u32 len)
+{
+	struct scratch *s = scratch_get(c->slot);
+
+	if (n->op == AGENTD_OP_MOUNT)
+		return true;
+	if (n->path2 == NO_ARG || !len || !s)
+		return n->path2 != NO_ARG;
+	path_verdict(&s->v[1], c->slot, c->tag->agent, AGENTD_OP_READ);
+	return s->v[1].decision != AGENTD_ALLOW;
+}
+
 static __noinline void judge_names(struct call *c)
 {
 	struct name_call n;
+	bool alias;
 	u32 len;
 
 	if (!name_call_of(c->kind, &n))
@@ -188,7 +205,13 @@ static __noinline void judge_names(struct call *c)
 	if (c->kind == CALL_LINKAT && argument(c, 4) & AT_SYMLINK_FOLLOW)
 		n.follow = true;
 	len = resolve_argument(c, n.dirfd, n.path, n.follow);
-	if (!judge(c, n.op, AGENTD_DETECTED, 0, len) || n.path2 == NO_ARG)
+	alias = leaves_alias(c, &n, len);
+	if (!judge(c, n.op, AGENTD_DETECTED, alias ? AGENTD_EVENT_FLAG_DOOMED : 0, len)) {
+		if (alias)
+			doom(c->tag);
+		return;
+	}
+	if (n.path2 == NO_ARG)
 		return;
 	len = resolve_argument(c, n.dirfd2, n.path2, false);
 	judge(c, n.op, AGENTD_DETECTED, 0, len);

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
  * Sockets that the cgroup programs don't see (trace point): unusual families, connect to a unix socket (judged by the
- * peer's own path), listen. contained: the caller ends before it can use what it got.
+ * peer's own path), listen: contained, the caller ends before it can use what it got. A file that bind() on a unix socket
+ * creates, and a datagram to a unix socket: detected.
+ *
+ * Not seen: descriptors that arrive over a unix socket (SCM_RIGHTS), and messages of sendmmsg after the first.
  */
 #include "lib/call.bpf.h"
 
@@ -95,45 +98,153 @@ static __noinline void judge_listen(struct call *c, struct scratch *s, struct so
 	act(c->slot, c->tag, &s->v[0], m, false);
 }
 
+/*
+ * The destination of a datagram that names one itself: a struct sockaddr_un in the caller's memory, so another thread may
+ * have changed it. 0: unresolved.
+ */
+static __noinline u32 unix_destination(struct call *c, u64 address, u32 size)
+{
+	struct scratch *s = scratch_get(c->slot);
+	struct task_struct *task = bpf_get_current_task_btf();
+	long n;
+
+	if (!s || size < 3 || size > 110)
+		return 0;
+	size -= 2; /* sun_family */
+	if (bpf_probe_read_user(s->name[0], size & 127, (void *)(address + 2)))
+		return 0;
+	if (!s->name[0][0]) { /* an abstract name */
+		s->path_off = AGENTD_PATH_MAX - size;
+		bpf_probe_read_kernel(&s->path[s->path_off & (AGENTD_PATH_MAX - 1)], size & 127, s->name[0]);
+		s->path[s->path_off & (AGENTD_PATH_MAX - 1)] = '@';
+		return size;
+	}
+	s->name[0][size & 127] = 0;
+	n = bpf_probe_read_kernel_str(s->component, 128, s->name[0]);
+	if (n <= 1 || n > 128)
+		return 0;
+	s->name_cur = 0;
+	s->name_len = n - 1;
+	return name_resolve(c->slot, (u64)KREAD(task, fs, pwd.mnt), (u64)KREAD(task, fs, pwd.dentry), 1);
+}
+
+/* The path a unix socket was bound to: a file that bind() created. 0: it has none (abstract, or not bound). */
+static __always_inline u32 unix_path(struct call *c, struct sock *sk)
+{
+	struct unix_sock *u = (struct unix_sock *)sk;
+
+	if (!KREAD(u, path.dentry))
+		return 0;
+	return path_resolve(c->slot, (u64)KREAD(u, path.mnt), (u64)KREAD(u, path.dentry), AGENTD_PATH_MAX);
+}
+
+/* The arguments of a socket call; i386 has them in the caller's memory when they came through socketcall(2). */
+struct socket_args {
+	u64 fd; /* or family */
+	u64 second; /* struct msghdr of sendmsg */
+	u64 address, size; /* of sendto */
+};
+
+static __always_inline bool socket_args(struct call *c, struct socket_args *a)
+{
+	u32 args[6] = {};
+
+	if (c->kind != CALL_SOCKETCALL) {
+		a->fd = argument(c, 0);
+		a->second = argument(c, 1);
+		a->address = argument(c, 4);
+		a->size = argument(c, 5);
+		return true;
+	}
+	bpf_probe_read_user(args, sizeof(args), (void *)argument(c, 1));
+	switch (argument(c, 0)) { /* SYS_SOCKET, SYS_BIND, ... of linux/net.h */
+	case 1:
+		c->kind = CALL_SOCKET;
+		break;
+	case 2:
+		c->kind = CALL_BIND;
+		break;
+	case 3:
+		c->kind = CALL_CONNECT;
+		break;
+	case 4:
+		c->kind = CALL_LISTEN;
+		break;
+	case 11:
+		c->kind = CALL_SENDTO;
+		break;
+	case 16:
+	case 20:
+		c->kind = CALL_SENDMSG;
+		break;
+	default:
+		return false;
+	}
+	a->fd = args[0];
+	a->second = args[1];
+	a->address = args[4];
+	a->size = args[5];
+	return true;
+}
+
+/* msg_name and msg_namelen of a struct msghdr (struct mmsghdr begins with one). */
+static __always_inline void message_address(struct call *c, struct socket_args *a)
+{
+	u32 narrow[2] = {};
+	u64 wide[2] = {};
+
+	if (c->compat) {
+		bpf_probe_read_user(narrow, sizeof(narrow), (void *)a->second);
+		a->address = narrow[0];
+		a->size = narrow[1];
+		return;
+	}
+	bpf_probe_read_user(wide, sizeof(wide), (void *)a->second);
+	a->address = wide[0];
+	a->size = (u32)wide[1];
+}
+
 static __noinline void judge_socket(struct call *c)
 {
 	struct scratch *s = scratch_get(c->slot);
+	struct socket_args a = {};
 	struct sock *sk;
 	u16 family;
 	u32 len;
 
-	if (!s)
+	if (!s || !socket_args(c, &a))
 		return;
-	if (c->kind ==
-	    CALL_SOCKETCALL) { /* i386 only: the arguments are in the caller's memory; socket(2) is number 1 */
-		u32 args[2] = {};
-		u64 what = argument(c, 0);
-
-		if (bpf_probe_read_user(args, sizeof(args), (void *)argument(c, 1)))
-			return;
-		if (what != 1 && what != 3 && what != 4)
-			return;
-		c->kind = what == 1 ? CALL_SOCKET : what == 3 ? CALL_CONNECT : CALL_LISTEN;
-		if (c->kind == CALL_SOCKET) {
-			len = family_word(s, args[0]);
-			if (len)
-				judge(c, AGENTD_OP_SOCKET, AGENTD_CONTAINED, 0, len);
-			return;
-		}
-		sk = sock_of((s32)args[0]);
-	} else if (c->kind == CALL_SOCKET) {
-		len = family_word(s, argument(c, 0));
+	if (c->kind == CALL_SOCKET) {
+		len = family_word(s, a.fd);
 		if (len)
 			judge(c, AGENTD_OP_SOCKET, AGENTD_CONTAINED, 0, len);
 		return;
-	} else {
-		sk = sock_of((s32)argument(c, 0));
 	}
+	if (c->kind == CALL_SENDMSG)
+		message_address(c, &a);
+	if ((c->kind == CALL_SENDMSG || c->kind == CALL_SENDTO) && (!a.address || !a.size))
+		return; /* to where the socket is connected, which was judged */
+	sk = sock_of((s32)a.fd);
 	if (!sk)
 		return;
 	family = KREAD(sk, __sk_common.skc_family);
-	if (c->kind == CALL_CONNECT && family == AF_UNIX)
-		judge(c, AGENTD_OP_UNIX_CONNECT, AGENTD_CONTAINED, 0, unix_peer(c, s, sk));
-	else if (c->kind == CALL_LISTEN && (family == AF_INET || family == AF_INET6))
+	if (c->kind == CALL_LISTEN && (family == AF_INET || family == AF_INET6))
 		judge_listen(c, s, sk, family);
+	if (family != AF_UNIX)
+		return;
+	switch (c->kind) {
+	case CALL_CONNECT: /* no peer: connect(AF_UNSPEC), which ends a connection */
+		if (KREAD((struct unix_sock *)sk, peer))
+			judge(c, AGENTD_OP_UNIX_CONNECT, AGENTD_CONTAINED, 0, unix_peer(c, s, sk));
+		break;
+	case CALL_BIND:
+		len = unix_path(c, sk);
+		if (len)
+			judge(c, AGENTD_OP_CREATE, AGENTD_DETECTED, 0, len);
+		break;
+	case CALL_SENDTO:
+	case CALL_SENDMSG:
+		judge(c, AGENTD_OP_UNIX_CONNECT, AGENTD_DETECTED, 0, unix_destination(c, a.address, a.size));
+		break;
+	}
 }

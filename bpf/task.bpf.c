@@ -182,6 +182,8 @@ int tag_task(struct bpf_iter__task *ctx)
 	}
 	if (!wanted)
 		return 0;
+	if (KREAD(task, io_uring))
+		__sync_fetch_and_add(&tag_request.io_uring, 1);
 	if (tag) { /* from another workload: moves over */
 		tag->agent = tag_request.agent;
 		tag->workload = tag_request.workload;

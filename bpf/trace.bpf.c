@@ -15,12 +15,12 @@
  * Also the second half of every hold: the SIGSTOP that cgroup programs can't send, and the end of a task that runs
  * although it is held.
  *
- * Only calls that succeeded are judged: one that failed had no effect. Fails: to deny (kill).
+ * Only calls that succeeded are judged: one that failed had no effect, but for an open that created its file and then
+ * failed (O_CREAT | O_DIRECT). Not judged: what needs a capability and names no object (reboot, swapon, sethostname, the
+ * clock); signals; System V and POSIX IPC; ioctls. Fails: to deny (kill).
  */
 #include "lib/call.bpf.h"
 
-#define EINPROGRESS 115
-#define EAGAIN 11
 #define TS_COMPAT 2
 #define X32_BIT 0x40000000
 
@@ -125,7 +125,7 @@ int BPF_PROG(syscall_returned, struct pt_regs *regs, long ret)
 		c.kind = c.compat ? calls_32[nr & (SYSCALLS - 1)] : calls_64[nr & (SYSCALLS - 1)];
 	if (!c.kind && !c.compat && !(c.nr & X32_BIT))
 		return 0;
-	if (ret < 0 && !(c.kind == CALL_CONNECT && (ret == -EINPROGRESS || ret == -EAGAIN)))
+	if (ret < 0)
 		return 0;
 	c.tag = tag;
 	c.regs = regs;

@@ -61,6 +61,7 @@ static __noinline void judge_words(struct call *c)
 	struct scratch *s = scratch_get(c->slot);
 	u32 op, len = 0, guarantee = AGENTD_DETECTED;
 	u64 first = argument(c, 0);
+	bool alias;
 
 	if (!s)
 		return;
@@ -122,6 +123,11 @@ static __noinline void judge_words(struct call *c)
 		guarantee = AGENTD_CONTAINED;
 		len = word_set(s, "perf_event_open");
 		break;
+	case CALL_FANOTIFY:
+		op = AGENTD_OP_PERF;
+		guarantee = AGENTD_CONTAINED;
+		len = word_set(s, "fanotify_init");
+		break;
 	case CALL_USERFAULTFD:
 		op = AGENTD_OP_PERF;
 		guarantee = AGENTD_CONTAINED;
@@ -134,6 +140,9 @@ static __noinline void judge_words(struct call *c)
 	default:
 		return;
 	}
-	if (len) /* nothing: this use of the call is of no interest */
-		judge(c, op, guarantee, 0, len);
+	if (!len) /* this use of the call is of no interest */
+		return;
+	alias = op == AGENTD_OP_MOUNT;
+	if (!judge(c, op, guarantee, alias ? AGENTD_EVENT_FLAG_DOOMED : 0, len) && alias)
+		doom(c->tag);
 }

@@ -205,6 +205,14 @@ class Engine:
         if event.decision is Decision.REQUIRE_APPROVAL and event.action is Action.NONE:
             kind = "approval_required"
         self._record(records.event_record(kind, event, agent, names, reason=reason))
+        if event.flags & abi.FLAG_DOOMED and event.action is Action.KILL:
+            self._end(event.workload)
+
+    def _end(self, workload: int) -> None:
+        """The kernel ends a doomed workload's tasks at their next system call; those that sleep are ended here."""
+        for line in self.marks.list():
+            if line.workload == workload and line.pid == line.tid:
+                signals.send(line.pid, processes.ticks(line.start_time), signal.SIGKILL, processes.start_ticks)
 
     def _hold(self, event: KernelEvent, agent: str, names: Names) -> None:
         self._count(event, agent, names)
@@ -447,6 +455,7 @@ class Engine:
                 workload.seen = True
             elif workload.seen or time.time() - workload.started > 5:
                 del self.workloads[number]
+                self.marks.forget_doom(number)
                 self._workload_record("workload_ended", workload, {})
         for index, name in names.items():
             self.metrics.set_processes(name, len(agents.get(index, ())))

@@ -92,6 +92,7 @@ def metadata_of(event: KernelEvent) -> dict[str, Json]:
         (abi.FLAG_COMPAT, "compat"),
         (abi.FLAG_SIGNAL_FAILED, "signal_failed"),
         (abi.FLAG_SCRIPT, "script"),
+        (abi.FLAG_DOOMED, "whole_workload_ended"),
     ):
         if event.flags & flag:
             found[name] = True

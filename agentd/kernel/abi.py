@@ -43,6 +43,7 @@ FLAG_SHARED_FDS: Final = 8
 FLAG_COMPAT: Final = 16
 FLAG_SIGNAL_FAILED: Final = 32
 FLAG_SCRIPT: Final = 64
+FLAG_DOOMED: Final = 128
 
 STAT_LOST_EVENTS: Final = 0
 STAT_LOST_SEEN: Final = 1
@@ -124,6 +125,8 @@ class Control(ctypes.Structure):
         ("abi", c_uint32),
         ("next_hold", c_uint64),
         ("untracked", c_uint64),
+        ("doomed", c_uint32),
+        ("reserved", c_uint32),
         ("hash_seed", c_uint64 * 2),
     ]
 
@@ -145,6 +148,8 @@ class TagRequest(ctypes.Structure):
         ("cgroup", c_uint64),
         ("remove", c_uint32),
         ("spare", c_int32),
+        ("io_uring", c_uint32),
+        ("reserved", c_uint32),
     ]
 
 

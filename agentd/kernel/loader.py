@@ -70,6 +70,7 @@ PINNED_MAPS: Final = (
     "counts1",
     "grants",
     "answers",
+    "doomed",
     "stats",
 )
 

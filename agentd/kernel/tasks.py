@@ -83,6 +83,12 @@ class TaskMarks:
             "stop it, then tag it again",
         )
 
+    def forget_doom(self, workload: int) -> None:
+        """A workload that the kernel ended as a whole is gone: its entry makes room."""
+        key = ctypes.c_uint32(workload)
+        library().bpf_map_delete_elem(self._loaded.fds["doomed"], ctypes.byref(key))
+        # control.doomed stays: it only says that looking may pay, and a decrement from here could race with the kernel's
+
     def remove(self, workload: int) -> int:
         """Takes the marks of a workload away; returns how many threads had one."""
         request = self._loaded.request

@@ -38,6 +38,16 @@ static __always_inline void kill_current(struct agentd_tag *tag, struct emission
 		m->flags |= AGENTD_EVENT_FLAG_SIGNAL_FAILED;
 }
 
+/* Ends the whole workload of `tag`: its other tasks at their next system call, exec, fork or connection. */
+static __always_inline void doom(const struct agentd_tag *tag)
+{
+	struct agentd_control *c = control_get();
+	u32 workload = tag->workload, one = 1;
+
+	if (c && !bpf_map_update_elem(&doomed, &workload, &one, BPF_NOEXIST))
+		__sync_fetch_and_add(&c->doomed, 1);
+}
+
 static __always_inline bool answered(u64 hold_id)
 {
 	return bpf_map_lookup_elem(&answers, &hold_id) != NULL;

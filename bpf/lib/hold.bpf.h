@@ -77,7 +77,7 @@ static __noinline int refuse_or_hold(u32 slot, struct agentd_tag *tag, const str
 	bool monitor = agent && agent->flags & AGENTD_AGENT_MONITOR;
 	struct agentd_grant_key key;
 
-	if (!s)
+	if (!s || tag->flags & AGENTD_TAG_KILL_AT_EXIT) /* the latter: its end is near */
 		return -EPERM;
 	if (v->decision == AGENTD_ALLOW) {
 		if (report_allowed(slot, tag, v, m) || !agent || !(agent->flags & AGENTD_AGENT_STRICT) || monitor)

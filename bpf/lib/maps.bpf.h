@@ -17,6 +17,8 @@
  *          counted (for a `strict` agent: denied).
  * grants   answers to held operations that will be tried again. Full: user space can't answer, the operation stays held.
  * answers  answers to holds that must not resume before one (hold id -> 1). Full: the same.
+ * doomed   workloads that end as a whole: a process of theirs gave a denied file another name, which any other could
+ *          use. Full: only that process ends, as for any other denial.
  * scratch  work buffers: taken with a compare-and-swap, given back before the program ends; never per CPU, because a
  *          program can be preempted. None free: the operation is denied.
  * stats    per CPU counters, only ever added to.
@@ -177,6 +179,12 @@ struct answers_map {
 	__type(key, u64);
 	__type(value, u32);
 };
+struct doomed_map {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u32); /* workload */
+	__type(value, u32);
+};
 struct scratch_map {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, SCRATCH_SLOTS);
@@ -201,6 +209,7 @@ struct counts_map counts0 SEC(".maps");
 struct counts_map counts1 SEC(".maps");
 struct grants_map grants SEC(".maps");
 struct answers_map answers SEC(".maps");
+struct doomed_map doomed SEC(".maps");
 struct scratch_map scratch SEC(".maps");
 struct stats_map stats SEC(".maps");
 

@@ -14,6 +14,8 @@ enum walk_state {
 #define S_IFMT_BITS 00170000
 #define S_IFLNK_BITS 0120000
 #define S_IFSOCK_BITS 0140000
+#define S_IFBLK_BITS 0060000
+#define S_IFCHR_BITS 0020000
 
 static __always_inline struct mount *real_mount(struct vfsmount *mnt)
 {

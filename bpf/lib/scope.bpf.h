@@ -23,12 +23,23 @@ static __always_inline bool in_charge(void)
 	return c && c->epoch == constants.epoch;
 }
 
-/* The mark of the current task, or NULL: not in a workload, or not our turn. */
+/*
+ * The mark of the current task, or NULL: not in a workload, or not our turn. A task of a doomed workload is told to end
+ * here (AGENTD_TAG_KILL_AT_EXIT), which every hook looks at.
+ */
 static __always_inline struct agentd_tag *current_tag(void)
 {
 	struct agentd_tag *tag = bpf_task_storage_get(&tags, bpf_get_current_task_btf(), 0, 0);
+	struct agentd_control *c;
 
-	return tag && in_charge() ? tag : NULL;
+	if (!tag)
+		return NULL;
+	c = control_get();
+	if (!c || c->epoch != constants.epoch)
+		return NULL;
+	if (c->doomed && bpf_map_lookup_elem(&doomed, &tag->workload))
+		tag->flags |= AGENTD_TAG_KILL_AT_EXIT;
+	return tag;
 }
 
 static __always_inline struct agentd_agent *agent_get(u32 index)
