@@ -69,14 +69,24 @@ def _run_with_service(request: RunRequest) -> int:
         def mark(pid: int, pidfd: int) -> None:
             client.call("run.mark", pid=pid, agent=request.agent, command=request.command[0])
 
-        child = launch(request.command, mark, user=request.user, prepare=refuse_early)
-    for number in FORWARDED:
-        signal.signal(number, lambda received, _: _forward(child, received))
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # until there is somebody to forward them to
+        try:
+            child = launch(request.command, mark, user=request.user, prepare=lambda: _prepare(before))
+            for number in FORWARDED:
+                signal.signal(number, lambda received, _: _forward(child, received))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         return exit_code(os.waitpid(child.pid, 0)[1])
     finally:
         os.close(child.pidfd)
+
+
+def _prepare(mask: set[int]) -> None:
+    """In the child, before its exec."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    refuse_early()
 
 
 def _forward(child: Child, number: int) -> None:
@@ -125,12 +135,16 @@ async def _supervise(request: RunRequest, engine: Engine, loop: EngineLoop) -> i
         engine.mark_started(pidfd, request.agent, origin, list(request.command))
         engine.commit()
 
-    child = launch(request.command, mark, user=request.user, prepare=refuse_early)
     running = asyncio.get_running_loop()
     ended = asyncio.Event()
-    running.add_reader(child.pidfd, ended.set)
-    for number in FORWARDED:
-        running.add_signal_handler(number, _forward, child, number)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # until there is somebody to forward them to
+    try:
+        child = launch(request.command, mark, user=request.user, prepare=lambda: _prepare(before))
+        running.add_reader(child.pidfd, ended.set)
+        for number in FORWARDED:
+            running.add_signal_handler(number, _forward, child, number)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     running.add_signal_handler(signal.SIGINT, lambda: None)  # the terminal sends it to the command too
     try:
         waiting = {asyncio.create_task(ended.wait()), asyncio.create_task(loop.failed.wait())}

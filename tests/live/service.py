@@ -30,6 +30,7 @@ from agentd.kernel import loader
 
 PATIENCE: Final = 60.0  # seconds until what doesn't happen is a failure; not a measure of anything
 PYTHON: Final = "/usr/bin/python3"
+STALE: Final = "left by an agentd that is gone"  # what a killed test left on this machine is told to others
 _numbers = itertools.count()
 
 
@@ -131,7 +132,8 @@ class Service:
     @property
     def said(self) -> str:
         """Everything the daemons wrote to standard error."""
-        return (self.folder / "stderr").read_text(encoding="utf-8")
+        lines = (self.folder / "stderr").read_text(encoding="utf-8").splitlines(True)
+        return "".join(line for line in lines if STALE not in line)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Ends the daemon by a signal; its exit status as subprocess gives it."""
@@ -327,8 +329,7 @@ class Line:
     @classmethod
     def of(cls, done: subprocess.CompletedProcess[str], code: int) -> Line:
         """The one line on standard error of a command that ended with `code`."""
-        # What a test that was killed left on this machine is told as well.
-        lines = [line for line in done.stderr.splitlines() if "left by an agentd that is gone" not in line]
+        lines = [line for line in done.stderr.splitlines() if STALE not in line]
         assert done.returncode == code and len(lines) == 1 and lines[0].startswith("agentd: "), done
         return cls(lines[0])
 
