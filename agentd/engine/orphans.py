@@ -111,7 +111,8 @@ def claim(
         retried = not line.flags & abi.TAG_HELD
         start = processes.ticks(line.start_time)
         if not retried and not answers.approved(line.hold_id):
-            yield line
+            if not book.answered(line.hold_id):  # else it was refused, and the process is on its way out
+                yield line
         elif processes.thread_stopped(line.pid, line.tid) and not book.waiting(line.pid, start):
             signals.send(line.pid, start, signal.SIGCONT, processes.start_ticks)
 
