@@ -110,7 +110,12 @@ __noinline int args_scan(u32 slot, u32 agent, u64 start, u64 end)
 	struct dfa_loop loop;
 	u32 generation;
 
-	if (!s || !ag || !a || end < start)
+	if (!s)
+		return -1;
+	for (u32 i = 0; i < AGENTD_ARG_WORDS; i++)
+		s->masks[i] = 0;
+	s->args.failed = 1;
+	if (!ag || !a || end < start)
 		return -1;
 	t = tables_of(ag, s, &generation);
 	dfa_open(&s->dfa, t->base, &t->args);
@@ -120,8 +125,6 @@ __noinline int args_scan(u32 slot, u32 agent, u64 start, u64 end)
 	s->args.index = 0;
 	s->args.failed = 0;
 	s->args.masks = t->base + t->arg_masks;
-	for (u32 i = 0; i < AGENTD_ARG_WORDS; i++)
-		s->masks[i] = 0;
 	loop.s = s;
 	loop.arena = a;
 	bpf_loop(AGENTD_ARGV_CHUNKS, args_chunk, &loop, 0);

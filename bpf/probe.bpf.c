@@ -46,7 +46,9 @@ static __noinline void probe_judge(struct probe_request *request, u32 slot)
 	len = request->len;
 	agent = request->agent;
 	v = &s->v[0];
-	if (len > AGENTD_PATH_MAX || args_scan(slot, agent, request->args, request->args + request->args_len)) {
+	if (op == AGENTD_OP_EXEC)
+		args_scan(slot, agent, request->args, request->args + request->args_len);
+	if (len > AGENTD_PATH_MAX) {
 		len = 0;
 	} else if (op < AGENTD_PATH_OPS) {
 		s->path_off = AGENTD_PATH_MAX - len;
@@ -55,7 +57,9 @@ static __noinline void probe_judge(struct probe_request *request, u32 slot)
 	} else {
 		bpf_probe_read_kernel(s->path, len & 31, request->object);
 	}
-	if (!len)
+	if (op == AGENTD_OP_EXEC)
+		exec_verdict(v, slot, agent, len != 0);
+	else if (!len)
 		verdict_unresolved(v, agent, op);
 	else if (op < AGENTD_PATH_OPS)
 		path_verdict(v, slot, agent, op);

@@ -60,7 +60,8 @@ def long_paths(probe: Probe) -> Kernel:
 
 @pytest.fixture(scope="module")
 def needles(probe: Probe) -> Kernel:
-    tools = {"work": {"look": [{"exec": ["/bin/tool"], "args": ["needle"]}]}}
+    look = [{"exec": ["/bin/tool"], "args": ["needle"]}, {"exec": ["/bin/plain"]}]
+    tools = {"work": {"look": look}}
     return Kernel(probe, {"tools": tools, "agents": {"bot": {"allow": [{"tool": "work"}]}}})
 
 
@@ -131,7 +132,7 @@ def test_an_argument_across_the_edge_of_a_buffer(needles: Kernel, edge: int) -> 
 
 
 def test_arguments_up_to_the_limit(needles: Kernel) -> None:
-    """256 KiB of arguments are read to the end; with one byte more the program is unresolved, and so denied."""
+    """256 KiB of arguments are read to the end; with one byte more, what may stand there is a reason to deny."""
     for size in (ARGV_MAX - CHUNK, ARGV_MAX - 1, ARGV_MAX):
         room = size - len(b"tool\0needle\0")
         argv = [b"tool", b"x" * 100_000, b"y" * (room - 100_002), b"needle"]
@@ -139,10 +140,22 @@ def test_arguments_up_to_the_limit(needles: Kernel) -> None:
         assert found(needles, argv)
         assert not found(needles, [*argv[:-1], b"needlf"])
     for size in (ARGV_MAX + 1, ARGV_MAX + CHUNK, 2 * ARGV_MAX):
-        argv = [b"tool", b"needle", b"x" * (size - len(b"tool\0needle\0") - 1)]
+        argv = [b"tool", b"x" * (size - len(b"tool\0needle\0") - 1), b"needle"]
         outcome = needles.ask(Op.EXEC, b"/bin/tool", argv)
         assert outcome == decide(needles.agent, Op.EXEC, None)
         assert outcome.decision is Decision.DENY
+
+
+@pytest.mark.parametrize("size", [ARGV_MAX, ARGV_MAX + CHUNK, 2 * ARGV_MAX])
+def test_what_is_certain_before_the_limit_stands(needles: Kernel, size: int) -> None:
+    """Too many arguments matter only where one of those that were not read could decide otherwise."""
+    long = b"x" * size
+    assert found(needles, [b"tool", b"needle", long])
+    plain = needles.ask(Op.EXEC, b"/bin/plain", [b"plain", long])
+    assert plain == decide(needles.agent, Op.EXEC, b"/bin/plain", [b"plain"])
+    assert plain.decision is Decision.ALLOW
+    git = needles.ask(Op.EXEC, b"/usr/bin/git", [b"git", b"status", long])  # the catalogue looks at git's arguments
+    assert git == decide(needles.agent, Op.EXEC, None)
 
 
 def test_arguments_that_can_not_be_read_are_unresolved(needles: Kernel, probe: Probe) -> None:
