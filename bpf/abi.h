@@ -162,6 +162,7 @@ struct agentd_agent {
 #define AGENTD_AGENT_USED 1u
 #define AGENTD_AGENT_MONITOR 2u /* decide, record, never act */
 #define AGENTD_AGENT_STRICT 4u /* what can't be recorded is denied */
+#define AGENTD_AGENT_UNRECORDED 8u /* the log can't be written now: for a strict agent, deny */
 
 /* The mark of a task in a workload (task storage). */
 struct agentd_tag {

@@ -7,6 +7,7 @@ runs it calls pump() when a ring is readable and tick() once a second.
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import time
 from collections import Counter
@@ -67,7 +68,11 @@ class Engine:
         self.loaded = loaded
         self.audit = audit
         self.metrics = metrics
-        self.policies = PolicySet(PolicyTables(loaded))
+        self._tables = PolicyTables(loaded)
+        self._tables.set_unrecorded(False)
+        self._unrecorded = False
+        self._audit_lost = 0
+        self.policies = PolicySet(self._tables)
         self.marks = TaskMarks(loaded)
         self.book: ApprovalBook[HeldAction] = ApprovalBook()
         self.workloads: dict[int, Workload] = {}
@@ -183,6 +188,9 @@ class Engine:
         """Puts what was recorded on disk."""
         if self.audit.pending:
             self.audit.commit()
+        if bool(self.audit.failed) != self._unrecorded:
+            self._unrecorded = bool(self.audit.failed)
+            self._tables.set_unrecorded(self._unrecorded)
 
     def _record(self, record: Record) -> None:
         self.audit.append([record])
@@ -197,8 +205,11 @@ class Engine:
         self.metrics.decided(agent, names.tool, names.operation, event.decision, event.action)
 
     def _violation(self, event: KernelEvent, agent: str, names: Names) -> None:
-        self._count(event, agent, names)
         reason = ""
+        if event.decision is Decision.ALLOW:
+            event = dataclasses.replace(event, decision=Decision.DENY)
+            reason = "allowed by rule, but the audit log could not be written (strict: deny)"
+        self._count(event, agent, names)
         if event.decision is Decision.REQUIRE_APPROVAL and event.action is not Action.NONE:
             reason = "approval required, and the operation could not be held (deny)"
         kind = "denied"
@@ -426,6 +437,9 @@ class Engine:
         self.commit()
 
     def _losses(self) -> None:
+        if self.audit.lost > self._audit_lost:
+            self.metrics.lost("audit-queue-full", self.audit.lost - self._audit_lost)
+            self._audit_lost = self.audit.lost
         now = self.loaded.stats.read()
         for stat, reason, what in LOSSES:
             lost = now[stat] - self._stats[stat]

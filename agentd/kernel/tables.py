@@ -31,9 +31,17 @@ class PolicyTables:
 
     def __init__(self, loaded: LoadedObject) -> None:
         self._loaded = loaded
+        self._unrecorded = False
         self._slots = [
             loaded.agents.view(abi.Agent, index * ctypes.sizeof(abi.Agent)) for index in range(abi.MAX_AGENTS)
         ]
+
+    def set_unrecorded(self, unrecorded: bool) -> None:
+        """Can the log be written? While it can't, strict agents are denied everything."""
+        self._unrecorded = unrecorded
+        for slot in self._slots:
+            if slot.flags & abi.AGENT_USED:
+                slot.flags = slot.flags & ~abi.AGENT_UNRECORDED | (abi.AGENT_UNRECORDED if unrecorded else 0)
 
     def names(self) -> dict[str, int]:
         """Agent name -> slot, as the kernel has them (adopted ones too)."""
@@ -62,6 +70,7 @@ class PolicyTables:
         flags = abi.AGENT_USED
         flags |= abi.AGENT_MONITOR if mode is Mode.MONITOR else 0
         flags |= abi.AGENT_STRICT if strict else 0
+        flags |= abi.AGENT_UNRECORDED if self._unrecorded else 0
         if fresh:
             slot.name = name.encode()
         slot.active = target  # the flip

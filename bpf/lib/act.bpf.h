@@ -53,6 +53,13 @@ static __always_inline bool answered(u64 hold_id)
 	return bpf_map_lookup_elem(&answers, &hold_id) != NULL;
 }
 
+/* Is nothing allowed now, because it could not be written to the log? */
+static __always_inline bool unrecorded(const struct agentd_agent *agent)
+{
+	return (agent->flags & (AGENTD_AGENT_STRICT | AGENTD_AGENT_UNRECORDED)) ==
+	       (AGENTD_AGENT_STRICT | AGENTD_AGENT_UNRECORDED);
+}
+
 /* Does what verdict `v` asks for, and says so. `fresh`: the held system call has not reached its exit yet. */
 static __always_inline void act(u32 slot, struct agentd_tag *tag, const struct verdict *v, struct emission *m,
 				bool fresh)
@@ -63,6 +70,13 @@ static __always_inline void act(u32 slot, struct agentd_tag *tag, const struct v
 	bool monitor = agent && agent->flags & AGENTD_AGENT_MONITOR;
 
 	if (v->decision == AGENTD_ALLOW) {
+		if (agent && !monitor && unrecorded(agent)) {
+			m->details = true;
+			m->type = AGENTD_EVENT_VIOLATION;
+			kill_current(tag, m);
+			emit(slot, tag, v, m);
+			return;
+		}
 		if (report_allowed(slot, tag, v, m) || !agent || !(agent->flags & AGENTD_AGENT_STRICT) || monitor)
 			return;
 		kill_current(tag, m); /* strict: what can't be recorded doesn't happen */

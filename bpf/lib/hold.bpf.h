@@ -80,6 +80,14 @@ static __noinline int refuse_or_hold(u32 slot, struct agentd_tag *tag, const str
 	if (!s || tag->flags & AGENTD_TAG_KILL_AT_EXIT) /* the latter: its end is near */
 		return -EPERM;
 	if (v->decision == AGENTD_ALLOW) {
+		tag->hold_id = 0; /* of a hold that a new policy has ended */
+		if (agent && !monitor && unrecorded(agent)) {
+			m->details = true;
+			m->type = AGENTD_EVENT_VIOLATION;
+			m->action = AGENTD_ACTION_DENY;
+			emit(slot, tag, v, m);
+			return -EPERM;
+		}
 		if (report_allowed(slot, tag, v, m) || !agent || !(agent->flags & AGENTD_AGENT_STRICT) || monitor)
 			return 0;
 		return -EPERM; /* strict: what can't be recorded doesn't happen */
