@@ -1,6 +1,5 @@
-"""Signals to the process that is meant and no other: through a pidfd that was opened before the start time is
-compared, so
-that a pid that was used again can't be hit.
+"""Signals to the process that is meant and no other: through a pidfd that was opened before the start time is compared,
+so that a pid that was used again can't be hit.
 """
 
 from __future__ import annotations

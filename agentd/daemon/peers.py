@@ -1,8 +1,7 @@
 """Who is on the other side of the socket, and may they ask?
 
 Root and the group `agentd` may. A process of any workload may not, whatever its user: its mark is in the kernel,
-and the
-kernel is asked. Source: unix(7), SO_PEERCRED; SO_PEERPIDFD since Linux 6.5.
+and the kernel is asked. Source: unix(7), SO_PEERCRED; SO_PEERPIDFD since Linux 6.5.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Compiled automata in files, so that a start does not compile the catalogue again.
 
-Two places are looked in: the folder that ships beside the BPF objects (made by `./dev build` for the shipped catalogue),
-and a folder of this host, written when a policy brings a catalogue of its own.
+Two places are looked in: the folder that ships beside the BPF objects (`./dev build` makes it, for the shipped
+catalogue), and a folder of this host, written when a policy brings a catalogue of its own.
 
 A wrong automaton would be a wrong verdict, so a file of the host's folder counts only if nobody but root can have
 written it; and any file only if it carries the hash of its own content, was made by this very code, and leads nowhere

@@ -1,6 +1,5 @@
-"""The structures of bpf/abi.h for ctypes: same names, same order. tests/bpf/test_abi.py compares every size and
-offset with
-the BTF of the compiled object.
+"""The structures of bpf/abi.h for ctypes: same names, same order. tests/bpf/test_abi.py compares every size and offset
+with the BTF of the compiled object.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""ctypes binding of libbpf 1.x (`libbpf.so.1`): exactly the calls agentd makes, each with its errors turned into
-KernelError.
+"""ctypes binding of libbpf 1.x (`libbpf.so.1`): exactly the calls agentd makes, their errors turned into KernelError.
 
-The only foreign function interface of the project, with mount(2) and pidfd_open(2), which Python doesn't offer. Sources:
-libbpf.h and bpf.h of libbpf 1.1 (Debian 12). Every pointer that libbpf gives stays inside agentd/kernel.
+The only foreign function interface of the project, with mount(2) and pidfd_open(2), which Python doesn't offer.
+Sources: libbpf.h and bpf.h of libbpf 1.1 (Debian 12). Every pointer that libbpf gives stays inside agentd/kernel.
 """
 
 from __future__ import annotations
@@ -218,7 +217,8 @@ def pointer(result: int | None, what: str, code: str = "kernel-load") -> int:
     if not result:
         number = ctypes.get_errno()
         hint = {
-            errno.EPERM: "this needs root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN) and a kernel that allows bpf()",
+            errno.EPERM: "this needs root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN)"
+            " and a kernel that allows bpf()",
             errno.EACCES: "this needs root, and a program the kernel's verifier accepts",
         }.get(number, "")
         raise KernelError(code, what, number or errno.EINVAL, hint)

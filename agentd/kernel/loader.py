@@ -1,11 +1,12 @@
 """Loads the BPF object, attaches every program or none, and pins what must outlive this process.
 
-One set of programs and maps is pinned in one folder of bpffs: `maps/`, `links/` and `tasks` (an iterator: reading it lists
-the marked tasks). A daemon that comes back finds the folder, adopts the maps, loads its own programs beside the old ones,
-and takes over with one store (agentd_control.epoch): the programs that are not in charge return at once, so there is no
-moment without enforcement and none with two verdicts.
+One set of programs and maps is pinned in one folder of bpffs: `maps/`, `links/` and `tasks` (an iterator: reading it
+lists the marked tasks). A daemon that comes back finds the folder, adopts the maps, loads its own programs beside the
+old ones, and takes over with one store (agentd_control.epoch): the programs that are not in charge return at once, so
+there is no moment without enforcement and none with two verdicts.
 
-With the process gone, the pins keep enforcing. They are removed on purpose only: release().
+With the process gone, the pins keep enforcing. They are removed on purpose only: release(), and unwatch() while no task
+carries a mark.
 """
 
 from __future__ import annotations

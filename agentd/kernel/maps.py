@@ -34,8 +34,7 @@ class MappedArray:
 
 def write_mapped(fd: int, offset: int, data: bytes | memoryview) -> None:
     """Writes into a mappable ARRAY map without keeping it mapped: every mapped page counts as resident, and the
-    kernel maps
-    them all at once.
+    kernel maps them all at once.
     """
     start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
     with mmap.mmap(fd, offset - start + len(data), offset=start) as window:
@@ -73,8 +72,7 @@ class HashMap(Generic[Key, Value]):
 
     def keys(self) -> Iterator[Key]:
         """Every key, in the map's order. A key deleted by somebody else meanwhile starts the walk again
-        (kernel/bpf/hashtab.c),
-        so a key may come twice; none that stays is missed.
+        (kernel/bpf/hashtab.c), so a key may come twice; none that stays is missed.
         """
         current: Key | None = None
         while True:

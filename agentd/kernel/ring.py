@@ -1,7 +1,7 @@
 """Events from the kernel: bytes of the ring buffers turned into `KernelEvent`.
 
-libbpf calls back into Python for each event; the callback copies and queues and can't raise (an exception must not cross a
-C frame). Parsing happens afterwards.
+libbpf calls back into Python for each event; the callback copies and queues and can't raise (an exception must not
+cross a C frame). Parsing happens afterwards.
 """
 
 from __future__ import annotations

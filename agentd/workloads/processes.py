@@ -1,6 +1,5 @@
-"""What user space can say about a process: for records, approvals and `agentd status`. Never for a verdict: it is
-read after
-the fact, and the process may have changed or be gone.
+"""What user space can say about a process: for records, approvals and `agentd status`. Never for a verdict: it is read
+after the fact, and the process may have changed or be gone.
 """
 
 from __future__ import annotations
