@@ -216,6 +216,15 @@ def test_too_many_arguments_where_they_decide(live: Host, ground: Ground) -> Non
     assert not effect.exists()
 
 
+def test_too_many_arguments_where_they_do_not_decide(live: Host, ground: Ground) -> None:
+    """Where no argument could change the decision, any number of them is fine."""
+    effect = ground.effect()
+    code = "argv = ['good', sys.argv[2], *(['x' * 1000] * 300)]\n" + SPAWN.replace("sys.argv[2:]", "argv")
+    run = live.run(probes.python(code, ground.good, effect))
+    assert_allowed(run)
+    assert run.value == "0" and effect.exists()
+
+
 MEMFD = """
 fd = os.memfd_create("helper", 0)
 os.write(fd, open(sys.argv[1], "rb").read())
