@@ -53,6 +53,8 @@ def audit() -> None:
     """Read and verify the audit log.
 
     PATH is a log or the directory it is in (default: /var/lib/agentd/audit).
+
+    Example: agentd audit tail -f
     """
 
 

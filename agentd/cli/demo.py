@@ -51,7 +51,7 @@ def demo(ctx: click.Context, state: Path | None) -> None:
     if not os.access(AGENT_PYTHON, os.X_OK):
         raise AgentdError("command-not-found", AGENT_PYTHON, "the demo's agent needs it", "apt-get install python3")
     begun = time.monotonic()
-    state = state or Path(f"/var/lib/agentd/demo-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
+    state = (state or Path(f"/var/lib/agentd/demo-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")).absolute()
     with Servers() as servers, Stage() as stage:
         click.echo(f"agent     {AGENT_PYTHON} agent.py: plain Python, imports nothing of agentd")
         click.echo(f"policy    {stage.policy}, the rules of aegize's README")

@@ -66,7 +66,7 @@ class Run:
         self._process = subprocess.Popen(
             command, cwd=stage.workspace, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(stage.home), "LANG": "C.UTF-8"},
-            text=True, errors="backslashreplace",
+            text=True, errors="backslashreplace", process_group=0,
         )  # fmt: skip
         self.errors: list[str] = []
         self._threads = [threading.Thread(target=target) for target in (self._take_output, self._take_errors)]
@@ -127,19 +127,22 @@ class Run:
             thread.join(PATIENCE)
         return code
 
+    def _ended(self) -> bool:
+        """Whether agentd is gone. An agent that is held would not hear a signal, so nothing stays held."""
+        with contextlib.suppress(AgentdError):
+            for held in self.call("approvals.list"):
+                self.call("approvals.deny", id=held["id"], reason="the demo ends")
+        return self._process.poll() is not None
+
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Whatever happened, nothing goes on running."""
-        if self._process.poll() is None:
-            with contextlib.suppress(AgentdError):  # a held agent would not hear the signal
-                for held in self.call("approvals.list"):
-                    self.call("approvals.deny", id=held["id"], reason="the demo ends")
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(PATIENCE)
-            self._process.kill()
+        self._process.terminate()
+        if not wait(self._ended):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         for thread in self._threads:
             thread.join()

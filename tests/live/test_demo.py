@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,29 @@ def test_the_demo_needs_root(tmp_path: Path) -> None:
                           capture_output=True, text=True, cwd="/", env=environment(tmp_path))  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "") or (done.returncode, done.stdout) == (125, "")
     assert done.stderr.startswith("agentd: ") and "root" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.root
+def test_a_relative_place_for_the_log_is_below_where_the_demo_was_started(tmp_path: Path, scratch: Path) -> None:
+    """--state is taken from the caller's directory, not from the agent's."""
+    done = subprocess.run([*COMMAND, "--state", "here"], capture_output=True, text=True, cwd=tmp_path,
+                          env=environment(scratch))  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "here/audit.jsonl").exists()
+
+
+@pytest.mark.root
+def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, scratch: Path) -> None:
+    """Interrupted while its agent is held, the demo ends the agent and cleans up."""
+    process = subprocess.Popen([*COMMAND, "--state", str(tmp_path / "state")], stdout=subprocess.PIPE, text=True,
+                               env=environment(scratch))  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("[2]"):
+            process.send_signal(signal.SIGINT)
+    process.stdout.close()
+    assert process.wait() != 0
+    assert left(scratch) == []
 
 
 @pytest.mark.root
