@@ -200,7 +200,12 @@ class _Builder:
                 self.refuse(f"one path changes {len(found)} outcomes; at most {MAX_LIST} are looked through")
             return tuple(found.items())
 
-        return self.used_dfa(users, payload, max_states)
+        globs = [self.agent.path_patterns[pattern] for pattern in sorted(users)]
+        return self.stored(
+            automaton_key("rules", globs, users, sorted(plans.items())),
+            lambda: self.used_dfa(users, payload, max_states),
+            max_states,
+        )
 
     def plans(self) -> dict[int, list[tuple[int, int]]]:
         """For each rule with paths: the outcomes without such rules that it takes the place of, and its own there."""

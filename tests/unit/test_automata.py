@@ -55,12 +55,12 @@ def test_what_was_kept_comes_back(tmp_path: Path) -> None:
 def test_rules_share_the_automata_of_the_catalogue(tmp_path: Path) -> None:
     """Two policies with one catalogue compile it once, and get the tables that they get without a store."""
     folder = tmp_path / "automata"
-    for rules in ("{tool: work}", '{tool: shell, paths: ["/bin/**"]}'):
+    for number, rules in enumerate(("{tool: work}", '{tool: shell, paths: ["/bin/**"]}')):
         agent = load(POLICY.replace("%s", rules).encode(), workspace="/w").agents["bot"]
         fresh = build(agent, max_words=1 << 22)
         assert build(agent, max_words=1 << 22, automata=own(folder)) == fresh
         assert build(agent, max_words=1 << 22, automata=FileAutomata(folder, None)) == fresh
-        assert len(list(folder.iterdir())) == 3  # path, exec, args
+        assert len(list(folder.iterdir())) == 3 + 1 + number  # path, exec and args; and the rules of each
 
 
 @pytest.mark.parametrize(
