@@ -21,8 +21,9 @@ from agentd.approvals.book import Answer, ApprovalBook, Hold, Pending
 from agentd.audit.canonical import Json
 from agentd.audit.record import Record, gap
 from agentd.audit.writer import AuditWriter, new_action_id
-from agentd.engine import coverage, orphans, records
+from agentd.engine import capacity, coverage, orphans, records
 from agentd.engine.accounts import Accounts
+from agentd.engine.archive import Archive
 from agentd.engine.holds import HoldAnswers
 from agentd.engine.orphans import HoldMemory
 from agentd.engine.pending import HeldAction, describe
@@ -68,11 +69,12 @@ class Engine:
         self.loaded = loaded
         self.audit = audit
         self.metrics = metrics
+        pins = orphans.identity(loaded.control.hash_seed)
         self._tables = PolicyTables(loaded)
         self._tables.set_unrecorded(False)
         self._unrecorded = False
         self._audit_lost = 0
-        self.policies = PolicySet(self._tables)
+        self.policies = PolicySet(self._tables, Archive(audit.path.parent / "generations", pins))
         self.marks = TaskMarks(loaded)
         self.book: ApprovalBook[HeldAction] = ApprovalBook()
         self.workloads: dict[int, Workload] = {}
@@ -80,7 +82,7 @@ class Engine:
         self.on_event: Callable[[Record], None] | None = None
         self._accounts = Accounts(loaded)
         self._answers = HoldAnswers(loaded)
-        self._memory = HoldMemory(audit.path.parent / "held", orphans.identity(loaded.control.hash_seed))
+        self._memory = HoldMemory(audit.path.parent / "held", pins)
         self._events = EventRing(loaded, "events")
         self._stats = loaded.stats.read()
         self._flushed = time.monotonic()
@@ -96,6 +98,7 @@ class Engine:
         }
         metrics.read_verdicts(self._verdict_times)
         metrics.read_programs(loaded.programs, loaded.program_seconds)
+        metrics.read_maps(*capacity.of(loaded, self._tables))
         metrics.read_audit(lambda: (audit.bytes_written, audit.head.seq))
 
     # -- policy

@@ -9,38 +9,16 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
+from agentd.engine.archive import AgentView, Archive
 from agentd.engine.automata import for_this_host
 from agentd.errors import AgentdError
-from agentd.kernel import abi
 from agentd.kernel.tables import PolicyTables, arena_words_for
 from agentd.model import Mode
-from agentd.policy.resolved import RULE_DEFAULT, RULE_UNRESOLVED, Outcome, ResolvedAgent, ResolvedPolicy
+from agentd.policy.resolved import ResolvedAgent, ResolvedPolicy
 from agentd.policy.tables import AgentTables, build
 
 KEPT_GENERATIONS: Final = 64
 MAX_ARENA_WORDS: Final = 64 << 20  # 256 MiB: what can be asked for, not what is taken
-
-
-@dataclass(frozen=True, slots=True)
-class AgentView:
-    """What one generation of one agent's tables means."""
-
-    name: str
-    agent: ResolvedAgent
-    outcomes: tuple[Outcome, ...]
-    policy_sha256: str
-
-    def toolop(self, number: int) -> tuple[str, str]:
-        """(tool, operation) of a number that the kernel gave."""
-        return self.agent.toolops[number] if number < len(self.agent.toolops) else ("unknown", "unknown")
-
-    def rule_id(self, number: int) -> str:
-        """The stable id of a rule index that the kernel gave (AGENTD_RULE_*)."""
-        if number in (abi.RULE_DEFAULT, RULE_DEFAULT):
-            return "default-deny"
-        if number in (abi.RULE_UNRESOLVED, RULE_UNRESOLVED):
-            return "unresolved"
-        return self.agent.rules[number].id if number < len(self.agent.rules) else f"rule-{number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +49,10 @@ def compile_policy(policy: ResolvedPolicy, *, max_words: int = MAX_ARENA_WORDS) 
 class PolicySet:
     """What is installed, and what earlier generations meant."""
 
-    def __init__(self, tables: PolicyTables) -> None:
+    def __init__(self, tables: PolicyTables, archive: Archive) -> None:
         self._tables = tables
-        self._views: OrderedDict[tuple[int, int], AgentView] = OrderedDict()
+        self._archive = archive
+        self._views: OrderedDict[tuple[int, int], AgentView] = OrderedDict(archive.load())
         self._slots: dict[str, int] = {}
         self.current: ResolvedPolicy | None = None
 
@@ -83,6 +62,7 @@ class PolicySet:
         All tables are built and must fit before the first one is installed. An agent that the new policy doesn't name
         but that the kernel knows (it may have workloads) is denied everything.
         """
+        fresh: dict[tuple[int, int], AgentView] = {}
         gone = {name for name in self._tables.names() if name not in compiled.tables}
         everything = dict(compiled.tables)
         agents = dict(compiled.policy.agents)
@@ -93,13 +73,21 @@ class PolicySet:
             agent = agents[name]
             put = self._tables.install(name, tables, mode=agent.mode, strict=agent.strict_audit)
             self._slots[name] = put.agent
-            self._views[put.agent, put.generation] = AgentView(name, agent, tables.outcomes, compiled.policy.sha256)
+            fresh[put.agent, put.generation] = AgentView(
+                name,
+                tuple(agent.toolops),
+                tuple(rule.id for rule in agent.rules),
+                tables.outcomes,
+                compiled.policy.sha256,
+            )
+        self._views.update(fresh)
+        self._archive.keep(fresh)
         while len(self._views) > KEPT_GENERATIONS + len(everything):
             self._views.popitem(last=False)
         self.current = compiled.policy
 
     def view(self, agent: int, generation: int) -> AgentView | None:
-        """What a generation meant; None: installed by an agentd before this one."""
+        """What a generation meant; None: installed by an agentd before this one, whose notes are lost."""
         return self._views.get((agent, generation))
 
     def slot(self, name: str) -> int:

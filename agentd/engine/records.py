@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from agentd.audit.canonical import Json
 from agentd.audit.record import Parent, Process, Record, summarize
 from agentd.audit.writer import new_action_id
-from agentd.engine.policies import AgentView
+from agentd.engine.archive import AgentView
 from agentd.kernel import abi
 from agentd.kernel.ring import KernelEvent
 from agentd.model import Action, Decision, Endpoint, Family, Guarantee, Op, Point, Risk

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import mmap
 import os
 from collections.abc import Iterator
@@ -83,6 +84,10 @@ class HashMap(Generic[Key, Value]):
                 return
             yield following
             current = following
+
+    def entries(self) -> int:
+        """How many keys there are, about: others change the map meanwhile."""
+        return sum(1 for _ in itertools.islice(self.keys(), self.capacity))
 
     def items(self) -> Iterator[tuple[Key, Value]]:
         """Every key with a copy of its value."""
