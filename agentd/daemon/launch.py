@@ -32,6 +32,8 @@ def launch(
     prepare: runs in the child after it was marked, before the exec. Raises AgentdError: `command-not-found` (exit code
     127), `command-not-executable` (126), or whatever mark() raised; nothing runs then.
     """
+    if not command[0]:
+        raise _exec_error("''", errno.ENOENT)
     account = _account(user)
     go_read, go_write = os.pipe()
     error_read, error_write = os.pipe()  # close-on-exec: end of file means the exec worked

@@ -104,10 +104,10 @@ async def _run_alone(request: RunRequest, say: Callable[[str], None]) -> int:
         known = ", ".join(sorted(compiled.policy.agents))
         raise AgentdError("unknown-agent", f"agent {request.agent!r}", "the policy doesn't name it", f"choose: {known}")
     state = request.state or STATE_ROOT / f"run-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
-    engine = host.start(compiled, pins=host.run_pins(), audit_dir=state)
     with contextlib.ExitStack() as stack:
-        if request.events:
-            engine.on_event = _event_writer(stack, request.events, engine)
+        on_event = _event_writer(stack, request.events) if request.events else None
+        engine = host.start(compiled, pins=host.run_pins(), audit_dir=state)
+        engine.on_event = on_event
         engine.on_hold = lambda held: say(
             f"held: {held['summary']} ({held['tool']}/{held['operation']}); "
             f"answer with: agentd approvals approve {held['id']}"
@@ -180,8 +180,12 @@ def _end_leftovers(engine: Engine) -> int:
     return len(killed)
 
 
-def _event_writer(stack: contextlib.ExitStack, path: Path, engine: Engine) -> Callable[[Record], None]:
-    out = stack.enter_context(path.open("a", encoding="utf-8"))
+def _event_writer(stack: contextlib.ExitStack, path: Path) -> Callable[[Record], None]:
+    try:
+        out = stack.enter_context(path.open("a", encoding="utf-8"))
+    except OSError as exc:
+        why = f"can't be written: {(exc.strerror or str(exc)).lower()}"
+        raise AgentdError("usage", str(path), why, "give --json-events a file") from exc
 
     def write(record: Record) -> None:
         made: dict[str, Any] = body(record, "", "")
