@@ -134,16 +134,18 @@ def _tools() -> st.SearchStrategy[dict[str, Any]]:
 
 def documents() -> st.SearchStrategy[dict[str, Any]]:
     """A policy of one agent, `bot`, in either language."""
-    agent = {
-        "mode": st.sampled_from(["enforce", "monitor"]),
-        "on_violation": st.sampled_from(["deny", "kill", "pause"]),
+    optional = {
+        "mode": st.sampled_from(["enforce", "enforce", "monitor"]),
         "workspace": st.sampled_from(["/", "/srv", "/srv/we*rd"]),
     }
+    sections = _sections([*_OWN * 3, *TOOLOPS], aegize=False)
+    violation = {"on_violation": st.sampled_from(["kill", "deny", "pause"])}
+    agent = st.fixed_dictionaries({**violation, **sections}, optional=optional)
     modern = st.fixed_dictionaries(
         {
             "version": st.just(1),
             "tools": _tools(),
-            "agents": st.fixed_dictionaries({"bot": _some(**agent, **_sections([*_OWN * 3, *TOOLOPS], aegize=False))}),
+            "agents": st.fixed_dictionaries({"bot": agent}),
         }
     )
     old = st.fixed_dictionaries(
