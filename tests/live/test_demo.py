@@ -64,7 +64,7 @@ def test_the_story_goes_as_it_should(tmp_path: Path, scratch: Path) -> None:
     assert " BAD " not in done.stdout
     assert re.findall(r"^\[(\d)\]", done.stdout, re.MULTILINE) == list("123456")
     assert left(scratch) == []
-    assert left(tmp_path / "state") == ["audit.jsonl"]
+    assert "audit.jsonl" in left(tmp_path / "state")
     if PINS.is_dir():
         assert not {name for name in os.listdir(PINS) if name not in before and _gone(name)}
     log = tmp_path / "state" / "audit.jsonl"
