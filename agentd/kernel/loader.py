@@ -11,13 +11,11 @@ carries a mark.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import os
 import secrets
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +24,10 @@ from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi, features
 from agentd.kernel.libbpf import KernelError, check, library, map_info, obj_get, obj_pin, pointer, prog_info, quiet
 from agentd.kernel.maps import HashMap, MappedArray, PerCpuCounters
+from agentd.kernel.pins import close_all, drop_stale_links, pin_links, unpin_links
+from agentd.kernel.pins import pinned_tasks as pinned_tasks
+from agentd.kernel.pins import read_tasks as read_tasks
+from agentd.kernel.pins import remove_pins as remove_pins
 from agentd.model import Point
 from agentd.resources import bpf_object
 
@@ -124,9 +126,9 @@ class LoadedObject:
         links = _attach_hooks(self._obj)
         try:
             if self.pinned:
-                _pin_links(self.pins, links, self.control.epoch)
+                pin_links(self.pins, links, self.control.epoch)
         except BaseException:
-            _unpin_links(self.pins, self.control.epoch)
+            unpin_links(self.pins, self.control.epoch)
             _destroy(links)
             raise
         self._links = links
@@ -134,7 +136,7 @@ class LoadedObject:
     def unwatch(self) -> None:
         """Detaches the programs, so that nobody pays for them. Only when no task carries a mark."""
         if self.pinned:
-            _unpin_links(self.pins, self.control.epoch)
+            unpin_links(self.pins, self.control.epoch)
         _destroy(self._links)
         self._links = {}
 
@@ -178,18 +180,16 @@ class Prepared:
                 return False
             return bool(adopted) or self.arena_words >= arena_words
         finally:
-            _close_all(adopted)
-
-    def close(self) -> None:
-        """Lets go of the programs."""
-        library().bpf_object__close(self.obj)
+            close_all(adopted)
 
 
 class Preparation:
-    """Prepares in a thread what `load` will attach: the verifier takes longer than anything else at a start."""
+    """Prepares in a thread what `load` will attach: the verifier takes longer than anything else at a start.
+
+    arena_words: a guess; `load` prepares again when the policy turns out to need more.
+    """
 
     def __init__(self, pins: Path, arena_words: int = MIN_ARENA_WORDS) -> None:
-        """arena_words: a guess; `load` prepares again when the policy turns out to need more."""
         self._pins = pins
         self._arena_words = arena_words
         self._result: Prepared | None = None
@@ -225,8 +225,7 @@ def load(
 
     pins: the folder in bpffs; maps that are pinned there already are adopted (arena_words is then theirs).
     preparation: of the same pins; used if it still fits.
-    Raises AgentdError (`not-root`, `kernel-unsupported`, `kernel-load`); nothing stays attached then that wasn't
-    before.
+    Raises AgentdError (`not-root`, `kernel-unsupported`, `kernel-load`); nothing stays attached that wasn't.
     """
     features.require_root()
     features.require_btf()
@@ -240,7 +239,7 @@ def load(
     try:
         prepared = preparation.take() if preparation else None
         if prepared and not prepared.fits(pins, arena_words):
-            prepared.close()
+            library().bpf_object__close(prepared.obj)
             prepared = None
         return _attach(prepared or _prepare(path, pins, arena_words, pin), pins, pin)
     except KernelError as exc:
@@ -269,7 +268,7 @@ def _prepare(path: Path, pins: Path, arena_words: int, pin: bool) -> Prepared:
         lib.bpf_object__close(obj)
         raise
     finally:
-        _close_all(adopted)
+        close_all(adopted)
 
 
 def _attach(prepared: Prepared, pins: Path, pin: bool) -> LoadedObject:
@@ -291,12 +290,12 @@ def _attach(prepared: Prepared, pins: Path, pin: bool) -> LoadedObject:
         loaded.control.epoch = prepared.epoch  # in charge from here on
     except BaseException:
         if pin:
-            _unpin_links(pins, prepared.epoch)
+            unpin_links(pins, prepared.epoch)
         _destroy(links)
         lib.bpf_object__close(obj)
         raise
     if pin:
-        _drop_stale_links(pins, prepared.epoch)
+        drop_stale_links(pins, prepared.epoch)
     return loaded
 
 
@@ -372,32 +371,18 @@ def _adopt(pins: Path) -> dict[str, int]:
                 exit_code=EXIT_CANNOT_ENFORCE,
             )
     except BaseException:
-        for fd in fds.values():
-            os.close(fd)
+        close_all(fds)
         raise
     return fds
 
 
 def _epoch(adopted: dict[str, int]) -> int:
-    if not adopted:
-        return 0
-    return int(MappedArray(adopted["control"], ctypes.sizeof(abi.Control)).view(abi.Control).epoch)
+    size = ctypes.sizeof(abi.Control)
+    return int(MappedArray(adopted["control"], size).view(abi.Control).epoch) if adopted else 0
 
 
 def _control_id(adopted: dict[str, int]) -> int:
     return int(map_info(adopted["control"]).id) if adopted else 0
-
-
-def _close_all(fds: dict[str, int]) -> None:
-    for fd in fds.values():
-        os.close(fd)
-
-
-def _link_pin(program: str, epoch: int) -> str:
-    """The name of a link's pin. With the epoch, so that the links of the set in charge keep theirs until the flip: a
-    crash at any moment leaves one whole set that is in charge.
-    """
-    return f"{program}-{epoch}"
 
 
 def _pin(loaded: LoadedObject, fds: dict[str, int], links: dict[str, int], epoch: int) -> None:
@@ -407,49 +392,8 @@ def _pin(loaded: LoadedObject, fds: dict[str, int], links: dict[str, int], epoch
     for name in PINNED_MAPS:
         if not (loaded.pins / "maps" / name).exists():
             obj_pin(fds[name], loaded.pins / "maps" / name)
-    _pin_links(loaded.pins, links, epoch)
+    pin_links(loaded.pins, links, epoch)
     found = _program(loaded._obj, "list_tasks")
     link = pointer(lib.bpf_program__attach_iter(found, None), "iterator list_tasks")
     loaded._iterators["list_tasks"] = link
     obj_pin(lib.bpf_link__fd(link), loaded.pins / "tasks")
-
-
-def _pin_links(pins: Path, links: dict[str, int], epoch: int) -> None:
-    for name, link in links.items():
-        obj_pin(library().bpf_link__fd(link), pins / "links" / _link_pin(name, epoch))
-
-
-def _drop_stale_links(pins: Path, epoch: int) -> None:
-    """Links of the set that was in charge before, and of attempts that a crash interrupted."""
-    names = {_link_pin(hook.program, epoch) for hook in HOOKS}
-    for entry in (pins / "links").iterdir():
-        if entry.name not in names:
-            entry.unlink()
-
-
-def _unpin_links(pins: Path, epoch: int) -> None:
-    """Takes back the pins of a set that never took charge."""
-    for hook in HOOKS:
-        (pins / "links" / _link_pin(hook.program, epoch)).unlink(missing_ok=True)
-
-
-def remove_pins(pins: Path) -> None:
-    """Unpins a whole set: its programs detach as soon as nobody holds them open."""
-    for folder in (pins / "links", pins / "maps", pins):
-        with contextlib.suppress(FileNotFoundError):
-            for entry in folder.iterdir():
-                if not entry.is_dir():
-                    entry.unlink()
-            folder.rmdir()
-
-
-def read_tasks(data: bytes) -> Iterator[abi.TaskLine]:
-    """The lines that the list_tasks iterator writes."""
-    size = ctypes.sizeof(abi.TaskLine)
-    for offset in range(0, len(data) - size + 1, size):
-        yield abi.TaskLine.from_buffer_copy(data, offset)
-
-
-def pinned_tasks(pins: Path) -> list[abi.TaskLine]:
-    """The marked tasks of a pinned set, without loading anything."""
-    return list(read_tasks((pins / "tasks").read_bytes()))

@@ -15,7 +15,8 @@ from agentd.policy.hosts import host_key, host_matches
 from agentd.policy.patterns import Glob, matches
 from agentd.policy.resolve import load
 from agentd.policy.resolved import Outcome, ResolvedAgent
-from agentd.policy.tables import AgentTables, build, lookup
+from agentd.policy.tables import AgentTables, build
+from agentd.policy.walk import lookup
 
 ROOM = 1 << 22
 
