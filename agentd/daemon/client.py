@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from pathlib import Path
@@ -59,15 +60,15 @@ class Client:
             self._socket.close()
             hint = "be root or join the group agentd" if isinstance(exc, PermissionError) else "is agentd running?"
             raise AgentdError("service-unreachable", str(path), (exc.strerror or str(exc)).lower(), hint) from exc
-        self._file = self._socket.makefile("rwb")
+        self._file = self._socket.makefile("rb")
 
     def call(self, method: str, **params: Any) -> Any:
         """The result. Raises AgentdError as the other side did."""
         try:
-            self._file.write(json.dumps({"method": method, "params": params}).encode() + b"\n")
-            self._file.flush()
+            with contextlib.suppress(BrokenPipeError):  # a refusal may have come before the question
+                self._socket.sendall(json.dumps({"method": method, "params": params}).encode() + b"\n")
             line = self._file.readline()
-        except (OSError, BrokenPipeError) as exc:
+        except OSError as exc:
             line = b""
             if isinstance(exc, TimeoutError):
                 raise AgentdError(

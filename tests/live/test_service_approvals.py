@@ -144,7 +144,8 @@ def ask_as(service: Service, user: int, groups: list[int]) -> str:
     code = (
         "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ntry:\n    s.connect(sys.argv[1])\n"
         "except OSError as error:\n    sys.exit(print('errno', error.errno))\n"
-        's.sendall(b\'{"method": "status"}\\n\')\nprint(s.makefile().readline())'
+        'try:\n    s.sendall(b\'{"method": "status"}\\n\')\nexcept BrokenPipeError:\n    pass\n'
+        "print(s.makefile().readline())"
     )
     done = subprocess.run(
         [PYTHON, "-I", "-c", code, service.socket], user=user, group=user, extra_groups=groups,
