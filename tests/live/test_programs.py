@@ -208,8 +208,8 @@ END
         node -e 'const fs = require("fs"), cp = require("child_process"), os = require("os");
             fs.writeFileSync("o", "x"); fs.renameSync("o", "p"); fs.mkdirSync("d/e", {recursive: true});
             fs.rmSync("d", {recursive: true}); console.log(cp.execSync("echo from a child").toString(), fs.readdirSync("."));
-            new (require("worker_threads").Worker)("console.log(\\"from a worker\\")", {eval: true});
-            cp.spawn("bash", ["-c", "sleep 0.1; echo late"], {stdio: "inherit"});
+            const worker = new (require("worker_threads").Worker)("console.log(\\"from a worker\\")", {eval: true});
+            worker.on("exit", () => cp.spawn("bash", ["-c", "echo from a late child"], {stdio: "inherit"}));
             require("dns").lookup("localhost", () => {});'
         printf 'const http = require("http"); const s = http.createServer((q, r) => r.end("served\\\\n"));
             s.listen(0, "127.0.0.1", () => http.get({port: s.address().port, host: "127.0.0.1"}, r => {
