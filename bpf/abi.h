@@ -172,8 +172,9 @@ struct agentd_tag {
 	agentd_u32 hold_op;
 	agentd_u64 hold_id; /* of the hold this thread waits for; 0: none */
 	agentd_u64 hold_key[2]; /* its action hash */
-	agentd_u64
-		process_hold; /* in the leader's tag: the latest hold of any thread that must not resume without an answer */
+	agentd_u32 continued; /* in the leader's tag: SIGCONTs of tagged senders during this hold */
+	agentd_u32 reserved;
+	agentd_u64 process_hold; /* in the leader's tag: the latest hold that must not resume without an answer */
 };
 #define AGENTD_TAG_ROOT_EXEC 1u /* the next exec is the operator's own command line */
 #define AGENTD_TAG_STOP 2u /* a cgroup program returned -ERESTARTNOINTR: stop at the syscall's exit */

@@ -106,23 +106,6 @@ int BPF_PROG(task_forked, struct task_struct *parent, struct task_struct *child)
 	return 0;
 }
 
-static __always_inline void gone(const struct agentd_tag *tag)
-{
-	struct agentd_event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
-
-	if (!e) {
-		stat_add(AGENTD_STAT_LOST_EVENTS, 1); /* the hold ends by its timeout */
-		return;
-	}
-	__builtin_memset(e, 0, sizeof(*e));
-	e->type = AGENTD_EVENT_GONE;
-	e->time = bpf_ktime_get_boot_ns();
-	e->hold_id = tag->hold_id;
-	e->op = tag->hold_op;
-	event_process(e, tag);
-	bpf_ringbuf_submit(e, 0);
-}
-
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(task_exited, struct task_struct *task)
 {
@@ -130,15 +113,21 @@ int BPF_PROG(task_exited, struct task_struct *task)
 
 	/* the mark stays until the task is freed: a leader that ended before its threads still speaks for the process */
 	if (tag && in_charge() && tag->hold_id)
-		gone(tag);
+		hold_gone(tag);
 	return 0;
 }
 
-/* Runs in the sender, under the receiver's siglock; the signal it sends is delivered as soon as that is released. */
+#define CONTINUES_ALLOWED 16 /* a shell's `fg`, a supervisor's habit; more is an attempt */
+
+/*
+ * Runs in the sender, under the receiver's siglock; the SIGSTOP leaves when that is released, and races with the woken
+ * task: out of thousands of tries one may get a few instructions, and at most one system call, before it stops or is
+ * killed at that call's exit (trace.bpf.c). So a process of a workload does not get thousands of tries.
+ */
 SEC("tp_btf/signal_generate")
 int BPF_PROG(signal_generated, int sig, struct kernel_siginfo *info, struct task_struct *to, int group, int result)
 {
-	struct agentd_tag *tag;
+	struct agentd_tag *tag, *sender;
 
 	if (sig != SIGCONT)
 		return 0;
@@ -147,6 +136,9 @@ int BPF_PROG(signal_generated, int sig, struct kernel_siginfo *info, struct task
 		return 0;
 	if (bpf_send_signal_task)
 		bpf_send_signal_task(to, SIGSTOP, PIDTYPE_TGID, 0);
+	sender = bpf_task_storage_get(&tags, bpf_get_current_task_btf(), 0, 0);
+	if (sender && __sync_fetch_and_add(&tag->continued, 1) >= CONTINUES_ALLOWED)
+		sender->flags |= AGENTD_TAG_KILL_AT_EXIT; /* of the kill(2) that brought it here */
 	return 0;
 }
 

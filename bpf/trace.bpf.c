@@ -83,7 +83,8 @@ static __noinline bool settle(struct agentd_tag *tag, s64 ret)
 				kill_current(tag, NULL);
 			return true;
 		}
-		tag->hold_id = 0; /* sendmmsg: earlier messages went out, this one is given up */
+		hold_gone(tag); /* sendmmsg: earlier messages went out, this one is given up */
+		tag->hold_id = 0;
 	}
 	if (tag->flags & AGENTD_TAG_HELD) {
 		if (tag->flags & AGENTD_TAG_FRESH) { /* the exit of the very execve that is held */

@@ -9,11 +9,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from agentd.errors import AgentdError
 
 Detail = TypeVar("Detail")
+MAX_THREADS: Final = 100_000
 
 
 class Answer(enum.Enum):
@@ -32,6 +33,7 @@ class Hold:
 
     hold_id: int
     pid: int
+    tid: int
     start: int  # of the process, clock ticks since boot
     retried: bool
 
@@ -61,6 +63,7 @@ class ApprovalBook(Generic[Detail]):
         self._by_key: dict[tuple[str, tuple[int, int]], str] = {}
         self._by_hold: dict[int, str] = {}
         self._answered: dict[str, Answer] = {}
+        self._by_thread: dict[tuple[int, int, int], int] = {}
         self._limit = limit
 
     def add(
@@ -70,6 +73,7 @@ class ApprovalBook(Generic[Detail]):
 
         key (0, 0) is never shared: a hold after the effect is about one process. timeout: ns.
         """
+        self._drop_earlier(hold)
         known = self._by_key.get((agent, key)) if key != (0, 0) else None
         if known is not None:
             pending = self._pending[known]
@@ -85,6 +89,16 @@ class ApprovalBook(Generic[Detail]):
             self._by_key[agent, key] = pending.id
         self._by_hold[hold.hold_id] = pending.id
         return pending, True
+
+    def _drop_earlier(self, hold: Hold) -> None:
+        """A thread waits for one thing. What it waited for before it has given up: one approval, one execution."""
+        thread = (hold.pid, hold.tid, hold.start)
+        earlier = self._by_thread.get(thread)
+        if earlier is not None and earlier != hold.hold_id:
+            self.take(earlier)
+        self._by_thread[thread] = hold.hold_id
+        while len(self._by_thread) > MAX_THREADS:  # of threads long gone; an open hold is found by its number anyway
+            self._by_thread.pop(next(iter(self._by_thread)))
 
     def knows(self, hold_id: int) -> bool:
         """Does an approval speak of this hold?"""

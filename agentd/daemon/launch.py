@@ -49,7 +49,14 @@ def launch(
                 os.setgid(account.pw_gid)
                 os.setuid(account.pw_uid)
                 os.environ.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name)
-            for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+            for number in (
+                signal.SIGINT,
+                signal.SIGQUIT,
+                signal.SIGTERM,
+                signal.SIGHUP,
+                signal.SIGPIPE,
+                signal.SIGXFSZ,
+            ):
                 signal.signal(number, signal.SIG_DFL)
             if prepare is not None:
                 prepare()

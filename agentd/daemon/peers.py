@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentd.errors import AgentdError
-from agentd.kernel.tasks import TaskMarks
+from agentd.kernel.tasks import TaskMarks, marked_elsewhere
 
 GROUP: Final = "agentd"
 SO_PEERPIDFD: Final = 77
@@ -67,7 +67,7 @@ def _tagged(connection: socket.socket, peer: Peer, marks: TaskMarks) -> bool:
         except OSError:
             return True
     try:
-        return marks.get(pidfd) is not None
+        return marks.get(pidfd) is not None or marked_elsewhere(pidfd)
     finally:
         os.close(pidfd)
 

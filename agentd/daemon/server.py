@@ -66,13 +66,13 @@ class Server:
             try:
                 if len(self._clients) > MAX_CLIENTS:
                     raise AgentdError("service-refused", "agentd", "too many clients", "try again later")
-                peer = admit(connection, self.engine.marks)
+                admit(connection, self.engine.marks)
             except AgentdError as error:
                 writer.write(_failure(error))
                 await writer.drain()
                 return
             while line := await reader.readline():
-                writer.write(self._respond(line, peer))
+                writer.write(self._respond(line, connection))
                 await writer.drain()
         except (ConnectionError, asyncio.LimitOverrunError, ValueError):
             pass  # the peer is gone, or sent a line without an end
@@ -82,8 +82,9 @@ class Server:
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
 
-    def _respond(self, line: bytes, peer: Peer) -> bytes:
+    def _respond(self, line: bytes, connection: socket.socket) -> bytes:
         try:
+            peer = admit(connection, self.engine.marks)  # again: it may have been marked since it connected
             try:
                 request = json.loads(line)
             except (ValueError, RecursionError) as exc:

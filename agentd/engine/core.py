@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,7 @@ class Engine:
         self._answers = HoldAnswers(loaded)
         self._memory = HoldMemory(audit.path.parent / "held", pins)
         self._events = EventRing(loaded, "events")
+        self._backlog: deque[bytes] = deque()
         self._stats = loaded.stats.read()
         self._flushed = time.monotonic()
         self._idle_ticks = 0
@@ -171,21 +172,32 @@ class Engine:
         return self._events.fileno(), self._accounts.fileno()
 
     def pump(self) -> int:
-        """Handles every event that has arrived and puts their records on disk; how many events."""
+        """Handles the events that have arrived and puts their records on disk; how many events.
+
+        An event is off the backlog before it is handled: what goes wrong with one doesn't take the others along.
+        """
         self._accounts.learn()
-        raw_events = self._events.take()
-        for raw in raw_events:
+        self._backlog.extend(self._events.take())
+        handled = 0
+        while self._backlog:
+            raw = self._backlog.popleft()
+            handled += 1
             event = parse(raw)
             view = self.policies.view(event.agent, event.generation)
             agent = view.name if view else self.policies.names().get(event.agent, f"agent-{event.agent}")
             names = records.names_of(event, view)
             if event.type == abi.EVENT_HOLD and event.point is not Point.CGROUP:
                 self._memory.keep(event.hold_id, raw, names, self._origin(event.workload))
-            self._handlers[event.type](event, agent, names)
+            self._handlers.get(event.type, self._unknown)(event, agent, names)
             if self.audit.pending >= COMMIT_RECORDS:
                 self.commit()
         self.commit()
-        return len(raw_events)
+        return handled
+
+    def _unknown(self, event: KernelEvent, agent: str, names: Names) -> None:
+        """A kind of event that this agentd doesn't know: pins of a newer one."""
+        self.metrics.lost("event-malformed")
+        self._record(gap(time.time_ns(), new_action_id(), {f"events of kind {event.type}": 1}, "event-malformed"))
 
     def commit(self) -> None:
         """Puts what was recorded on disk."""
@@ -237,7 +249,7 @@ class Engine:
         detail = HeldAction(
             event, names, origin, processes.working_directory(event.pid), processes.ancestors(event.pid)
         )
-        hold = Hold(event.hold_id, event.pid, processes.ticks(event.start_time), event.point is Point.CGROUP)
+        hold = Hold(event.hold_id, event.pid, event.tid, processes.ticks(event.start_time), event.point is Point.CGROUP)
         timeout = max(event.timeout, 1) * 1_000_000_000
         pending, fresh = self.book.add(agent, event.key, hold, now, timeout, detail)
         if pending is None:
@@ -524,7 +536,8 @@ class Engine:
 
     def close(self) -> None:
         """Takes the last events and counts, and lets go of the rings (not of the kernel's programs)."""
-        self.pump()
+        while self.pump():
+            pass
         self.tick()
         self.flush()
         self._events.close()

@@ -12,7 +12,7 @@ from typing import Final
 from agentd.engine.archive import AgentView, Archive
 from agentd.engine.automata import for_this_host
 from agentd.errors import AgentdError
-from agentd.kernel.tables import PolicyTables, arena_words_for
+from agentd.kernel.tables import PolicyTables, Prepared, arena_words_for
 from agentd.model import Mode
 from agentd.policy.resolved import ResolvedAgent, ResolvedPolicy
 from agentd.policy.tables import AgentTables, build
@@ -69,9 +69,18 @@ class PolicySet:
         for name in gone:
             agents[name] = _nobody(name, compiled.policy)
             everything[name] = build(agents[name], max_words=MAX_ARENA_WORDS, automata=for_this_host())
+        prepared: dict[str, Prepared] = {}
+        try:
+            for name, tables in everything.items():
+                agent = agents[name]
+                prepared[name] = self._tables.prepare(name, tables, mode=agent.mode, strict=agent.strict_audit)
+        except BaseException:
+            for one in prepared.values():
+                self._tables.give_up(one)
+            raise
         for name, tables in everything.items():
             agent = agents[name]
-            put = self._tables.install(name, tables, mode=agent.mode, strict=agent.strict_audit)
+            put = self._tables.flip(prepared[name])
             self._slots[name] = put.agent
             fresh[put.agent, put.generation] = AgentView(
                 name,

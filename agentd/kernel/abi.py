@@ -111,6 +111,8 @@ class Tag(ctypes.Structure):
         ("hold_op", c_uint32),
         ("hold_id", c_uint64),
         ("hold_key", c_uint64 * 2),
+        ("continued", c_uint32),
+        ("reserved", c_uint32),
         ("process_hold", c_uint64),
     ]
 

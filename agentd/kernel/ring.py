@@ -7,8 +7,10 @@ cross a C frame). Parsing happens afterwards.
 from __future__ import annotations
 
 import ctypes
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from agentd.kernel import abi
 from agentd.kernel.libbpf import RING_CALLBACK, check, library, pointer
@@ -16,6 +18,7 @@ from agentd.kernel.loader import LoadedObject
 from agentd.model import Action, Decision, Guarantee, Op, Point
 
 _HEADER = ctypes.sizeof(abi.Event)
+TAKE_MAX: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +100,11 @@ class EventRing:
 
     def __init__(self, loaded: LoadedObject, name: str) -> None:
         self._queue: list[bytes] = []
-        append, string_at = self._queue.append, ctypes.string_at
+        queue, string_at = self._queue, ctypes.string_at
 
         def take(context: int | None, data: int, size: int) -> int:
-            append(string_at(data, size))
-            return 0
+            queue.append(string_at(data, size))
+            return 0 if len(queue) < TAKE_MAX else -errno.EAGAIN
 
         self._callback: Callable[..., int] = RING_CALLBACK(take)  # must live as long as the ring
         self._ring = pointer(library().ring_buffer__new(loaded.fds[name], self._callback, None, None), f"ring {name}")
@@ -112,8 +115,13 @@ class EventRing:
         return int(library().ring_buffer__epoll_fd(self._ring))
 
     def take(self) -> list[bytes]:
-        """Everything that is there, raw, in order; parse() makes events of it."""
-        check(library().ring_buffer__consume(self._ring), f"ring {self.name}")
+        """What is there, raw, in order, at most TAKE_MAX; parse() makes events of it.
+
+        Bounded, because a workload that makes events as fast as they are read would keep it here for ever.
+        """
+        result = library().ring_buffer__consume(self._ring)
+        if result != -errno.EAGAIN:
+            check(result, f"ring {self.name}")
         taken, self._queue[:] = list(self._queue), []
         return taken
 

@@ -26,6 +26,16 @@ class Installed:
     generation: int
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Tables that are written and not in force: agent `agent`, table set `target`."""
+
+    agent: int
+    target: int
+    flags: int
+    fresh: bool
+
+
 class PolicyTables:
     """The agents' slots and the arena of one loaded object."""
 
@@ -57,6 +67,13 @@ class PolicyTables:
 
     def install(self, name: str, tables: AgentTables, *, mode: Mode, strict: bool) -> Installed:
         """Makes `tables` the policy of agent `name`, in one step. Raises AgentdError `policy-too-large`."""
+        return self.flip(self.prepare(name, tables, mode=mode, strict=strict))
+
+    def prepare(self, name: str, tables: AgentTables, *, mode: Mode, strict: bool) -> Prepared:
+        """Writes `tables` beside those in force, without effect. Raises AgentdError `policy-too-large`.
+
+        An agent that is new has its slot from here on, with no table in force: it can't be named before flip().
+        """
         index = self._slot(name)
         slot = self._slots[index]
         fresh = not slot.flags & abi.AGENT_USED
@@ -65,20 +82,31 @@ class PolicyTables:
         base = self._room(name, len(tables.words))
         write_mapped(self._loaded.fds["arena"], base * WORD, memoryview(tables.words).cast("B"))
         _fill(slot.tables[target], tables.header, base)
-        generation = self.next_generation()
-        slot.generation[target] = generation
+        slot.generation[target] = self.next_generation()
         flags = abi.AGENT_USED
         flags |= abi.AGENT_MONITOR if mode is Mode.MONITOR else 0
         flags |= abi.AGENT_STRICT if strict else 0
         flags |= abi.AGENT_UNRECORDED if self._unrecorded else 0
         if fresh:
             slot.name = name.encode()
-        slot.active = target  # the flip
-        slot.flags = flags
+        return Prepared(index, target, flags, fresh)
+
+    def flip(self, prepared: Prepared) -> Installed:
+        """Puts prepared tables in force."""
+        slot = self._slots[prepared.agent]
+        slot.active = prepared.target
+        slot.flags = prepared.flags
         wait_for_programs()
-        if not fresh:
-            slot.tables[1 - target].words = 0
-        return Installed(index, generation)
+        if not prepared.fresh:
+            slot.tables[1 - prepared.target].words = 0
+        return Installed(prepared.agent, slot.generation[prepared.target])
+
+    def give_up(self, prepared: Prepared) -> None:
+        """Forgets prepared tables: those in force stay."""
+        slot = self._slots[prepared.agent]
+        slot.tables[prepared.target].words = 0
+        if prepared.fresh:
+            slot.name = b""
 
     def _slot(self, name: str) -> int:
         if len(name.encode()) >= abi.NAME_MAX:
@@ -89,7 +117,7 @@ class PolicyTables:
         if name in known:
             return known[name]
         for index, slot in enumerate(self._slots):
-            if not slot.flags & abi.AGENT_USED:
+            if not slot.flags & abi.AGENT_USED and slot.name in (b"", name.encode()):
                 return index
         raise AgentdError(
             "policy-too-large", f"agent {name}", f"there are {abi.MAX_AGENTS} agents already", "remove some"
@@ -98,7 +126,7 @@ class PolicyTables:
     def _taken(self) -> list[tuple[int, int]]:
         regions = []
         for slot in self._slots:
-            if slot.flags & abi.AGENT_USED:
+            if slot.flags & abi.AGENT_USED or slot.name:
                 regions += [(tables.base, tables.words) for tables in slot.tables if tables.words]
         return sorted(regions)
 

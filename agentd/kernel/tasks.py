@@ -14,7 +14,8 @@ from typing import Final
 
 from agentd.errors import AgentdError
 from agentd.kernel import abi
-from agentd.kernel.libbpf import BPF_ANY, check, library
+from agentd.kernel.features import BPFFS
+from agentd.kernel.libbpf import BPF_ANY, KernelError, check, library, obj_get
 from agentd.kernel.loader import LoadedObject, read_tasks
 
 MAX_PASSES: Final = 1000  # a fork bomb that outruns this many passes is reported, and stays marked as far as it was
@@ -119,16 +120,31 @@ class TaskMarks:
             os.close(fd)
         return list(read_tasks(b"".join(chunks)))
 
-
     def none_left(self) -> bool:
         """Proves that no thread carries a mark; for the one thread that sets marks.
 
         An empty list alone is no proof: a child could be made behind the iterator's back by a parent that ends before
-        the iterator comes to it. But the mark that the child gets is counted while the parent still lives, so either the
-        counter moves between the two looks at it, or the parent or the child is in the list.
+        the iterator comes to it. But the mark that the child gets is counted while the parent still lives, so either
+        the counter moves between the two looks at it, or the parent or the child is in the list.
         """
         before = self._loaded.stats.read()[abi.STAT_FORKS]
         return not self.list() and self._loaded.stats.read()[abi.STAT_FORKS] == before
+
+
+def marked_elsewhere(pidfd: int) -> bool:
+    """Does the process carry a mark of any set of programs pinned on this host (the service's, another run's)?"""
+    tag, fd = abi.Tag(), ctypes.c_int(pidfd)
+    for pin in (*BPFFS.glob("agentd*/maps/tags"), *BPFFS.glob("agentd*/*/maps/tags")):
+        try:
+            tags = obj_get(pin)
+        except KernelError:
+            continue  # released meanwhile
+        try:
+            if library().bpf_map_lookup_elem(tags, ctypes.byref(fd), ctypes.byref(tag)) == 0:
+                return True
+        finally:
+            os.close(tags)
+    return False
 
 
 def cgroup_id(path: Path) -> int:

@@ -101,6 +101,7 @@ static __always_inline void act(u32 slot, struct agentd_tag *tag, const struct v
 			tag->hold_id = m->hold_id;
 			tag->flags |= AGENTD_TAG_HELD | (fresh ? AGENTD_TAG_FRESH : 0);
 			leader->process_hold = m->hold_id;
+			leader->continued = 0;
 			if (!bpf_send_signal(SIGSTOP))
 				return;
 			m->flags |= AGENTD_EVENT_FLAG_SIGNAL_FAILED;

@@ -40,6 +40,24 @@ static __always_inline void event_process(struct agentd_event *e, const struct a
 	bpf_get_current_comm(e->comm, sizeof(e->comm));
 }
 
+/* Tells user space that nobody waits for this hold any more. */
+static __always_inline void hold_gone(const struct agentd_tag *tag)
+{
+	struct agentd_event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+
+	if (!e) {
+		stat_add(AGENTD_STAT_LOST_EVENTS, 1); /* the hold ends by its timeout */
+		return;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	e->type = AGENTD_EVENT_GONE;
+	e->time = bpf_ktime_get_boot_ns();
+	e->hold_id = tag->hold_id;
+	e->op = tag->hold_op;
+	event_process(e, tag);
+	bpf_ringbuf_submit(e, 0);
+}
+
 /* Sends scratch->path as an event. Returns 0 if it was lost. */
 __noinline int emit(u32 slot, const struct agentd_tag *tag, const struct verdict *v, const struct emission *m)
 {

@@ -67,6 +67,7 @@ CONSTANTS: Final[Mapping[str, int]] = {
     "AGENTD_AGENT_USED": abi.AGENT_USED,
     "AGENTD_AGENT_MONITOR": abi.AGENT_MONITOR,
     "AGENTD_AGENT_STRICT": abi.AGENT_STRICT,
+    "AGENTD_AGENT_UNRECORDED": abi.AGENT_UNRECORDED,
     "AGENTD_TAG_ROOT_EXEC": abi.TAG_ROOT_EXEC,
     "AGENTD_TAG_HELD": abi.TAG_HELD,
 } | {f"AGENTD_EVENT_{name}": value for name, value in vars(abi).items() if name.startswith("FLAG_")}
