@@ -40,6 +40,8 @@ def tag(agent: str, pid: int | None, cgroup: Path | None, unit: str | None, sock
         render.as_json(result)
     else:
         click.echo(f"workload {result['workload']}: {result['threads']} threads are held to {agent}'s policy")
+        if result["io_uring"]:
+            click.echo(f"agentd: {result['io_uring']} of them have an io_uring: its requests are not judged", err=True)
 
 
 def _unit_cgroup(unit: str) -> Path:

@@ -69,7 +69,7 @@ def start(
                 [note("started", f"agentd {agentd.__version__} enforces", metadata={"pid": os.getpid()})]
             )
             engine.install(compiled)
-            engine.resume()
+            engine.questions.resume()
             return engine
         except BaseException:
             if stood:
@@ -85,7 +85,7 @@ def start(
 def stop(engine: Engine, *, release: bool) -> None:
     """Ends an engine. release: ends enforcement too; else the pins keep it."""
     if release:
-        engine.deny_all("enforcement ends (deny)")
+        engine.questions.deny_all("enforcement ends (deny)")
     engine.close()
     engine.audit.append([note("stopped", "enforcement ends" if release else "enforcement goes on by the pins")])
     engine.commit()

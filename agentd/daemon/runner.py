@@ -7,13 +7,13 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agentd.actions import signals
 from agentd.audit.record import Record, body
 from agentd.daemon import host
 from agentd.daemon.client import SERVICE_SOCKET, Client
@@ -23,7 +23,9 @@ from agentd.daemon.server import Server
 from agentd.engine.core import Engine
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel.seccomp import refuse_early
+from agentd.workloads.processes import start_ticks, ticks
 
+DOOM_AFTER = 20  # rounds of killing what is left behind
 STATE_ROOT = Path("/var/lib/agentd")
 FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -108,7 +110,7 @@ async def _run_alone(request: RunRequest, say: Callable[[str], None]) -> int:
         on_event = _event_writer(stack, request.events) if request.events else None
         engine = host.start(compiled, pins=host.run_pins(), audit_dir=state)
         engine.on_event = on_event
-        engine.on_hold = lambda held: say(
+        engine.questions.on_hold = lambda held: say(
             f"held: {held['summary']} ({held['tool']}/{held['operation']}); "
             f"answer with: agentd approvals approve {held['id']}"
         )
@@ -121,8 +123,10 @@ async def _run_alone(request: RunRequest, say: Callable[[str], None]) -> int:
         finally:
             await loop.stop()
             await server.stop()
-            left = _end_leftovers(engine)
-            host.stop(engine, release=True)
+            left, alone = _end_leftovers(engine)
+            host.stop(engine, release=alone)
+        if not alone:
+            say("some of its processes could not be killed: the kernel goes on holding them to their policy")
         if left:
             say(f"{left} processes outlived {request.command[0]}: killed, because their policy ends with this run")
     return code
@@ -164,20 +168,24 @@ async def _supervise(request: RunRequest, engine: Engine, loop: EngineLoop) -> i
         os.close(child.pidfd)
 
 
-def _end_leftovers(engine: Engine) -> int:
-    """Kills what the command left behind, until nothing marked is left; how many processes that was."""
-    killed: set[int] = set()
-    for _ in range(1000):
-        pids = {line.pid for line in engine.marks.list()}
-        if not pids:
-            return len(killed)
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-                killed.add(pid)
+def _end_leftovers(engine: Engine) -> tuple[int, bool]:
+    """Kills what the command left behind; (how many processes that was, whether it is proved that nobody is left).
+
+    A workload that forks and ends faster than it can be listed is doomed in the kernel: its next fork is its last.
+    """
+    killed: set[tuple[int, int]] = set()
+    for attempt in range(500):
+        lines = engine.marks.list()
+        if not lines and engine.marks.none_left():
+            return len(killed), True
+        for line in lines:
+            process = (line.pid, start := ticks(line.start_time))
+            if signals.send(line.pid, start, signal.SIGKILL, start_ticks):
+                killed.add(process)
+            if attempt == DOOM_AFTER:
+                engine.marks.doom(line.workload)
         time.sleep(0.01)
-    print(f"agentd: {len(pids)} processes could not be killed; they stay marked", file=sys.stderr)
-    return len(killed)
+    return len(killed), False
 
 
 def _event_writer(stack: contextlib.ExitStack, path: Path) -> Callable[[Record], None]:

@@ -162,19 +162,19 @@ def _status(server: Server, peer: Peer, params: Params) -> Any:
 def _approvals(server: Server, peer: Peer, params: Params) -> Any:
     server.engine.pump()
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    return [describe(pending, now) for pending in server.engine.book]
+    return [describe(pending, now) for pending in server.engine.questions.book]
 
 
 def _approval(server: Server, peer: Peer, params: Params) -> Any:
     server.engine.pump()
-    return describe(server.engine.book.get(params.text("id")), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+    return describe(server.engine.questions.book.get(params.text("id")), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
 
 
 def _answer(allow: bool) -> Callable[[Server, Peer, Params], Any]:
     def method(server: Server, peer: Peer, params: Params) -> Any:
         server.engine.pump()
         by = f"{peer.name} (uid {peer.uid}, pid {peer.pid})"
-        pending = server.engine.answer(params.text("id"), allow, by, params.text("reason", ""))
+        pending = server.engine.questions.answer(params.text("id"), allow, by, params.text("reason", ""))
         return {"id": pending.id, "answer": "approved" if allow else "denied", "by": by}
 
     return method
@@ -216,7 +216,7 @@ def _tag(server: Server, peer: Peer, params: Params) -> Any:
             )
         workload, threads = engine.tag_tree(pid, agent, f"agentd tag pid {pid} by {peer.name}")
     engine.commit()
-    return {"workload": workload.number, "threads": threads}
+    return {"workload": workload.number, "threads": threads, "io_uring": engine.marks.rings_found()}
 
 
 def _reload(server: Server, peer: Peer, params: Params) -> Any:

@@ -10,24 +10,22 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from agentd.actions import signals
-from agentd.approvals.book import Answer, ApprovalBook, Hold, Pending
 from agentd.audit.canonical import Json
 from agentd.audit.record import Record, gap
 from agentd.audit.writer import AuditWriter, new_action_id
 from agentd.engine import capacity, coverage, orphans, records
 from agentd.engine.accounts import Accounts
 from agentd.engine.archive import Archive
-from agentd.engine.holds import HoldAnswers
+from agentd.engine.census import Census, Workload
 from agentd.engine.orphans import HoldMemory
-from agentd.engine.pending import HeldAction, describe
 from agentd.engine.policies import Compiled, PolicySet
+from agentd.engine.questions import Questions
 from agentd.engine.records import Names
 from agentd.errors import AgentdError
 from agentd.kernel import abi
@@ -49,19 +47,6 @@ LOSSES: Final = (
 )
 
 
-@dataclass(slots=True)
-class Workload:
-    """One run of an agent: the processes that carry its number."""
-
-    number: int
-    agent: str
-    origin: str  # how it came to be: `agentd run`, `agentd tag pid 4711`
-    started: float  # seconds since the epoch
-    processes: int = 0
-    threads: int = 0
-    seen: bool = False
-
-
 class Engine:
     """One loaded object, one audit log, one policy."""
 
@@ -76,19 +61,25 @@ class Engine:
         self._audit_lost = 0
         self.policies = PolicySet(self._tables, Archive(audit.path.parent / "generations", pins))
         self.marks = TaskMarks(loaded)
-        self.book: ApprovalBook[HeldAction] = ApprovalBook()
-        self.workloads: dict[int, Workload] = {}
-        self.on_hold: Callable[[dict[str, Any]], None] | None = None
         self.on_event: Callable[[Record], None] | None = None
         self._accounts = Accounts(loaded)
-        self._answers = HoldAnswers(loaded)
-        self._memory = HoldMemory(audit.path.parent / "held", pins)
+        self._workloads = Census(self.marks.list())
+        self.questions = Questions(
+            loaded,
+            self.marks,
+            metrics,
+            HoldMemory(audit.path.parent / "held", pins),
+            record=self._record,
+            commit=self.commit,
+            pump=self.pump,
+            agents=self.policies.names,
+            origin=self._workloads.origin,
+        )
         self._events = EventRing(loaded, "events")
         self._backlog: deque[bytes] = deque()
         self._stats = loaded.stats.read()
         self._flushed = time.monotonic()
         self._idle_ticks = 0
-        self._next_workload = 1 + max((line.workload for line in self.marks.list()), default=0)
         self._handlers: dict[int, Callable[[KernelEvent, str, Names], None]] = {
             abi.EVENT_VIOLATION: self._violation,
             abi.EVENT_HOLD: self._hold,
@@ -128,10 +119,7 @@ class Engine:
     def new_workload(self, agent: str, origin: str) -> tuple[Workload, int]:
         """(A workload without processes, the agent's number in the kernel). Raises AgentdError `unknown-agent`."""
         slot = self.policies.slot(agent)
-        workload = Workload(self._next_workload, agent, origin, time.time())
-        self._next_workload += 1
-        self.workloads[workload.number] = workload
-        return workload, slot
+        return self._workloads.new(agent, origin), slot
 
     def mark_started(self, pidfd: int, agent: str, origin: str, command: list[str]) -> Workload:
         """Marks a process that waits to exec its command: the root of a new workload."""
@@ -144,14 +132,18 @@ class Engine:
         """Marks a running process and everything below it; (workload, threads marked)."""
         workload, slot = self.new_workload(agent, origin)
         threads = self.marks.mark_tree(pid, slot, workload.number)
-        self._workload_record("tagged", workload, {"pid": pid, "threads": threads})
+        self._workload_record(
+            "tagged", workload, {"pid": pid, "threads": threads, "io_uring": self.marks.rings_found()}
+        )
         return workload, threads
 
     def tag_cgroup(self, path: Path, agent: str, origin: str) -> tuple[Workload, int]:
         """Marks everything in a cgroup; (workload, threads marked)."""
         workload, slot = self.new_workload(agent, origin)
         threads = self.marks.mark_cgroup(path, slot, workload.number)
-        self._workload_record("tagged", workload, {"cgroup": str(path), "threads": threads})
+        self._workload_record(
+            "tagged", workload, {"cgroup": str(path), "threads": threads, "io_uring": self.marks.rings_found()}
+        )
         return workload, threads
 
     def live(self, workload: int) -> set[int]:
@@ -187,7 +179,7 @@ class Engine:
             agent = view.name if view else self.policies.names().get(event.agent, f"agent-{event.agent}")
             names = records.names_of(event, view)
             if event.type == abi.EVENT_HOLD and event.point is not Point.CGROUP:
-                self._memory.keep(event.hold_id, raw, names, self._origin(event.workload))
+                self.questions.memory.keep(event.hold_id, raw, names, self._workloads.origin(event.workload))
             self._handlers.get(event.type, self._unknown)(event, agent, names)
             if self.audit.pending >= COMMIT_RECORDS:
                 self.commit()
@@ -211,10 +203,6 @@ class Engine:
         self.audit.append([record])
         if self.on_event:
             self.on_event(record)
-
-    def _origin(self, number: int) -> str:
-        workload = self.workloads.get(number)
-        return workload.origin if workload else "an agentd before this one"
 
     def _count(self, event: KernelEvent, agent: str, names: Names) -> None:
         self.metrics.decided(agent, names.tool, names.operation, event.decision, event.action)
@@ -242,46 +230,10 @@ class Engine:
 
     def _hold(self, event: KernelEvent, agent: str, names: Names) -> None:
         self._count(event, agent, names)
-        self._ask(event, agent, names, self._origin(event.workload), event.time)
-
-    def _ask(self, event: KernelEvent, agent: str, names: Names, origin: str, now: int, again: str = "") -> None:
-        """Makes a question of a hold. again: why, if it was asked before."""
-        detail = HeldAction(
-            event, names, origin, processes.working_directory(event.pid), processes.ancestors(event.pid)
-        )
-        hold = Hold(event.hold_id, event.pid, event.tid, processes.ticks(event.start_time), event.point is Point.CGROUP)
-        timeout = max(event.timeout, 1) * 1_000_000_000
-        pending, fresh = self.book.add(agent, event.key, hold, now, timeout, detail)
-        if pending is None:
-            self._answers.settle([hold], event.key, False, self.book)
-            self._record(
-                records.event_record(
-                    "denied", event, agent, names, reason="too many operations wait for approval (deny)"
-                )
-            )
-            return
-        self._record(
-            records.event_record(
-                "approval_required",
-                event,
-                agent,
-                names,
-                reason=again,
-                metadata={"approval": pending.id},
-                at=time.time_ns() if again else None,
-            )
-        )
-        self.metrics.set_pending(agent, self.book.counts().get(agent, 0))
-        if fresh and self.on_hold:
-            self.on_hold(describe(pending, time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
+        self.questions.ask(event, agent, names, self._workloads.origin(event.workload), event.time)
 
     def _gone(self, event: KernelEvent, agent: str, names: Names) -> None:
-        self._memory.forget(event.hold_id)
-        pending = self.book.gone(event.hold_id)
-        if pending is not None:
-            self._closed(pending, Answer.EXPIRED, "the process ended while it was held", None)
-        elif not self.book.answered(event.hold_id) and not self.book.knows(event.hold_id):
-            self._lapsed(event.hold_id, agent, event.pid, "the process ended while it was held")
+        self.questions.gone(event, agent)
 
     def _allowed_one(self, event: KernelEvent, agent: str, names: Names) -> None:
         self._count(event, agent, names)
@@ -304,122 +256,16 @@ class Engine:
     def _refused(self, event: KernelEvent, agent: str, names: Names) -> None:
         """The answer was recorded when it was given; this is its effect, EPERM."""
 
-    # -- answers
-
-    def answer(self, number: str, allow: bool, by: str, reason: str = "") -> Pending[HeldAction]:
-        """Answers an approval. Raises AgentdError `no-such-approval`, `approval-answered`."""
-        pending = self.book.get(number)
-        self._settle(pending, Answer.APPROVED if allow else Answer.DENIED, reason, by)
-        return pending
-
-    def expire(self) -> None:
-        """Timeouts end in deny."""
-        for pending in self.book.late(time.clock_gettime_ns(time.CLOCK_BOOTTIME)):
-            self._settle(pending, Answer.EXPIRED, "nobody answered in time (deny)", None)
-
-    def _settle(self, pending: Pending[HeldAction], answer: Answer, reason: str, by: str | None) -> None:
-        holds = list(pending.holds.values())
-        self.book.close(pending, answer)
-        # On disk before it takes effect: what happens afterwards has its reason in the log.
-        self._closed(pending, answer, reason, by)
-        self.commit()
-        self._answers.settle(holds, pending.key, answer is Answer.APPROVED, self.book)
-        for hold in holds:
-            self._memory.forget(hold.hold_id)
-
-    def _lapsed(self, hold_id: int, agent: str, pid: int, reason: str) -> None:
-        """The end of a question that an agentd before this one asked."""
-        self._record(
-            records.note("approval_expired", reason, agent=agent, metadata={"approval": str(hold_id), "pid": pid})
-        )
-
-    def resume(self) -> None:
-        """Takes over what an agentd before this one left: its events, and whatever it has left held."""
-        reason = "agentd was started again, and judges this anew"
-        self.pump()
-        agents = self.policies.names()
-        for line in self.marks.list():
-            if line.hold_id and not line.flags & abi.TAG_HELD and not self.book.knows(line.hold_id):
-                self._lapsed(line.hold_id, agents.get(line.agent, f"agent-{line.agent}"), line.pid, reason)
-        self.judge_again(reason)
-        self._memory.forget_others({line.hold_id for line in self.marks.list()})
-
-    def judge_again(self, reason: str) -> None:
-        """After a change of policy: calls that are held and will be tried again are answered by the policy of now,
-        which may hold them again; their questions end here.
-        """
-        self.pump()
-        for pending in self.book:
-            for hold in [hold for hold in pending.holds.values() if hold.retried]:
-                self.book.take(hold.hold_id)
-            if not pending.holds:
-                self._closed(pending, Answer.EXPIRED, reason, None)
-        self.commit()
-        self._orphans(self.marks.list())
-
-    def deny_all(self, reason: str) -> None:
-        """Refuses whatever waits, because there will be nothing left that could hold it."""
-        self.pump()
-        for pending in self.book:
-            self._settle(pending, Answer.EXPIRED, reason, None)
-        for _ in range(200):
-            held = {(line.pid, processes.ticks(line.start_time)) for line in self.marks.list() if line.hold_id}
-            if not held:
-                return
-            time.sleep(0.01)
-        for pid, start in held:
-            signals.send(pid, start, signal.SIGKILL, processes.start_ticks)
-
-    def _orphans(self, lines: list[abi.TaskLine]) -> None:
-        """Wakes or adopts what is held and that no question speaks of."""
-        if not any(line.hold_id for line in lines):
-            return
-        self.pump()  # the question may just have come
-        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        agents = self.policies.names()
-        for line in orphans.claim(lines, self.book, self._answers):
-            note = self._memory.recall(line.hold_id)
-            event = note.event if note else orphans.unknown_event(line)
-            names = note.names if note else Names("unknown", "unknown", "unknown", None, None)
-            origin = note.started_by if note else self._origin(line.workload)
-            agent = agents.get(line.agent, f"agent-{line.agent}")
-            self._ask(event, agent, names, origin, now, "still held: an agentd before this one asked")
-
-    def _closed(self, pending: Pending[HeldAction], answer: Answer, reason: str, by: str | None) -> None:
-        event = pending.detail.event
-        waited = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - pending.since) / 1e9
-        metadata: dict[str, Json] = {"approval": pending.id, "waited_ms": int(waited * 1000)}
-        if by:
-            metadata["by"] = by
-        kind = {
-            Answer.APPROVED: "approved",
-            Answer.DENIED: "approval_denied",
-            Answer.EXPIRED: "approval_expired",
-        }[answer]
-        self._record(
-            records.event_record(
-                kind,
-                event,
-                pending.agent,
-                pending.detail.names,
-                reason=reason or f"{answer.value} by {by}",
-                metadata=metadata,
-                at=time.time_ns(),
-            )
-        )
-        self.metrics.answered(waited)
-        self.metrics.set_pending(pending.agent, self.book.counts().get(pending.agent, 0))
-
     # -- books
 
     def tick(self) -> None:
         """Once a second: timeouts, counts, losses, the number of processes."""
-        self.expire()
+        self.questions.expire()
         self._losses()
         lines = self.marks.list()
-        self._orphans(lines)
+        self.questions.adopt(lines)
         self._census(lines)
-        self._answers.forget_used({line.hold_id for line in lines if line.hold_id})
+        self.questions.forget_used({line.hold_id for line in lines if line.hold_id})
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
         self.commit()
@@ -467,27 +313,12 @@ class Engine:
         self._stats = now
 
     def _census(self, lines: list[abi.TaskLine]) -> None:
-        threads = Counter(line.workload for line in lines)
-        pids: dict[int, set[int]] = {}
-        agents: dict[int, set[int]] = {}
-        for line in lines:
-            pids.setdefault(line.workload, set()).add(line.pid)
-            agents.setdefault(line.agent, set()).add(line.pid)
-        names = self.policies.names()
-        for number in pids:
-            if number not in self.workloads:
-                agent = next(names.get(line.agent, "") for line in lines if line.workload == number)
-                self.workloads[number] = Workload(number, agent, "an agentd before this one", time.time())
-        for number, workload in list(self.workloads.items()):
-            workload.processes, workload.threads = len(pids.get(number, ())), threads[number]
-            if workload.processes:
-                workload.seen = True
-            elif workload.seen or time.time() - workload.started > 5:
-                del self.workloads[number]
-                self.marks.forget_doom(number)
-                self._workload_record("workload_ended", workload, {})
-        for index, name in names.items():
-            self.metrics.set_processes(name, len(agents.get(index, ())))
+        ended, counts = self._workloads.take(lines, self.policies.names())
+        for workload in ended:
+            self.marks.forget_doom(workload.number)
+            self._workload_record("workload_ended", workload, {})
+        for name, count in counts.items():
+            self.metrics.set_processes(name, count)
 
     def _verdict_times(self) -> VerdictTimes:
         stats = self.loaded.stats.read()
@@ -517,9 +348,9 @@ class Engine:
                     "processes": w.processes,
                     "threads": w.threads,
                 }
-                for w in self.workloads.values()
+                for w in self._workloads.workloads.values()
             ],
-            "approvals_pending": len(self.book),
+            "approvals_pending": len(self.questions.book),
             "enforcement": coverage.enforcement(),
             "verdicts": stats[abi.STAT_VERDICTS],
             "unresolved": stats[abi.STAT_UNRESOLVED],

@@ -38,8 +38,8 @@ class HoldAnswers:
             self._maps.grant(key, retried[0].hold_id, allow=allow, uses=len(retried))
         for hold in holds:
             if hold.retried:
-                continue
-            if allow:
+                self.ask_anew(hold.hold_id)
+            elif allow:
                 self._maps.let_go(hold.hold_id)
                 self._answered.add(hold.hold_id)
             else:
@@ -48,6 +48,13 @@ class HoldAnswers:
             # A process with another thread's question open stays stopped: SIGCONT wakes all threads.
             if (hold.retried or allow) and not book.waiting(hold.pid, hold.start):
                 signals.send(hold.pid, hold.start, signal.SIGCONT, start_ticks)
+
+    def ask_anew(self, hold_id: int) -> None:
+        """This question is closed: if the call comes again and finds no grant (another thread took it, or it is too
+        old), it is a new question and not the old one, which nobody would answer.
+        """
+        self._maps.let_go(hold_id)
+        self._answered.add(hold_id)
 
     def approved(self, hold_id: int) -> bool:
         """Was an effect approved whose thread has not gone on yet?"""

@@ -114,6 +114,7 @@ def claim(
             if not book.answered(line.hold_id):  # else it was refused, and the process is on its way out
                 yield line
         elif processes.thread_stopped(line.pid, line.tid) and not book.waiting(line.pid, start):
+            answers.ask_anew(line.hold_id)
             signals.send(line.pid, start, signal.SIGCONT, processes.start_ticks)
 
 

@@ -1,5 +1,5 @@
-"""Answers to held operations, as the kernel reads them: grants (consumed when a call is tried again) and answers (for what
-stands after its effect). bpf/lib/hold.bpf.h and act.bpf.h are the other side.
+"""Answers to held operations, as the kernel reads them: grants (consumed when a call is tried again) and answers (for
+what stands after its effect). bpf/lib/hold.bpf.h and act.bpf.h are the other side.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class AnswerMaps:
 
     def let_go_of(self) -> list[int]:
         """Every hold that let_go() was said of."""
-        return [int(key.value) for key in self._answers.keys()]
+        return [int(key.value) for key in self._answers.keys()]  # noqa: SIM118  # not a dict
 
     def forget(self, hold_id: int) -> None:
         """The thread has gone on: the answer is of no use any more."""

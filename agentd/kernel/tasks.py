@@ -62,11 +62,16 @@ class TaskMarks:
         self._loaded.request.cgroup = cgroup_id(path)
         return self._mark(agent, workload)
 
+    def rings_found(self) -> int:
+        """Threads that had an io_uring when they were marked last: what they ask of it passes no system call."""
+        return int(self._loaded.request.io_uring)
+
     def _mark(self, agent: int, workload: int) -> int:
         self._loaded.watch()
         request = self._loaded.request
         request.agent, request.workload, request.remove = agent, workload, 0
         request.spare = os.getpid()
+        request.io_uring = 0
         self._loaded.control.tagging = 1
         total = 0
         try:
@@ -84,11 +89,18 @@ class TaskMarks:
             "stop it, then tag it again",
         )
 
+    def doom(self, workload: int) -> None:
+        """Makes the kernel end every task of a workload at its next system call, exec or fork."""
+        key, one = ctypes.c_uint32(workload), ctypes.c_uint32(1)
+        update = library().bpf_map_update_elem
+        check(update(self._loaded.fds["doomed"], ctypes.byref(key), ctypes.byref(one), BPF_ANY), "map doomed")
+        self._loaded.control.doomed += 1
+
     def forget_doom(self, workload: int) -> None:
         """A workload that the kernel ended as a whole is gone: its entry makes room."""
         key = ctypes.c_uint32(workload)
         library().bpf_map_delete_elem(self._loaded.fds["doomed"], ctypes.byref(key))
-        # control.doomed stays: it only says that looking may pay, and a decrement from here could race with the kernel's
+        # control.doomed stays: it only says that looking may pay, and taking one off could race with the kernel
 
     def remove(self, workload: int) -> int:
         """Takes the marks of a workload away; returns how many threads had one."""

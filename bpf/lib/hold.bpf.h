@@ -126,8 +126,10 @@ static __noinline int refuse_or_hold(u32 slot, struct agentd_tag *tag, const str
 		}
 		if (!restartable())
 			goto deny;
-		if (tag->hold_id && tag->hold_key[0] == key.key[0] && tag->hold_key[1] == key.key[1]) {
-			tag->flags |= AGENTD_TAG_STOP; /* woken by somebody, not answered: the same hold goes on */
+		if (tag->hold_id && tag->hold_key[0] == key.key[0] && tag->hold_key[1] == key.key[1] &&
+		    !answered(tag->hold_id)) {
+			tag->flags |=
+				AGENTD_TAG_STOP; /* woken by somebody, not answered: the same hold goes on. Answered, and another thread took the grant: asked anew. */
 			return -ERESTARTNOINTR;
 		}
 		m->type = AGENTD_EVENT_HOLD;

@@ -203,11 +203,11 @@ class Host:
     def pending(self) -> list[dict[str, Any]]:
         """All approvals that wait."""
         self.engine.pump()
-        return [describe(pending, time.clock_gettime_ns(time.CLOCK_BOOTTIME)) for pending in self.engine.book]
+        return [describe(pending, time.clock_gettime_ns(time.CLOCK_BOOTTIME)) for pending in self.engine.questions.book]
 
     def answer(self, approval: dict[str, Any], allow: bool) -> None:
         """What approve and deny do."""
-        self.engine.answer(approval["id"], allow, "a test")
+        self.engine.questions.answer(approval["id"], allow, "a test")
 
     def close(self) -> None:
         """Ends enforcement."""
