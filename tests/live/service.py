@@ -179,9 +179,9 @@ class Service:
         made = [json.loads(line) for line in whole]
         return [r for r in made if r["seq"] > after and (not events or r["event"] in events)]
 
-    def verify(self) -> None:
-        """The log is whole."""
-        done = agentd("audit", "verify", "--strict", self.audit)
+    def verify(self, *, strict: bool = True) -> None:
+        """The log is whole. strict: every record is parsed too, which takes six times as long."""
+        done = agentd("audit", "verify", *(["--strict"] if strict else []), self.audit)
         assert done.returncode == 0, done
 
     # -- workloads

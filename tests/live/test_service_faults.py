@@ -146,7 +146,7 @@ def test_kill_9_of_the_daemon() -> None:
             verdicts = status["verdicts"]
             assert [w["agent"] for w in status["workloads"]] == ["bot"]
             hammer.more()
-            service.verify()
+            service.verify(strict=False)
         assert_nothing_allowed(hammer)
         hammer.process.kill()
         hammer.process.wait()
