@@ -4,7 +4,8 @@
  *
  * tp_btf/sched_process_fork   the child gets its parent's current mark before it runs
  * tp_btf/sched_process_exit   tells user space that a held task is gone
- * tp_btf/signal_generate      somebody else's SIGCONT for a held process: stopped again
+ * tp_btf/sched_switch         a held process that somebody else's SIGCONT woke: stopped again
+ * tp_btf/signal_generate      the same, for a SIGCONT that comes before the process has gone to sleep
  * iter/task tag_task          marks processes that run already (`agentd tag`): a tree or a cgroup
  * iter/task list_tasks        one line for each marked task: `agentd status`, clean-up
  *
@@ -15,6 +16,9 @@
 
 /* since 6.13 */
 extern int bpf_send_signal_task(struct task_struct *task, int sig, enum pid_type type, u64 value) __ksym __weak;
+/* since 6.18 */
+extern int bpf_task_work_schedule_resume_impl(struct task_struct *task, struct bpf_task_work *tw, void *map__map,
+					      bpf_task_work_callback_t callback, void *aux__prog) __ksym __weak;
 
 struct agentd_tag_request tag_request SEC(".data.request") = {};
 
@@ -117,12 +121,64 @@ int BPF_PROG(task_exited, struct task_struct *task)
 	return 0;
 }
 
+static __always_inline bool must_stay(struct task_struct *task)
+{
+	struct agentd_tag *tag = bpf_task_storage_get(&tags, task->group_leader, 0, 0);
+
+	return tag && tag->process_hold && in_charge() && !answered(tag->process_hold);
+}
+
+/* Work that a woken task does for us before it returns to user mode; one slot a task, by pid. Taken already: -EBUSY. */
+#define REMINDERS 1024
+
+struct reminder {
+	struct bpf_task_work work;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, REMINDERS);
+	__type(key, u32);
+	__type(value, struct reminder);
+} reminders SEC(".maps");
+
+/* In the woken task itself, on its way to user mode. It may have got its answer since it was woken. */
+static int stop_again(struct bpf_map *map, void *key, void *value)
+{
+	struct agentd_tag *tag = bpf_task_storage_get(&tags, bpf_get_current_task_btf(), 0, 0);
+
+	if (tag && tag->flags & AGENTD_TAG_HELD && answered(tag->hold_id))
+		return 0;
+	bpf_send_signal(SIGSTOP);
+	return 0;
+}
+
+/*
+ * A held process that was woken comes through here before anything else of it runs, on its own CPU, with interrupts off.
+ * The work it is given is there as soon as they are on again, which is still inside the kernel, and is done before the
+ * return to user mode: it stops again, having run nothing (bpf_task_work, Linux 6.18).
+ */
+SEC("tp_btf/sched_switch")
+int BPF_PROG(task_switched, bool preempt, struct task_struct *prev, struct task_struct *next)
+{
+	u32 slot = next->pid & (REMINDERS - 1);
+	struct reminder *reminder;
+
+	if (!bpf_task_storage_get(&tags, next, 0, 0) || !must_stay(next))
+		return 0;
+	reminder = bpf_map_lookup_elem(&reminders, &slot);
+	if (reminder && bpf_task_work_schedule_resume_impl)
+		bpf_task_work_schedule_resume_impl(next, &reminder->work, &reminders, stop_again, NULL);
+	return 0;
+}
+
 #define CONTINUES_ALLOWED 16 /* a shell's `fg`, a supervisor's habit; more is an attempt */
 
 /*
  * Runs in the sender, under the receiver's siglock; the SIGSTOP leaves when that is released, and races with the woken
- * task: out of thousands of tries one may get a few instructions, and at most one system call, before it stops or is
- * killed at that call's exit (trace.bpf.c). So a process of a workload does not get thousands of tries.
+ * task. It is for what task_switched() can't do: a SIGCONT that takes back a SIGSTOP before it stopped anything, and
+ * kernels before 6.18. Out of thousands of tries one may get a few instructions, and at most one system call, before it
+ * stops or is killed at that call's exit (trace.bpf.c). So a process of a workload does not get thousands of tries.
  */
 SEC("tp_btf/signal_generate")
 int BPF_PROG(signal_generated, int sig, struct kernel_siginfo *info, struct task_struct *to, int group, int result)
@@ -132,7 +188,7 @@ int BPF_PROG(signal_generated, int sig, struct kernel_siginfo *info, struct task
 	if (sig != SIGCONT)
 		return 0;
 	tag = bpf_task_storage_get(&tags, to->group_leader, 0, 0);
-	if (!tag || !tag->process_hold || !in_charge() || answered(tag->process_hold))
+	if (!tag || !must_stay(to))
 		return 0;
 	if (bpf_send_signal_task)
 		bpf_send_signal_task(to, SIGSTOP, PIDTYPE_TGID, 0);

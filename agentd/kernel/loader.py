@@ -50,6 +50,7 @@ HOOKS: Final = (
     Hook("task_forked", Point.NONE),
     Hook("task_exited", Point.NONE),
     Hook("signal_generated", Point.NONE),
+    Hook("task_switched", Point.NONE),
     Hook("exec_loaded", Point.EXEC),
     Hook("syscall_returned", Point.TRACE),
     Hook("net_connect4", Point.CGROUP, cgroup=True),

@@ -163,8 +163,10 @@ def _fill(target: abi.Tables, header: TablesHeader, base: int) -> None:
 
 
 def arena_words_for(words: int) -> int:
-    """The arena's size in words for tables of `words`: a power of two with room for a second set of the same size."""
+    """The arena's size in words for tables of `words`: a power of two, with room for a second set (a reload writes all
+    of it before the first agent flips) that is twice the size.
+    """
     size = MIN_ARENA_WORDS
-    while size < 2 * words:
+    while size < 3 * words:
         size *= 2
     return size

@@ -243,6 +243,15 @@ struct kernel_siginfo {
 
 #pragma clang attribute pop
 
+/* Not relocated: the kernel finds this one by its name in the value of a map (since 6.18). */
+struct bpf_task_work {
+	u64 __opaque;
+} __attribute__((aligned(8)));
+struct bpf_map {
+	u32 id; /* only the kind of the type matters: libbpf compares prototypes */
+};
+typedef int (*bpf_task_work_callback_t)(struct bpf_map *map, void *key, void *value);
+
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_core_read.h>

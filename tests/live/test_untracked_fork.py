@@ -1,7 +1,7 @@
 """A fork that the kernel has no memory to mark does not go free: child and parent end, and the log says so.
 
 Marks are charged to the memory cgroup of the agentd that made the map (kernel/bpf/syscall.c, bpf_map_save_memcg), so a
-limit on agentd alone makes marking fail while the workload itself has all the memory it wants.
+limit on that makes marking fail while agentd and the workload have all the memory they want.
 """
 
 from __future__ import annotations
@@ -58,6 +58,11 @@ class Memory:
         """Allows `more` bytes beyond what is used now."""
         self._limit.write_text(str(int(self._usage.read_text()) + more))
 
+    def empty(self) -> None:
+        """Moves every process out: the maps made here stay charged here, what the processes take from now on is not."""
+        for pid in (self.path / "cgroup.procs").read_text().split():
+            (self.path.parent / "cgroup.procs").write_text(pid)
+
     def open(self) -> None:
         """No limit again."""
         self._limit.write_text(self._unlimited)
@@ -108,6 +113,7 @@ def test_a_fork_that_can_not_be_marked_ends_parent_and_child(tmp_path: Path, mem
     """With no memory for marks, forking ends in SIGKILL and a record, and every child that lived was marked."""
     run = start(tmp_path, memory, FORKS)
     try:
+        memory.empty()
         memory.close_at(4096)
         (tmp_path / "go").touch()
         with run:
