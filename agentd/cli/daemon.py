@@ -18,15 +18,10 @@ def daemon(ctx: click.Context, config: Path | None) -> None:
 
     Example: agentd daemon --config /etc/agentd/agentd.yaml
     """
-    from agentd.daemon.config import check_policy_exists, read_config
-    from agentd.kernel.loader import Preparation
-
-    settings = read_config(config)
-    check_policy_exists(settings)
-    preparation = Preparation(settings.bpffs_dir)  # the kernel verifies while Python imports and reads the policy
+    from agentd.daemon.config import read_config
     from agentd.daemon.service import serve
 
-    ctx.exit(serve(settings, preparation))
+    ctx.exit(serve(read_config(config), ctx.obj))
 
 
 @click.command()

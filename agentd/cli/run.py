@@ -40,6 +40,12 @@ def run(
 
     Example: agentd run --agent coding_agent --policy coding-agent.yaml -- claude
     """
+    preparation = None
+    if policy is not None:
+        from agentd.daemon.places import run_pins
+        from agentd.kernel.loader import Preparation
+
+        preparation = Preparation(run_pins())  # the kernel verifies while Python imports and reads the policy
     from agentd.daemon.runner import RunRequest
     from agentd.daemon.runner import run as run_command
 
@@ -47,4 +53,4 @@ def run(
         if not quiet:
             click.echo(problem_line(text), err=True)
 
-    ctx.exit(run_command(RunRequest(agent, command, policy, state, user, events, socket), say))
+    ctx.exit(run_command(RunRequest(agent, command, policy, state, user, events, socket), say, preparation))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from agentd.errors import AgentdError
+from agentd.kernel.loader import SERVICE_PINS
 from agentd.policy import source
 from agentd.policy.problem import Problems
 from agentd.policy.reader import Reader
@@ -41,7 +42,7 @@ class Config:
     metrics_address: str = "127.0.0.1"
     metrics_port: int = 9469
     arena_mib: int = 0
-    bpffs_dir: Path = Path("/sys/fs/bpf/agentd")
+    bpffs_dir: Path = SERVICE_PINS
     release_on_stop: bool = False
 
 

@@ -14,6 +14,7 @@ from typing import Final
 import agentd
 from agentd.actions import signals
 from agentd.audit.writer import FILE_NAME, AuditWriter, open_log
+from agentd.daemon.places import BPFFS_RUNS, RUN_DIR
 from agentd.engine.core import Engine
 from agentd.engine.policies import Compiled, compile_policy
 from agentd.engine.records import note
@@ -23,8 +24,6 @@ from agentd.metrics import Metrics
 from agentd.policy import resolve
 from agentd.workloads.processes import start_ticks, ticks
 
-BPFFS_RUNS: Final = Path("/sys/fs/bpf/agentd-run")
-RUN_DIR: Final = Path("/run/agentd")
 MIB_WORDS: Final = (1 << 20) // loader.WORD
 
 
@@ -114,11 +113,6 @@ def in_charge_of(pins: Path) -> Iterator[None]:
         os.close(fd)
         with contextlib.suppress(OSError):
             pins.rmdir()  # only if nothing is pinned there
-
-
-def run_pins() -> Path:
-    """A folder of bpffs for the engine of this one process."""
-    return BPFFS_RUNS / f"{os.getpid()}-{start_ticks(os.getpid())}"
 
 
 def collect_stale_runs() -> list[Path]:

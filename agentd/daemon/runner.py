@@ -19,9 +19,11 @@ from agentd.daemon import host
 from agentd.daemon.client import SERVICE_SOCKET, Client
 from agentd.daemon.launch import Child, exit_code, launch
 from agentd.daemon.loop import EngineLoop
+from agentd.daemon.places import run_pins
 from agentd.daemon.server import Server
 from agentd.engine.core import Engine
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
+from agentd.kernel.loader import Preparation
 from agentd.kernel.seccomp import refuse_early
 from agentd.workloads.processes import start_ticks, ticks
 
@@ -45,8 +47,11 @@ class RunRequest:
     socket: Path | None = None
 
 
-def run(request: RunRequest, say: Callable[[str], None]) -> int:
-    """The exit code of the command. Raises AgentdError when it was not started."""
+def run(request: RunRequest, say: Callable[[str], None], preparation: Preparation | None = None) -> int:
+    """The exit code of the command. Raises AgentdError when it was not started.
+
+    preparation: of this process's pins, begun to be verified earlier.
+    """
     try:
         if request.policy is None:
             if request.events or request.state:
@@ -58,7 +63,7 @@ def run(request: RunRequest, say: Callable[[str], None]) -> int:
                     "give --policy FILE, or systemctl start agentd",
                 )  # fmt: skip
             return _run_with_service(request)
-        return asyncio.run(_run_alone(request, say))
+        return asyncio.run(_run_alone(request, say, preparation))
     except AgentdError as error:
         if error.exit_code in (1, 2):
             error.exit_code = EXIT_CANNOT_ENFORCE
@@ -96,7 +101,7 @@ def _forward(child: Child, number: int) -> None:
         signal.pidfd_send_signal(child.pidfd, number)
 
 
-async def _run_alone(request: RunRequest, say: Callable[[str], None]) -> int:
+async def _run_alone(request: RunRequest, say: Callable[[str], None], preparation: Preparation | None) -> int:
     assert request.policy is not None
     for folder in host.collect_stale_runs():
         say(f"{folder}: left by an agentd that is gone; its processes are still held to their policy")
@@ -108,7 +113,7 @@ async def _run_alone(request: RunRequest, say: Callable[[str], None]) -> int:
     state = request.state or STATE_ROOT / f"run-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
     with contextlib.ExitStack() as stack:
         on_event = _event_writer(stack, request.events) if request.events else None
-        engine = host.start(compiled, pins=host.run_pins(), audit_dir=state)
+        engine = host.start(compiled, pins=run_pins(), audit_dir=state, preparation=preparation)
         engine.on_event = on_event
         engine.questions.on_hold = lambda held: say(
             f"held: {held['summary']} ({held['tool']}/{held['operation']}); "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -76,6 +77,8 @@ class _Service:
             self._tag_running()
             self._engine.tick()
             notify("READY=1", f"STATUS=policy {self._config.policy}")
+            gc.freeze()  # what a start made stays, and is not looked at again
+            gc.enable()
             waiting = {asyncio.create_task(self._stopping.wait()), asyncio.create_task(loop.failed.wait())}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in waiting:

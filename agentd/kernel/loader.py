@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import secrets
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from agentd.model import Point
 from agentd.resources import bpf_object
 
 WORD: Final = 4
+SERVICE_PINS: Final = Path("/sys/fs/bpf/agentd")
 OBJECT: Final = "agentd.bpf.o"
 MIN_ARENA_WORDS: Final = 1 << 18  # 1 MiB
 
@@ -187,7 +187,7 @@ class Prepared:
 class Preparation:
     """Prepares in a thread what `load` will attach: the verifier takes longer than anything else at a start.
 
-    arena_words: a guess; `load` prepares again when the policy turns out to need more.
+    pins, arena_words: guesses; `load` prepares again when they turn out to be others, or not enough.
     """
 
     def __init__(self, pins: Path, arena_words: int = MIN_ARENA_WORDS) -> None:
@@ -282,7 +282,7 @@ def _attach(prepared: Prepared, pins: Path, pin: bool) -> LoadedObject:
         programs = {hook.program: lib.bpf_program__fd(_program(obj, hook.program)) for hook in HOOKS}
         loaded = LoadedObject(obj, fds, programs, links, pins)
         if not prepared.adopted:
-            loaded.control.hash_seed[:] = [secrets.randbits(64), secrets.randbits(64)]
+            loaded.control.hash_seed[:] = [int.from_bytes(os.urandom(8), "little") for _ in range(2)]
             loaded.control.abi = abi.ABI_VERSION
         if pin:
             _pin(loaded, fds, links, prepared.epoch)

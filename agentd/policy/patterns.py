@@ -132,13 +132,16 @@ def _merge(tokens: Iterator[Token]) -> Iterator[Token]:
     """Drop what adds nothing: a run after the same run, directories after directories."""
     last: Token | None = None
     for token in tokens:
-        if isinstance(token, (Run, Directories)) and token == last:
+        if token.__class__ is not int and isinstance(token, (Run, Directories)) and token == last:
             continue
         last = token
         yield token
 
 
 # -- dialects AGENTD and ARGUMENT
+
+
+_PLAIN: Final = re.compile(r"[^\\?*\[]+")  # a whole stretch at once: a start parses a thousand globs
 
 
 def _parse_native(text: str, *, paths: bool) -> Iterator[Token]:
@@ -173,8 +176,10 @@ def _parse_native(text: str, *, paths: bool) -> Iterator[Token]:
             yield run
             i += 1
         else:
-            yield from _encode(char)
-            i += 1
+            plain = _PLAIN.match(text, i)
+            assert plain
+            yield from _encode(plain[0])
+            i = plain.end()
 
 
 def _native_class(text: str, i: int, *, paths: bool) -> tuple[int, int]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from _common import Timed, compiled, ratio, show
 
 from agentd.daemon import host
+from agentd.daemon.places import run_pins
 from agentd.engine.core import Engine
 from agentd.kernel import abi
 
@@ -68,7 +69,7 @@ def main() -> None:
         begun = time.perf_counter()
         compiled_policy = host.read_policy(policy(folder), "/")
         loading = time.perf_counter() - begun
-        engine = host.start(compiled_policy, pins=host.run_pins(), audit_dir=Path(state))
+        engine = host.start(compiled_policy, pins=run_pins(), audit_dir=Path(state))
         timed = {name: Timed(folder / "cost", str(folder / "file")) for name in ("untagged", "few", "many")}
         took: dict[str, dict[str, list[float]]] = {name: {op: [] for op in OPERATIONS} for name in timed}
         spent: dict[str, dict[str, list[float]]] = {name: {op: [] for op in OPERATIONS} for name in timed}

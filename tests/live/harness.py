@@ -15,6 +15,7 @@ import yaml
 
 from agentd.daemon import host as composition
 from agentd.daemon.launch import launch
+from agentd.daemon.places import run_pins
 from agentd.engine.core import Engine
 from agentd.engine.pending import describe
 from agentd.kernel.seccomp import refuse_early
@@ -95,7 +96,7 @@ class Host:
         policy.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
         compiled = composition.read_policy(policy, str(folder))
         composition.collect_stale_runs()
-        self.engine: Engine = composition.start(compiled, pins=composition.run_pins(), audit_dir=folder / "audit")
+        self.engine: Engine = composition.start(compiled, pins=run_pins(), audit_dir=folder / "audit")
         self._log = folder / "audit" / "audit.jsonl"
         self._number = 0
         self._ticked = 0.0

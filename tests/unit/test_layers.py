@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "daemon": POLICY | ADAPTERS | {"failure", "config", "engine"},
     "cli": POLICY | ADAPTERS | {"failure", "config", "engine", "daemon", "demo", "__init__"},
     "demo": POLICY | ADAPTERS | {"failure", "config"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "kernel"},
 }
 PURE = ("errors", "model", "policy", "catalogue")
 IMPURE_MODULES = {
