@@ -172,8 +172,8 @@ struct agentd_tag {
 	agentd_u32 hold_op;
 	agentd_u64 hold_id; /* of the hold this thread waits for; 0: none */
 	agentd_u64 hold_key[2]; /* its action hash */
-	agentd_u32 continued; /* in the leader's tag: SIGCONTs of tagged senders during this hold */
-	agentd_u32 reserved;
+	agentd_u32 continued; /* in the leader's tag: SIGCONTs of others during this hold */
+	agentd_u32 continued_ms; /* and when the latest came, in ms */
 	agentd_u64 process_hold; /* in the leader's tag: the latest hold that must not resume without an answer */
 };
 #define AGENTD_TAG_ROOT_EXEC 1u /* the next exec is the operator's own command line */
@@ -182,6 +182,7 @@ struct agentd_tag {
 #define AGENTD_TAG_FRESH 8u /* HELD, and the syscall that is held has not passed its exit yet */
 #define AGENTD_TAG_KILL_AT_EXIT 16u /* a cgroup program refused the call: SIGKILL at its exit */
 #define AGENTD_TAG_KILLED 32u /* told to die: decide nothing more */
+#define AGENTD_TAG_ENDING 64u /* in the leader's tag: held, and ended by a storm of SIGCONT */
 
 /* What the daemon and the programs tell each other; one entry, mapped. */
 struct agentd_control {
@@ -238,8 +239,13 @@ enum agentd_event_type {
 	AGENTD_EVENT_ROOT = 6, /* the root of a workload made its first exec */
 	AGENTD_EVENT_GRANTED = 7, /* a grant was consumed: the approved operation goes on */
 	AGENTD_EVENT_REFUSED = 8, /* a denied hold came back and got EPERM */
-	AGENTD_EVENT_RESUMED = 9, /* somebody else's SIGCONT for a held process: stopped again */
-	AGENTD_EVENT_UNTRACKED = 10, /* a fork could not be tagged */
+	AGENTD_EVENT_ENDED = 9, /* a process was ended without a verdict of its own; `reason` says why */
+};
+
+enum agentd_end {
+	AGENTD_END_DOOMED = 1, /* another process of the workload gave a denied file a name */
+	AGENTD_END_RAN = 2, /* it was held, and somebody made it run */
+	AGENTD_END_CONTINUED = 3, /* it was held, and this process sent it one SIGCONT too many */
 };
 
 /* One message of the ring. object, exe and argv follow the header in this order, not terminated. */
@@ -273,7 +279,7 @@ struct agentd_event {
 	agentd_u32 rule;
 	agentd_u32 toolop;
 	agentd_u32 timeout; /* seconds */
-	agentd_u32 reserved;
+	agentd_u32 reason; /* enum agentd_end */
 	char comm[16];
 };
 #define AGENTD_EVENT_FLAG_UNRESOLVED 1u

@@ -84,7 +84,7 @@ int BPF_PROG(exec_loaded, struct task_struct *task, int old_pid, struct linux_bi
 	if (!tag)
 		return 0;
 	if (tag->flags & AGENTD_TAG_KILL_AT_EXIT) {
-		kill_current(tag, NULL);
+		kill_marked(tag);
 		return 0;
 	}
 	if (tag->flags & AGENTD_TAG_ROOT_EXEC) { /* the operator's own command line starts the workload */

@@ -15,7 +15,7 @@
 #define AF_VSOCK 40
 #define AF_XDP 44
 
-static __always_inline u32 family_word(struct scratch *s, u64 family)
+static __always_inline u32 family_word(struct scratch *s, u16 family)
 {
 	switch (family) {
 	case AF_UNIX:
@@ -140,12 +140,28 @@ static __always_inline u32 unix_path(struct call *c, struct sock *sk)
 
 /* The arguments of a socket call; i386 has them in the caller's memory when they came through socketcall(2). */
 struct socket_args {
-	u64 fd; /* or family */
+	u64 fd;
 	u64 second; /* struct msghdr of sendmsg */
 	u64 address, size; /* of sendto */
 };
 
-static __always_inline bool socket_args(struct call *c, struct socket_args *a)
+/* The operation that a socket call is when nothing more is known of it than that it succeeded. */
+static __always_inline u32 plain_op(u32 kind)
+{
+	switch (kind) {
+	case CALL_SOCKET:
+		return AGENTD_OP_SOCKET;
+	case CALL_LISTEN:
+		return AGENTD_OP_LISTEN;
+	case CALL_BIND:
+		return AGENTD_OP_CREATE;
+	default:
+		return AGENTD_OP_UNIX_CONNECT;
+	}
+}
+
+/* Fills `a`, and makes a socketcall the call it stands for. `known`: the arguments could be read. False: of no interest. */
+static __always_inline bool socket_args(struct call *c, struct socket_args *a, bool *known)
 {
 	u32 args[6] = {};
 
@@ -156,7 +172,9 @@ static __always_inline bool socket_args(struct call *c, struct socket_args *a)
 		a->size = argument(c, 5);
 		return true;
 	}
-	bpf_probe_read_user(args, sizeof(args), (void *)argument(c, 1));
+	/* the shorter calls have fewer, and what is behind them may not be mapped */
+	*known = !bpf_probe_read_user(args, sizeof(args), (void *)argument(c, 1)) ||
+		 !bpf_probe_read_user(args, 2 * sizeof(args[0]), (void *)argument(c, 1));
 	switch (argument(c, 0)) { /* SYS_SOCKET, SYS_BIND, ... of linux/net.h */
 	case 1:
 		c->kind = CALL_SOCKET;
@@ -187,47 +205,60 @@ static __always_inline bool socket_args(struct call *c, struct socket_args *a)
 	return true;
 }
 
-/* msg_name and msg_namelen of a struct msghdr (struct mmsghdr begins with one). */
-static __always_inline void message_address(struct call *c, struct socket_args *a)
+/* msg_name and msg_namelen of a struct msghdr (struct mmsghdr begins with one). False: not readable any more. */
+static __always_inline bool message_address(struct call *c, struct socket_args *a)
 {
 	u32 narrow[2] = {};
 	u64 wide[2] = {};
 
 	if (c->compat) {
-		bpf_probe_read_user(narrow, sizeof(narrow), (void *)a->second);
+		if (bpf_probe_read_user(narrow, sizeof(narrow), (void *)a->second))
+			return false;
 		a->address = narrow[0];
 		a->size = narrow[1];
-		return;
+		return true;
 	}
-	bpf_probe_read_user(wide, sizeof(wide), (void *)a->second);
+	if (bpf_probe_read_user(wide, sizeof(wide), (void *)a->second))
+		return false;
 	a->address = wide[0];
 	a->size = (u32)wide[1];
+	return true;
 }
 
 static __noinline void judge_socket(struct call *c)
 {
 	struct scratch *s = scratch_get(c->slot);
 	struct socket_args a = {};
-	struct sock *sk;
+	struct sock *sk = NULL;
+	bool known = true;
 	u16 family;
 	u32 len;
 
-	if (!s || !socket_args(c, &a))
+	if (!s) {
+		kill_current(c->tag, NULL);
 		return;
+	}
+	if (!socket_args(c, &a, &known))
+		return;
+	if (known && c->kind == CALL_SENDMSG)
+		known = message_address(c, &a);
+	if (known && (c->kind == CALL_SENDMSG || c->kind == CALL_SENDTO) && (!a.address || !a.size))
+		return; /* to where the socket is connected, which was judged */
+	if (c->kind == CALL_SOCKET)
+		sk = sock_of(c->ret);
+	else if (known)
+		sk = sock_of((s32)a.fd);
+	if (!sk) { /* another thread has changed the memory or the descriptor since: whatever this was, it is unresolved */
+		judge(c, plain_op(c->kind), AGENTD_DETECTED, 0, 0);
+		return;
+	}
+	family = KREAD(sk, __sk_common.skc_family);
 	if (c->kind == CALL_SOCKET) {
-		len = family_word(s, a.fd);
+		len = family_word(s, family);
 		if (len)
 			judge(c, AGENTD_OP_SOCKET, AGENTD_CONTAINED, 0, len);
 		return;
 	}
-	if (c->kind == CALL_SENDMSG)
-		message_address(c, &a);
-	if ((c->kind == CALL_SENDMSG || c->kind == CALL_SENDTO) && (!a.address || !a.size))
-		return; /* to where the socket is connected, which was judged */
-	sk = sock_of((s32)a.fd);
-	if (!sk)
-		return;
-	family = KREAD(sk, __sk_common.skc_family);
 	if (c->kind == CALL_LISTEN && (family == AF_INET || family == AF_INET6))
 		judge_listen(c, s, sk, family);
 	if (family != AF_UNIX)

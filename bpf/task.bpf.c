@@ -136,15 +136,16 @@ int BPF_PROG(task_exited, struct task_struct *task)
 
 	/* the mark stays until the task is freed: a leader that ended before its threads still speaks for the process */
 	if (tag && in_charge() && tag->hold_id)
-		hold_gone(tag);
+		tell(AGENTD_EVENT_GONE, 0, tag);
 	return 0;
 }
 
-static __always_inline bool must_stay(struct task_struct *task)
+/* The mark of a process that waits for an answer which it has not got, or NULL. */
+static __always_inline struct agentd_tag *held_process(struct task_struct *task)
 {
 	struct agentd_tag *tag = bpf_task_storage_get(&tags, task->group_leader, 0, 0);
 
-	return tag && tag->process_hold && in_charge() && !answered(tag->process_hold);
+	return tag && tag->process_hold && in_charge() && !answered(tag->process_hold) ? tag : NULL;
 }
 
 /* Work that a woken task does for us before it returns to user mode; one slot a task, by pid. Taken already: -EBUSY. */
@@ -172,6 +173,15 @@ static int stop_again(struct bpf_map *map, void *key, void *value)
 	return 0;
 }
 
+static __always_inline void remind(struct task_struct *task)
+{
+	u32 slot = task->pid & (REMINDERS - 1);
+	struct reminder *reminder = bpf_map_lookup_elem(&reminders, &slot);
+
+	if (reminder && bpf_task_work_schedule_resume_impl)
+		bpf_task_work_schedule_resume_impl(task, &reminder->work, &reminders, stop_again, NULL);
+}
+
 /*
  * A held process that was woken comes through here before anything else of it runs, on its own CPU, with interrupts off.
  * The work it is given is there as soon as they are on again, which is still inside the kernel, and is done before the
@@ -180,39 +190,57 @@ static int stop_again(struct bpf_map *map, void *key, void *value)
 SEC("tp_btf/sched_switch")
 int BPF_PROG(task_switched, bool preempt, struct task_struct *prev, struct task_struct *next)
 {
-	u32 slot = next->pid & (REMINDERS - 1);
-	struct reminder *reminder;
-
-	if (!bpf_task_storage_get(&tags, next, 0, 0) || !must_stay(next))
-		return 0;
-	reminder = bpf_map_lookup_elem(&reminders, &slot);
-	if (reminder && bpf_task_work_schedule_resume_impl)
-		bpf_task_work_schedule_resume_impl(next, &reminder->work, &reminders, stop_again, NULL);
+	if (bpf_task_storage_get(&tags, next, 0, 0) && held_process(next))
+		remind(next);
 	return 0;
 }
 
-#define CONTINUES_ALLOWED 16 /* a shell's `fg`, a supervisor's habit; more is an attempt */
+#define CONTINUES_ALLOWED 32 /* a shell's `fg`, a supervisor's habit; more is an attempt */
+#define NS_TO_MS(ns) ((u32)((ns) / 1000000))
 
 /*
- * Runs in the sender, under the receiver's siglock; the SIGSTOP leaves when that is released, and races with the woken
- * task. It is for what task_switched() can't do: a SIGCONT that takes back a SIGSTOP before it stopped anything, and
- * kernels before 6.18. Out of thousands of tries one may get a few instructions, and at most one system call, before it
- * stops or is killed at that call's exit (trace.bpf.c). So a process of a workload does not get thousands of tries.
+ * Somebody's SIGCONT for a held process: is it one of those that mistakes send? Not when another came in the same
+ * millisecond or the one before: it takes two, the second between our SIGSTOP and the moment it is taken, to get past it.
+ */
+static __always_inline bool forgivable(struct agentd_tag *held)
+{
+	u32 now = NS_TO_MS(bpf_ktime_get_ns()), before = held->continued_ms;
+
+	held->continued_ms = now;
+	return __sync_fetch_and_add(&held->continued, 1) < CONTINUES_ALLOWED && now - before > 1;
+}
+
+/*
+ * Runs in the sender, under the receiver's siglock. The reminder and the SIGSTOP leave when that is released, and race
+ * with the receiver, which may be between taking its last SIGSTOP and user mode: this SIGCONT took that one back. A storm
+ * of thousands would win some instructions and one system call, at whose exit the process is killed (trace.bpf.c). So a
+ * storm ends what is held, by SIGKILL, which no SIGCONT takes back, and a sender that is tagged. Kernels before 6.13 can't
+ * signal another task: there the receiver ends at that exit.
  */
 SEC("tp_btf/signal_generate")
 int BPF_PROG(signal_generated, int sig, struct kernel_siginfo *info, struct task_struct *to, int group, int result)
 {
-	struct agentd_tag *tag, *sender;
+	struct agentd_tag *held, *sender;
 
 	if (sig != SIGCONT)
 		return 0;
-	tag = bpf_task_storage_get(&tags, to->group_leader, 0, 0);
-	if (!tag || !must_stay(to))
+	held = held_process(to);
+	if (!held)
 		return 0;
+	if (!(held->flags & AGENTD_TAG_ENDING) && forgivable(held)) {
+		remind(to);
+		if (bpf_send_signal_task)
+			bpf_send_signal_task(to, SIGSTOP, PIDTYPE_TGID, 0);
+		return 0;
+	}
 	if (bpf_send_signal_task)
-		bpf_send_signal_task(to, SIGSTOP, PIDTYPE_TGID, 0);
+		bpf_send_signal_task(to, SIGKILL, PIDTYPE_TGID, 0);
+	if (!(held->flags & AGENTD_TAG_ENDING)) {
+		held->flags |= AGENTD_TAG_ENDING;
+		tell(AGENTD_EVENT_ENDED, AGENTD_END_CONTINUED, held);
+	}
 	sender = bpf_task_storage_get(&tags, bpf_get_current_task_btf(), 0, 0);
-	if (sender && __sync_fetch_and_add(&tag->continued, 1) >= CONTINUES_ALLOWED)
+	if (sender)
 		sender->flags |= AGENTD_TAG_KILL_AT_EXIT; /* of the kill(2) that brought it here */
 	return 0;
 }

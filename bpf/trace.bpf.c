@@ -72,8 +72,7 @@ static __noinline bool settle(struct agentd_tag *tag, s64 ret)
 		return true;
 	}
 	if (tag->flags & AGENTD_TAG_KILL_AT_EXIT) {
-		tag->flags &= ~AGENTD_TAG_KILL_AT_EXIT;
-		kill_current(tag, NULL);
+		kill_marked(tag);
 		return true;
 	}
 	if (tag->flags & AGENTD_TAG_STOP) {
@@ -83,7 +82,7 @@ static __noinline bool settle(struct agentd_tag *tag, s64 ret)
 				kill_current(tag, NULL);
 			return true;
 		}
-		hold_gone(tag); /* sendmmsg: earlier messages went out, this one is given up */
+		tell(AGENTD_EVENT_GONE, 0, tag); /* sendmmsg: earlier messages went out, this one is given up */
 		tag->hold_id = 0;
 	}
 	if (tag->flags & AGENTD_TAG_HELD) {
@@ -92,6 +91,7 @@ static __noinline bool settle(struct agentd_tag *tag, s64 ret)
 			return true;
 		}
 		if (!answered(tag->hold_id)) { /* it runs, and nobody said it may */
+			tell(AGENTD_EVENT_ENDED, AGENTD_END_RAN, tag);
 			kill_current(tag, NULL);
 			return true;
 		}

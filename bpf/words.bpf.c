@@ -63,8 +63,10 @@ static __noinline void judge_words(struct call *c)
 	u64 first = argument(c, 0);
 	bool alias;
 
-	if (!s)
+	if (!s) {
+		kill_current(c->tag, NULL);
 		return;
+	}
 	switch (c->kind) {
 	case CALL_UNSHARE:
 		op = AGENTD_OP_NAMESPACE;

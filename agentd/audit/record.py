@@ -34,6 +34,7 @@ EVENTS: Final = (
     "workload_started",
     "workload_ended",
     "tagged",
+    "ended",  # the kernel ended a process without a verdict of its own
     "log_repaired",  # a torn tail was cut when the log was opened
 )
 

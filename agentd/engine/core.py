@@ -87,6 +87,7 @@ class Engine:
             abi.EVENT_ALLOWED: self._allowed_one,
             abi.EVENT_GRANTED: self._granted,
             abi.EVENT_REFUSED: self._refused,
+            abi.EVENT_ENDED: self._ended,
         }
         metrics.read_verdicts(self._verdict_times)
         metrics.read_programs(loaded.programs, loaded.program_seconds)
@@ -255,6 +256,9 @@ class Engine:
 
     def _refused(self, event: KernelEvent, agent: str, names: Names) -> None:
         """The answer was recorded when it was given; this is its effect, EPERM."""
+
+    def _ended(self, event: KernelEvent, agent: str, names: Names) -> None:
+        self._record(records.ended_record(event, agent))
 
     # -- books
 

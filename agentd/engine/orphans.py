@@ -148,6 +148,7 @@ def unknown_event(line: abi.TaskLine) -> KernelEvent:
         rule=abi.RULE_UNRESOLVED,
         toolop=abi.NO_OUTCOME,
         timeout=UNKNOWN_SECONDS,
+        reason=0,
         comm=b"",
         object=exe if is_exec else b"",
         exe=exe,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from agentd.audit.canonical import Json
 from agentd.audit.record import Parent, Process, Record, summarize
@@ -177,6 +179,21 @@ def summary_record(
         first=wall_time(count.first),
         last=wall_time(count.last),
     )
+
+
+ENDINGS: Final = {
+    abi.END_DOOMED: "its workload gave a name to what it may not read: all of it ends",
+    abi.END_RAN: "it was held, and somebody made it run before it was answered",
+    abi.END_CONTINUED: "a held process got one SIGCONT too many, from this one: it ends, and this too if it is tagged",
+}
+
+
+def ended_record(event: KernelEvent, agent: str) -> Record:
+    """A process that the kernel ended without a verdict of its own, or (END_CONTINUED) the one that was the cause."""
+    reason = ENDINGS.get(event.reason, f"ended by the kernel side (reason {event.reason})")
+    hold: dict[str, Json] = {"hold": event.hold_id} if event.hold_id else {}
+    made = note("ended", reason, agent=agent, metadata={"workload": event.workload, "tid": event.tid, **hold})
+    return dataclasses.replace(made, timestamp=wall_time(event.time), process=process_of(event))
 
 
 def note(event: str, reason: str, *, agent: str | None = None, metadata: Mapping[str, Json] | None = None) -> Record:

@@ -33,8 +33,11 @@ EVENT_ALLOWED: Final = 5
 EVENT_ROOT: Final = 6
 EVENT_GRANTED: Final = 7
 EVENT_REFUSED: Final = 8
-EVENT_RESUMED: Final = 9
-EVENT_UNTRACKED: Final = 10
+EVENT_ENDED: Final = 9
+
+END_DOOMED: Final = 1
+END_RAN: Final = 2
+END_CONTINUED: Final = 3
 
 FLAG_UNRESOLVED: Final = 1
 FLAG_ARGV_CUT: Final = 2
@@ -112,7 +115,7 @@ class Tag(ctypes.Structure):
         ("hold_id", c_uint64),
         ("hold_key", c_uint64 * 2),
         ("continued", c_uint32),
-        ("reserved", c_uint32),
+        ("continued_ms", c_uint32),
         ("process_hold", c_uint64),
     ]
 
@@ -205,7 +208,7 @@ class Event(ctypes.Structure):
         ("rule", c_uint32),
         ("toolop", c_uint32),
         ("timeout", c_uint32),
-        ("reserved", c_uint32),
+        ("reason", c_uint32),
         ("comm", c_char * 16),
     ]
 

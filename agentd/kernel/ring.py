@@ -50,6 +50,7 @@ class KernelEvent:
     rule: int
     toolop: int
     timeout: int
+    reason: int
     comm: bytes
     object: bytes
     exe: bytes
@@ -88,6 +89,7 @@ def parse(data: bytes) -> KernelEvent:
         rule=e.rule,
         toolop=e.toolop,
         timeout=e.timeout,
+        reason=e.reason,
         comm=e.comm,
         object=data[_HEADER:exe_at],
         exe=data[exe_at:argv_at],

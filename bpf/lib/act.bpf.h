@@ -38,6 +38,17 @@ static __always_inline void kill_current(struct agentd_tag *tag, struct emission
 		m->flags |= AGENTD_EVENT_FLAG_SIGNAL_FAILED;
 }
 
+/* The end of a process marked AGENTD_TAG_KILL_AT_EXIT. What was denied is on record; that its workload is doomed is not. */
+static __always_inline void kill_marked(struct agentd_tag *tag)
+{
+	struct agentd_control *c = control_get();
+
+	tag->flags &= ~AGENTD_TAG_KILL_AT_EXIT;
+	if (c && is_doomed(c, tag))
+		tell(AGENTD_EVENT_ENDED, AGENTD_END_DOOMED, tag);
+	kill_current(tag, NULL);
+}
+
 /* Ends the whole workload of `tag`: its other tasks at their next system call, exec, fork or connection. */
 static __always_inline void doom(const struct agentd_tag *tag)
 {
@@ -74,7 +85,7 @@ static __always_inline void act(u32 slot, struct agentd_tag *tag, const struct v
 			m->details = true;
 			m->type = AGENTD_EVENT_VIOLATION;
 			kill_current(tag, m);
-			emit(slot, tag, v, m);
+			report_denied(slot, tag, v, m);
 			return;
 		}
 		if (report_allowed(slot, tag, v, m) || !agent || !(agent->flags & AGENTD_AGENT_STRICT) || monitor)

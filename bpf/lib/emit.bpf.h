@@ -40,17 +40,22 @@ static __always_inline void event_process(struct agentd_event *e, const struct a
 	bpf_get_current_comm(e->comm, sizeof(e->comm));
 }
 
-/* Tells user space that nobody waits for this hold any more. */
-static __always_inline void hold_gone(const struct agentd_tag *tag)
+/*
+ * Tells user space something without an object. AGENTD_EVENT_GONE: nobody waits for this hold any more (lost: the hold ends
+ * by its timeout). AGENTD_EVENT_ENDED: see enum agentd_end. The process is the current one.
+ */
+static __always_inline void tell(u32 type, u32 reason, const struct agentd_tag *tag)
 {
 	struct agentd_event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 
 	if (!e) {
-		stat_add(AGENTD_STAT_LOST_EVENTS, 1); /* the hold ends by its timeout */
+		stat_add(AGENTD_STAT_LOST_EVENTS, 1);
 		return;
 	}
 	__builtin_memset(e, 0, sizeof(*e));
-	e->type = AGENTD_EVENT_GONE;
+	e->type = type;
+	e->reason = reason;
+	e->syscall = -1;
 	e->time = bpf_ktime_get_boot_ns();
 	e->hold_id = tag->hold_id;
 	e->op = tag->hold_op;

@@ -85,7 +85,7 @@ static __noinline int refuse_or_hold(u32 slot, struct agentd_tag *tag, const str
 			m->details = true;
 			m->type = AGENTD_EVENT_VIOLATION;
 			m->action = AGENTD_ACTION_DENY;
-			emit(slot, tag, v, m);
+			report_denied(slot, tag, v, m);
 			return -EPERM;
 		}
 		if (report_allowed(slot, tag, v, m) || !agent || !(agent->flags & AGENTD_AGENT_STRICT) || monitor)
@@ -128,8 +128,11 @@ static __noinline int refuse_or_hold(u32 slot, struct agentd_tag *tag, const str
 			goto deny;
 		if (tag->hold_id && tag->hold_key[0] == key.key[0] && tag->hold_key[1] == key.key[1] &&
 		    !answered(tag->hold_id)) {
-			tag->flags |=
-				AGENTD_TAG_STOP; /* woken by somebody, not answered: the same hold goes on. Answered, and another thread took the grant: asked anew. */
+			/*
+			 * Woken by somebody and not answered: the same hold goes on. (Answered, and another thread took the
+			 * grant: asked anew.)
+			 */
+			tag->flags |= AGENTD_TAG_STOP;
 			return -ERESTARTNOINTR;
 		}
 		m->type = AGENTD_EVENT_HOLD;

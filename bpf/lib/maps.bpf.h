@@ -18,7 +18,7 @@
  * grants   answers to held operations that will be tried again. Full: user space can't answer, the operation stays held.
  * answers  answers to holds that must not resume before one (hold id -> 1). Full: the same.
  * doomed   workloads that end as a whole: a process of theirs gave a denied file another name, which any other could
- *          use. Full: only that process ends, as for any other denial.
+ *          use. Full: that process ends, and user space the others when it reads so (engine/core.py).
  * scratch  work buffers: taken with a compare-and-swap, given back before the program ends; never per CPU, because a
  *          program can be preempted. None free: the operation is denied.
  * stats    per CPU counters, only ever added to.
@@ -181,7 +181,8 @@ struct answers_map {
 };
 struct doomed_map {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
 	__type(key, u32); /* workload */
 	__type(value, u32);
 };

@@ -23,6 +23,11 @@ static __always_inline bool in_charge(void)
 	return c && c->epoch == constants.epoch;
 }
 
+static __always_inline bool is_doomed(const struct agentd_control *c, const struct agentd_tag *tag)
+{
+	return c->doomed && bpf_map_lookup_elem(&doomed, &tag->workload);
+}
+
 /*
  * The mark of the current task, or NULL: not in a workload, or not our turn. A task of a doomed workload is told to end
  * here (AGENTD_TAG_KILL_AT_EXIT), which every hook looks at.
@@ -37,7 +42,7 @@ static __always_inline struct agentd_tag *current_tag(void)
 	c = control_get();
 	if (!c || c->epoch != constants.epoch)
 		return NULL;
-	if (c->doomed && bpf_map_lookup_elem(&doomed, &tag->workload))
+	if (is_doomed(c, tag))
 		tag->flags |= AGENTD_TAG_KILL_AT_EXIT;
 	return tag;
 }

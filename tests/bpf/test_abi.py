@@ -42,6 +42,7 @@ ENUMS: Final[Mapping[str, tuple[str, Mapping[str, int]]]] = {
         {f"GUARANTEE_{item.name}" if item is Guarantee.NONE else item.name: item for item in Guarantee},
     ),
     "agentd_event_type": ("AGENTD_EVENT_", {n[6:]: v for n, v in vars(abi).items() if n.startswith("EVENT_")}),
+    "agentd_end": ("AGENTD_END_", {n[4:]: v for n, v in vars(abi).items() if n.startswith("END_")}),
     "agentd_stat": (
         "AGENTD_STAT_",
         {n[5:]: v for n, v in vars(abi).items() if n.startswith("STAT_") and n != "STAT_BUCKETS"},
@@ -82,6 +83,7 @@ KERNEL_ONLY: Final = {
     "AGENTD_TAG_FRESH": 8,
     "AGENTD_TAG_KILL_AT_EXIT": 16,
     "AGENTD_TAG_KILLED": 32,
+    "AGENTD_TAG_ENDING": 64,
 }
 
 

@@ -10,6 +10,7 @@ import pwd
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -112,6 +113,7 @@ def test_foreign_sigcont_changes_nothing(service: Service) -> None:
         for _ in range(20):
             for sleeper in (opener, connector):
                 until(lambda sleeper=sleeper: state(sleeper.pid) == "T", "the stop")
+                time.sleep(0.005)  # two in one millisecond would be a storm
                 os.kill(sleeper.pid, signal.SIGCONT)
         assert {row["processes"][0]: row["id"] for row in service.pending()} == held
         for number in held.values():
