@@ -98,6 +98,11 @@ class Point(enum.IntEnum):
     TRACE = 6
 
     @property
+    def repeats(self) -> bool:
+        """Judges before the effect: what it holds is issued again when its task goes on (-ERESTARTNOINTR)."""
+        return self in (Point.LSM, Point.FMOD_RET, Point.CGROUP)
+
+    @property
     def word(self) -> str:
         return self.name.lower()
 

@@ -16,7 +16,7 @@ typedef unsigned long long agentd_u64;
 typedef long long agentd_s64;
 typedef int agentd_s32;
 
-#define AGENTD_ABI_VERSION 1
+#define AGENTD_ABI_VERSION 2
 
 enum agentd_op {
 	AGENTD_OP_EXEC = 0,
@@ -175,6 +175,7 @@ struct agentd_tag {
 	agentd_u32 continued; /* in the leader's tag: SIGCONTs of others during this hold */
 	agentd_u32 continued_ms; /* and when the latest came, in ms */
 	agentd_u64 process_hold; /* in the leader's tag: the latest hold that must not resume without an answer */
+	agentd_u64 granted[2]; /* hash of the program that this execve was approved for, before its effect */
 };
 #define AGENTD_TAG_ROOT_EXEC 1u /* the next exec is the operator's own command line */
 #define AGENTD_TAG_STOP 2u /* a cgroup program returned -ERESTARTNOINTR: stop at the syscall's exit */
@@ -193,7 +194,8 @@ struct agentd_control {
 	agentd_u64 next_hold;
 	agentd_u64 untracked; /* forks that could not be tagged (and were killed) */
 	agentd_u32 doomed; /* workloads in the map of that name: 0 saves the look-up */
-	agentd_u32 reserved;
+	agentd_u32 point; /* of the LSM hooks: AGENTD_POINT_LSM or _FMOD_RET */
+	agentd_u64 prevented; /* one bit an operation: LSM hooks judge it, before its effect */
 	agentd_u64 hash_seed[2]; /* secret keys of the object hashes; never changed while a workload lives */
 };
 

@@ -17,3 +17,8 @@
 #include "words.bpf.c"
 #include "socket.bpf.c"
 #include "trace.bpf.c"
+
+#include "lsm_file.bpf.c"
+#include "lsm_exec.bpf.c"
+#include "lsm_socket.bpf.c"
+#include "lsm_words.bpf.c"

@@ -38,6 +38,16 @@ static __always_inline void exec_verdict(struct verdict *v, u32 slot, u32 agent,
 		verdict_unresolved(v, agent, AGENTD_OP_EXEC);
 }
 
+/* Was this program approved by the LSM hook of the same execve? It has been recorded then. */
+static __always_inline bool approved_before(struct agentd_tag *tag, const struct scratch *s)
+{
+	bool same =
+		(tag->granted[0] || tag->granted[1]) && tag->granted[0] == s->hash[0] && tag->granted[1] == s->hash[1];
+
+	tag->granted[0] = tag->granted[1] = 0;
+	return same;
+}
+
 static __noinline void judge_exec(struct agentd_tag *tag, struct linux_binprm *bprm)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -68,6 +78,10 @@ static __noinline void judge_exec(struct agentd_tag *tag, struct linux_binprm *b
 			/* the buffer and its hash are the interpreter's again */
 			path_class(slot, tag->agent, AGENTD_OP_EXEC);
 		}
+	}
+	if (v->decision == AGENTD_REQUIRE_APPROVAL && approved_before(tag, s)) {
+		scratch_give(slot);
+		return;
 	}
 	m->object_off = s->path_off;
 	m->object_len = v->unresolved ? 0 : AGENTD_PATH_MAX - s->path_off;

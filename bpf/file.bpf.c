@@ -8,11 +8,8 @@
  */
 #include "lib/call.bpf.h"
 
-#define FMODE_READ 1
-#define FMODE_WRITE 2
 #define FMODE_PATH 0x4000
 #define FMODE_CREATED 0x100000
-#define O_TRUNC 01000
 
 /*
  * A device node that does not stand in /dev: its name says nothing about what it opens (mknod in the workspace gives the
@@ -21,13 +18,8 @@
 static __always_inline bool stray_device(u32 slot, struct file *f)
 {
 	struct scratch *s = scratch_get(slot);
-	u32 type = KREAD(f, f_inode, i_mode) & S_IFMT_BITS, off;
 
-	if (!s || (type != S_IFBLK_BITS && type != S_IFCHR_BITS))
-		return false;
-	off = s->path_off & (AGENTD_PATH_MAX - 1);
-	return !(s->path[off] == '/' && s->path[off + 1] == 'd' && s->path[off + 2] == 'e' && s->path[off + 3] == 'v' &&
-		 s->path[off + 4] == '/');
+	return s && is_node(KREAD(f, f_inode)) && !in_dev(s);
 }
 
 static __noinline void judge_open(struct call *c)

@@ -13,18 +13,7 @@
  * from trace.bpf.c at the exit of the same call.
  */
 #include "lib/hold.bpf.h"
-
-#define AF_INET 2
-#define AF_INET6 10
-#define SOCK_STREAM 1
-#define SOCK_DGRAM 2
-#define SOCK_RAW 3
-#define IPPROTO_ICMP 1
-#define IPPROTO_TCP 6
-#define IPPROTO_UDP 17
-#define IPPROTO_ICMPV6 58
-#define IPPROTO_SCTP 132
-#define IPPROTO_MPTCP 262
+#include "lib/sockets.bpf.h"
 
 /* Judges the host key in scratch->path[0..len). 1: go on, 0: refused (the errno is set). */
 static __noinline int judge_host(struct agentd_tag *tag, u32 slot, u32 op, u32 len)
@@ -51,7 +40,6 @@ static __always_inline int judge_address(struct bpf_sock_addr *ctx, u32 op, bool
 	struct agentd_tag *tag = current_tag();
 	bool outgoing = op == AGENTD_OP_CONNECT || op == AGENTD_OP_SEND;
 	u32 words[4] = {}, slot, len;
-	u16 port = ctx->user_port;
 	struct scratch *s;
 	int ok;
 
@@ -68,24 +56,11 @@ static __always_inline int judge_address(struct bpf_sock_addr *ctx, u32 op, bool
 		words[1] = ctx->user_ip6[1];
 		words[2] = ctx->user_ip6[2];
 		words[3] = ctx->user_ip6[3];
-		if (!words[0] && !words[1] && words[2] == bpf_htonl(0xffff)) {
-			v6 = false;
-			words[0] = words[3];
-		} else if (outgoing && !words[0] && !words[1] && !words[2] && !words[3]) {
-			words[3] = bpf_htonl(1);
-		}
 	} else {
 		words[0] = ctx->user_ip4;
 	}
-	if (!v6 && outgoing && !words[0])
-		words[0] = bpf_htonl(0x7f000001);
-	s->path[0] = v6 ? '6' : '4';
-	s->path[1] = ctx->type == SOCK_STREAM ? 't' : 'u';
-	__builtin_memcpy(&s->path[2], words, 16);
-	len = v6 ? 18 : 6;
-	s->path[len] = port;
-	s->path[len + 1] = port >> 8;
-	ok = judge_host(tag, slot, op, len + 2);
+	len = host_key(s, words, v6, ctx->user_port, ctx->type == SOCK_STREAM, outgoing);
+	ok = judge_host(tag, slot, op, len);
 	scratch_give(slot);
 	return ok;
 }
@@ -124,24 +99,6 @@ SEC("cgroup/bind6")
 int net_bind6(struct bpf_sock_addr *ctx)
 {
 	return judge_address(ctx, AGENTD_OP_BIND, true);
-}
-
-/* The name of an unusual inet socket, right-aligned in scratch->path; 0 for the usual ones. */
-static __always_inline u32 unusual_socket(struct scratch *s, u32 type, u32 protocol)
-{
-	if (type == SOCK_STREAM && (protocol == 0 || protocol == IPPROTO_TCP))
-		return 0;
-	if (type == SOCK_DGRAM && (protocol == 0 || protocol == IPPROTO_UDP))
-		return 0;
-	if (type == SOCK_DGRAM && (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6))
-		return word_set(s, "inet:icmp"); /* sends to any address, and no hook sees it (net/ipv4/ping.c) */
-	if (type == SOCK_RAW)
-		return word_set(s, "inet:raw");
-	if (protocol == IPPROTO_SCTP)
-		return word_set(s, "inet:sctp");
-	if (protocol == IPPROTO_MPTCP)
-		return word_set(s, "inet:mptcp");
-	return word_set(s, "inet:other");
 }
 
 SEC("cgroup/sock_create")

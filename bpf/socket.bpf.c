@@ -7,61 +7,7 @@
  * Not seen: descriptors that arrive over a unix socket (SCM_RIGHTS), and messages of sendmmsg after the first.
  */
 #include "lib/call.bpf.h"
-
-#define AF_UNIX 1
-#define AF_NETLINK 16
-#define AF_PACKET 17
-#define AF_ALG 38
-#define AF_VSOCK 40
-#define AF_XDP 44
-
-static __always_inline u32 family_word(struct scratch *s, u16 family)
-{
-	switch (family) {
-	case AF_UNIX:
-	case AF_NETLINK:
-	case AF_INET: /* the unusual ones are refused by cgroup/sock_create before they exist */
-	case AF_INET6:
-		return 0;
-	case AF_PACKET:
-		return word_set(s, "packet");
-	case AF_ALG:
-		return word_set(s, "alg");
-	case AF_VSOCK:
-		return word_set(s, "vsock");
-	case AF_XDP:
-		return word_set(s, "xdp");
-	default:
-		return word_set(s, "other");
-	}
-}
-
-/* The path or name a connected unix socket leads to. */
-static __always_inline u32 unix_peer(struct call *c, struct scratch *s, struct sock *sk)
-{
-	struct unix_sock *peer = (struct unix_sock *)KREAD((struct unix_sock *)sk, peer);
-	struct unix_address *address;
-	u32 len;
-
-	if (!peer)
-		return 0;
-	if (KREAD(peer, path.dentry))
-		return path_resolve(c->slot, (u64)KREAD(peer, path.mnt), (u64)KREAD(peer, path.dentry),
-				    AGENTD_PATH_MAX);
-	address = KREAD(peer, addr);
-	if (!address) /* a socket pair, or an unnamed socket */
-		return word_set(s, "@");
-	len = KREAD(address, len);
-	if (len < 3 || len > 110)
-		return 0;
-	len -= 2; /* sun_family; the first byte of an abstract name is NUL */
-	s->path_off = AGENTD_PATH_MAX - len;
-	if (bpf_probe_read_kernel(&s->path[s->path_off & (AGENTD_PATH_MAX - 1)], len & 127,
-				  (char *)address + bpf_core_field_offset(struct unix_address, name) + 2))
-		return 0;
-	s->path[s->path_off & (AGENTD_PATH_MAX - 1)] = '@';
-	return len;
-}
+#include "lib/sockets.bpf.h"
 
 static __always_inline struct sock *sock_of(s64 fd)
 {
@@ -75,26 +21,12 @@ static __always_inline struct sock *sock_of(s64 fd)
 	return socket ? KREAD(socket, sk) : NULL;
 }
 
-static __noinline void judge_listen(struct call *c, struct scratch *s, struct sock *sk, u16 family)
+static __noinline void judge_listen(struct call *c, struct scratch *s, struct sock *sk)
 {
 	struct emission *m = emission_of(c, s, AGENTD_OP_LISTEN, AGENTD_CONTAINED);
-	u8 address[16] = {};
-	bool v6 = family == AF_INET6;
-	u16 port = KREAD(sk, __sk_common.skc_num); /* host order */
-	u32 len;
 
-	if (v6)
-		bpf_core_read(address, 16, &sk->__sk_common.skc_v6_rcv_saddr);
-	else
-		bpf_core_read(address, 4, &sk->__sk_common.skc_rcv_saddr);
-	s->path[0] = v6 ? '6' : '4';
-	s->path[1] = 't';
-	__builtin_memcpy(&s->path[2], address, 16);
-	len = v6 ? 18 : 6;
-	s->path[len] = port >> 8;
-	s->path[len + 1] = port;
-	m->object_len = len + 2;
-	host_verdict(&s->v[0], c->slot, c->tag->agent, AGENTD_OP_LISTEN, len + 2);
+	m->object_len = listen_key(s, sk);
+	host_verdict(&s->v[0], c->slot, c->tag->agent, AGENTD_OP_LISTEN, m->object_len);
 	act(c->slot, c->tag, &s->v[0], m, false);
 }
 
@@ -111,15 +43,16 @@ static __noinline u32 unix_destination(struct call *c, u64 address, u32 size)
 	if (!s || size < 3 || size > 110)
 		return 0;
 	size -= 2; /* sun_family */
-	if (bpf_probe_read_user(s->name[0], size & 127, (void *)(address + 2)))
+	if (bpf_probe_read_user(s->name[0], bounded(size, 127), (void *)(address + 2)))
 		return 0;
 	if (!s->name[0][0]) { /* an abstract name */
 		s->path_off = AGENTD_PATH_MAX - size;
-		bpf_probe_read_kernel(&s->path[s->path_off & (AGENTD_PATH_MAX - 1)], size & 127, s->name[0]);
+		bpf_probe_read_kernel(&s->path[bounded(s->path_off, AGENTD_PATH_MAX - 1)], bounded(size, 127),
+				      s->name[0]);
 		s->path[s->path_off & (AGENTD_PATH_MAX - 1)] = '@';
 		return size;
 	}
-	s->name[0][size & 127] = 0;
+	s->name[0][bounded(size, 127)] = 0;
 	n = bpf_probe_read_kernel_str(s->component, 128, s->name[0]);
 	if (n <= 1 || n > 128)
 		return 0;
@@ -260,13 +193,14 @@ static __noinline void judge_socket(struct call *c)
 		return;
 	}
 	if (c->kind == CALL_LISTEN && (family == AF_INET || family == AF_INET6))
-		judge_listen(c, s, sk, family);
+		judge_listen(c, s, sk);
 	if (family != AF_UNIX)
 		return;
 	switch (c->kind) {
 	case CALL_CONNECT: /* no peer: connect(AF_UNSPEC), which ends a connection */
-		if (KREAD((struct unix_sock *)sk, peer))
-			judge(c, AGENTD_OP_UNIX_CONNECT, AGENTD_CONTAINED, 0, unix_peer(c, s, sk));
+		sk = KREAD((struct unix_sock *)sk, peer);
+		if (sk)
+			judge(c, AGENTD_OP_UNIX_CONNECT, AGENTD_CONTAINED, 0, unix_name(c->slot, s, sk));
 		break;
 	case CALL_BIND:
 		len = unix_path(c, sk);

@@ -16,9 +16,12 @@
 
 /* since 6.13 */
 extern int bpf_send_signal_task(struct task_struct *task, int sig, enum pid_type type, u64 value) __ksym __weak;
-/* since 6.18 */
+/* 6.18; the loader takes it out where its prototype is another (kernel/compat.py) */
 extern int bpf_task_work_schedule_resume_impl(struct task_struct *task, struct bpf_task_work *tw, void *map__map,
 					      bpf_task_work_callback_t callback, void *aux__prog) __ksym __weak;
+/* since 7.0, the last argument is the verifier's to give */
+extern int bpf_task_work_schedule_resume(struct task_struct *task, struct bpf_task_work *tw, void *map__map,
+					 bpf_task_work_callback_t callback) __ksym __weak;
 
 struct agentd_tag_request tag_request SEC(".data.request") = {};
 
@@ -178,7 +181,11 @@ static __always_inline void remind(struct task_struct *task)
 	u32 slot = task->pid & (REMINDERS - 1);
 	struct reminder *reminder = bpf_map_lookup_elem(&reminders, &slot);
 
-	if (reminder && bpf_task_work_schedule_resume_impl)
+	if (!reminder)
+		return;
+	if (bpf_task_work_schedule_resume)
+		bpf_task_work_schedule_resume(task, &reminder->work, &reminders, stop_again);
+	else if (bpf_task_work_schedule_resume_impl)
 		bpf_task_work_schedule_resume_impl(task, &reminder->work, &reminders, stop_again, NULL);
 }
 

@@ -24,6 +24,71 @@
 #define TS_COMPAT 2
 #define X32_BIT 0x40000000
 
+/* Which operation an LSM hook must cover so that nothing of this kind of call is left to judge; plus one, 0: none does. */
+static const u8 covered_by[CALL_KINDS] = {
+	[CALL_OPEN] = 1 + AGENTD_OP_READ,
+	[CALL_OPENAT] = 1 + AGENTD_OP_READ,
+	[CALL_CREAT] = 1 + AGENTD_OP_READ,
+	[CALL_OPENAT2] = 1 + AGENTD_OP_READ,
+	[CALL_OPEN_BY_HANDLE] = 1 + AGENTD_OP_READ,
+	[CALL_UNLINK] = 1 + AGENTD_OP_DELETE,
+	[CALL_UNLINKAT] = 1 + AGENTD_OP_DELETE,
+	[CALL_RENAME] = 1 + AGENTD_OP_RENAME,
+	[CALL_RENAMEAT] = 1 + AGENTD_OP_RENAME,
+	[CALL_LINK] = 1 + AGENTD_OP_LINK,
+	[CALL_LINKAT] = 1 + AGENTD_OP_LINK,
+	[CALL_SYMLINK] = 1 + AGENTD_OP_CREATE,
+	[CALL_SYMLINKAT] = 1 + AGENTD_OP_CREATE,
+	[CALL_MKDIR] = 1 + AGENTD_OP_CREATE,
+	[CALL_MKDIRAT] = 1 + AGENTD_OP_CREATE,
+	[CALL_TRUNCATE] = 1 + AGENTD_OP_WRITE,
+	[CALL_MOUNT] = 1 + AGENTD_OP_MOUNT,
+	[CALL_UMOUNT] = 1 + AGENTD_OP_MOUNT,
+	[CALL_MOVE_MOUNT] = 1 + AGENTD_OP_MOUNT,
+	[CALL_CHROOT] = 1 + AGENTD_OP_CHROOT,
+	[CALL_PTRACE] = 1 + AGENTD_OP_PTRACE,
+	[CALL_VM_READ] = 1 + AGENTD_OP_PTRACE,
+	[CALL_VM_WRITE] = 1 + AGENTD_OP_PTRACE,
+	[CALL_PIDFD_GETFD] = 1 + AGENTD_OP_PTRACE,
+	[CALL_BPF] = 1 + AGENTD_OP_BPF,
+	[CALL_MODULE] = 1 + AGENTD_OP_MODULE,
+	[CALL_KEXEC] = 1 + AGENTD_OP_KEXEC,
+	[CALL_PERF] = 1 + AGENTD_OP_PERF,
+	[CALL_SOCKET] = 1 + AGENTD_OP_SOCKET,
+	[CALL_CONNECT] = 1 + AGENTD_OP_UNIX_CONNECT,
+	[CALL_LISTEN] = 1 + AGENTD_OP_LISTEN,
+	[CALL_BIND] = 1 + AGENTD_OP_CREATE,
+	[CALL_SENDTO] = 1 + AGENTD_OP_UNIX_CONNECT,
+	[CALL_SENDMSG] = 1 + AGENTD_OP_UNIX_CONNECT,
+};
+
+/* chmod and chown in all their forms: path_chmod and path_chown see them, and not the rest of what is `setattr`. */
+static __always_inline bool mode_or_owner(s32 nr)
+{
+	switch (nr) {
+	case 90: /* chmod, fchmod, chown, fchown, lchown */
+	case 91:
+	case 92:
+	case 93:
+	case 94:
+	case 260: /* fchownat, fchmodat, fchmodat2 */
+	case 268:
+	case 452:
+		return true;
+	}
+	return false;
+}
+
+static __always_inline bool judged_before(const struct call *c)
+{
+	u32 op = covered_by[c->kind & (CALL_KINDS - 1)];
+
+	if (op)
+		return covered(c, op - 1);
+	return c->kind >= CALL_SETATTR && c->kind <= CALL_FSETATTR && covered(c, AGENTD_OP_SETATTR) && !c->compat &&
+	       mode_or_owner(c->nr);
+}
+
 static __always_inline void judge_call(struct call *c)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -39,6 +104,8 @@ static __always_inline void judge_call(struct call *c)
 	if (c->compat || c->nr & X32_BIT) {
 		len = c->compat ? word_set(s, "i386") : word_set(s, "x32");
 		if (!judge(c, AGENTD_OP_COMPAT, AGENTD_DETECTED, 0, len))
+			goto out;
+		if (judged_before(c))
 			goto out;
 	}
 	if (c->kind >= CALL_OPEN && c->kind <= CALL_OPEN_BY_HANDLE) {
@@ -109,10 +176,12 @@ int BPF_PROG(syscall_returned, struct pt_regs *regs, long ret)
 {
 	struct agentd_tag *tag = current_tag();
 	struct task_struct *task = bpf_get_current_task_btf();
+	struct agentd_control *shared = control_get();
 	struct call c = {};
 	u32 nr;
 
-	if (!tag || tag->flags & AGENTD_TAG_ROOT_EXEC) /* the latter: agentd's own child, on its way to the exec */
+	if (!tag || !shared ||
+	    tag->flags & AGENTD_TAG_ROOT_EXEC) /* the latter: agentd's own child, on its way to the exec */
 		return 0;
 	if (tag->flags && settle(tag, ret))
 		return 0;
@@ -130,6 +199,9 @@ int BPF_PROG(syscall_returned, struct pt_regs *regs, long ret)
 		return 0;
 	c.tag = tag;
 	c.regs = regs;
+	c.prevented = shared->prevented;
+	if (!c.compat && !(c.nr & X32_BIT) && judged_before(&c))
+		return 0;
 	judge_call(&c);
 	return 0;
 }

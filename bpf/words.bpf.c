@@ -56,6 +56,12 @@ static __always_inline u32 namespace_word(struct scratch *s, u64 flags)
 	return 0;
 }
 
+/* A new user namespace has an LSM hook of its own, the others have none. */
+static __always_inline u64 unjudged(const struct call *c, u64 flags)
+{
+	return covered(c, AGENTD_OP_NAMESPACE) ? flags & ~(u64)CLONE_NEWUSER : flags;
+}
+
 static __noinline void judge_words(struct call *c)
 {
 	struct scratch *s = scratch_get(c->slot);
@@ -70,7 +76,7 @@ static __noinline void judge_words(struct call *c)
 	switch (c->kind) {
 	case CALL_UNSHARE:
 		op = AGENTD_OP_NAMESPACE;
-		len = namespace_word(s, first);
+		len = namespace_word(s, unjudged(c, first));
 		break;
 	case CALL_SETNS:
 		op = AGENTD_OP_NAMESPACE;
@@ -81,7 +87,7 @@ static __noinline void judge_words(struct call *c)
 			return;
 		op = AGENTD_OP_NAMESPACE;
 		guarantee = AGENTD_CONTAINED;
-		len = namespace_word(s, namespaces_apart());
+		len = namespace_word(s, unjudged(c, namespaces_apart()));
 		break;
 	case CALL_PTRACE:
 		op = AGENTD_OP_PTRACE;
@@ -108,6 +114,7 @@ static __noinline void judge_words(struct call *c)
 		len = word_set(s, "bpf");
 		break;
 	case CALL_MODULE:
+	case CALL_MODULE_REMOVE:
 		op = AGENTD_OP_MODULE;
 		len = word_set(s, "module");
 		break;

@@ -179,7 +179,7 @@ class Engine:
             view = self.policies.view(event.agent, event.generation)
             agent = view.name if view else self.policies.names().get(event.agent, f"agent-{event.agent}")
             names = records.names_of(event, view)
-            if event.type == abi.EVENT_HOLD and event.point is not Point.CGROUP:
+            if event.type == abi.EVENT_HOLD and not event.point.repeats:
                 self.questions.memory.keep(event.hold_id, raw, names, self._workloads.origin(event.workload))
             self._handlers.get(event.type, self._unknown)(event, agent, names)
             if self.audit.pending >= COMMIT_RECORDS:
@@ -355,7 +355,7 @@ class Engine:
                 for w in self._workloads.workloads.values()
             ],
             "approvals_pending": len(self.questions.book),
-            "enforcement": coverage.enforcement(),
+            "enforcement": coverage.enforcement(Point(self.loaded.control.point), self.loaded.prevented),
             "verdicts": stats[abi.STAT_VERDICTS],
             "unresolved": stats[abi.STAT_UNRESOLVED],
             "lost": {reason: stats[stat] for stat, reason, _ in LOSSES},

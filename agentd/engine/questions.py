@@ -25,7 +25,6 @@ from agentd.kernel.loader import LoadedObject
 from agentd.kernel.ring import KernelEvent
 from agentd.kernel.tasks import TaskMarks
 from agentd.metrics import Metrics
-from agentd.model import Point
 from agentd.workloads import processes
 
 
@@ -66,7 +65,7 @@ class Questions:
         detail = HeldAction(
             event, names, origin, processes.working_directory(event.pid), processes.ancestors(event.pid)
         )
-        hold = Hold(event.hold_id, event.pid, event.tid, processes.ticks(event.start_time), event.point is Point.CGROUP)
+        hold = Hold(event.hold_id, event.pid, event.tid, processes.ticks(event.start_time), event.point.repeats)
         timeout = max(event.timeout, 1) * 1_000_000_000
         pending, fresh = self.book.add(agent, event.key, hold, now, timeout, detail)
         if pending is None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from agentd.model import Op
 
-ABI_VERSION: Final = 1
+ABI_VERSION: Final = 2
 MAX_AGENTS: Final = 256
 NAME_MAX: Final = 64
 RULE_DEFAULT: Final = 0xFFFFFFFF
@@ -117,6 +117,7 @@ class Tag(ctypes.Structure):
         ("continued", c_uint32),
         ("continued_ms", c_uint32),
         ("process_hold", c_uint64),
+        ("granted", c_uint64 * 2),
     ]
 
 
@@ -131,7 +132,8 @@ class Control(ctypes.Structure):
         ("next_hold", c_uint64),
         ("untracked", c_uint64),
         ("doomed", c_uint32),
-        ("reserved", c_uint32),
+        ("point", c_uint32),
+        ("prevented", c_uint64),
         ("hash_seed", c_uint64 * 2),
     ]
 

@@ -11,7 +11,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterator
-from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,12 @@ class ProgInfo(ctypes.Structure):
     ]
 
 
+class OpenOpts(ctypes.Structure):
+    """The head of struct bpf_object_open_opts."""
+
+    _fields_ = [("sz", c_size_t), ("object_name", c_char_p)]
+
+
 class MapInfo(ctypes.Structure):
     """The head of struct bpf_map_info."""
 
@@ -136,6 +142,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "libbpf_num_possible_cpus": (c_int, []),
     "libbpf_set_print": (c_void_p, [_PRINT]),
     "bpf_object__open_file": (c_void_p, [c_char_p, c_void_p]),
+    "bpf_object__open_mem": (c_void_p, [c_char_p, c_size_t, c_void_p]),
     "bpf_object__load": (c_int, [c_void_p]),
     "bpf_object__close": (None, [c_void_p]),
     "bpf_object__find_map_by_name": (c_void_p, [c_void_p, c_char_p]),
@@ -145,6 +152,10 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__set_initial_value": (c_int, [c_void_p, c_void_p, c_size_t]),
     "bpf_map__reuse_fd": (c_int, [c_void_p, c_int]),
     "bpf_program__fd": (c_int, [c_void_p]),
+    "bpf_program__set_type": (c_int, [c_void_p, c_int]),
+    "bpf_program__set_expected_attach_type": (c_int, [c_void_p, c_int]),
+    "bpf_program__set_attach_target": (c_int, [c_void_p, c_int, c_char_p]),
+    "bpf_program__set_autoload": (c_int, [c_void_p, c_bool]),
     "bpf_program__attach": (c_void_p, [c_void_p]),
     "bpf_program__attach_cgroup": (c_void_p, [c_void_p, c_int]),
     "bpf_program__attach_iter": (c_void_p, [c_void_p, c_void_p]),
@@ -159,6 +170,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map_lookup_elem": (c_int, [c_int, c_void_p, c_void_p]),
     "bpf_map_delete_elem": (c_int, [c_int, c_void_p]),
     "bpf_map_get_next_key": (c_int, [c_int, c_void_p, c_void_p]),
+    "bpf_prog_load": (c_int, [c_int, c_char_p, c_char_p, c_char_p, c_size_t, c_void_p]),
     "bpf_prog_test_run_opts": (c_int, [c_int, c_void_p]),
     "ring_buffer__new": (c_void_p, [c_int, RING_CALLBACK, c_void_p, c_void_p]),
     "ring_buffer__consume": (c_int, [c_void_p]),

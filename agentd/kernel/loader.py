@@ -20,14 +20,16 @@ from pathlib import Path
 from typing import Final
 
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
-from agentd.kernel import abi, features
+from agentd.kernel import abi, features, lsm
+from agentd.kernel.compat import cgroup_programs, open_object
+from agentd.kernel.hooks import HOOKS, Hook, LsmHook, prevented
 from agentd.kernel.libbpf import KernelError, check, library, map_info, obj_get, obj_pin, pointer, prog_info, quiet
 from agentd.kernel.maps import HashMap, MappedArray, PerCpuCounters
 from agentd.kernel.pins import close_all, drop_stale_links, pin_links, unpin_links
 from agentd.kernel.pins import pinned_tasks as pinned_tasks
 from agentd.kernel.pins import read_tasks as read_tasks
 from agentd.kernel.pins import remove_pins as remove_pins
-from agentd.model import Point
+from agentd.model import Op, Point
 from agentd.resources import bpf_object
 
 WORD: Final = 4
@@ -35,32 +37,6 @@ SERVICE_PINS: Final = Path("/sys/fs/bpf/agentd")
 OBJECT: Final = "agentd.bpf.o"
 MIN_ARENA_WORDS: Final = 1 << 18  # 1 MiB
 
-
-@dataclass(frozen=True, slots=True)
-class Hook:
-    """One program: the family it belongs to (attached all or none), and the enforcement point it makes."""
-
-    program: str
-    point: Point
-    cgroup: bool = False
-
-
-# A new hook is one line here and its program in bpf/.
-HOOKS: Final = (
-    Hook("task_forked", Point.NONE),
-    Hook("task_exited", Point.NONE),
-    Hook("signal_generated", Point.NONE),
-    Hook("task_switched", Point.NONE),
-    Hook("exec_loaded", Point.EXEC),
-    Hook("syscall_returned", Point.TRACE),
-    Hook("net_connect4", Point.CGROUP, cgroup=True),
-    Hook("net_connect6", Point.CGROUP, cgroup=True),
-    Hook("net_sendmsg4", Point.CGROUP, cgroup=True),
-    Hook("net_sendmsg6", Point.CGROUP, cgroup=True),
-    Hook("net_bind4", Point.CGROUP, cgroup=True),
-    Hook("net_bind6", Point.CGROUP, cgroup=True),
-    Hook("net_sock_create", Point.CGROUP, cgroup=True),
-)
 
 # Maps that are pinned and adopted. The work buffers are not: they belong to one set of programs.
 PINNED_MAPS: Final = (
@@ -83,12 +59,13 @@ class LoadedObject:
     """The programs in the kernel, and views of the maps."""
 
     def __init__(
-        self, obj: int, fds: dict[str, int], programs: dict[str, int], links: dict[str, int], pins: Path
+        self, obj: int, fds: dict[str, int], hooks: tuple[Hook | LsmHook, ...], links: dict[str, int], pins: Path
     ) -> None:
         self._obj = obj
+        self._hooks = hooks
         self._links = links
         self._iterators: dict[str, int] = {}
-        self.programs = programs
+        self.programs = {hook.program: library().bpf_program__fd(_program(obj, hook.program)) for hook in hooks}
         self.pins = pins
         self.pinned = False
         self.fds = fds
@@ -113,6 +90,11 @@ class LoadedObject:
         return {name: prog_info(fd).run_time_ns / 1e9 for name, fd in self.programs.items()}
 
     @property
+    def prevented(self) -> frozenset[Op]:
+        """The operations that LSM hooks judge on this host, before their effect."""
+        return prevented({hook.program for hook in self._hooks})
+
+    @property
     def watching(self) -> bool:
         """Are the programs attached?"""
         return bool(self._links)
@@ -124,7 +106,7 @@ class LoadedObject:
         """
         if self._links:
             return
-        links = _attach_hooks(self._obj)
+        links = _attach_hooks(self._obj, self._hooks)
         try:
             if self.pinned:
                 pin_links(self.pins, links, self.control.epoch)
@@ -172,6 +154,8 @@ class Prepared:
     arena_words: int
     epoch: int
     adopted: int  # the kernel's id of the adopted map `control`; 0: the maps are new
+    point: Point  # what the LSM hooks are here
+    hooks: tuple[Hook | LsmHook, ...]
 
     def fits(self, pins: Path, arena_words: int) -> bool:
         """Is what was prepared still what is wanted? Another agentd may have taken charge meanwhile."""
@@ -250,7 +234,7 @@ def load(
 
 def _prepare(path: Path, pins: Path, arena_words: int, pin: bool) -> Prepared:
     lib = library()
-    obj = pointer(lib.bpf_object__open_file(os.fsencode(path), None), f"open {path.name}")
+    obj = open_object(path)
     adopted: dict[str, int] = {}
     try:
         adopted = _adopt(pins) if pin else {}
@@ -263,13 +247,25 @@ def _prepare(path: Path, pins: Path, arena_words: int, pin: bool) -> Prepared:
         for name, fd in adopted.items():
             found = pointer(lib.bpf_object__find_map_by_name(obj, name.encode()), f"map {name}")
             check(lib.bpf_map__reuse_fd(found, fd), f"adopt map {name}", "kernel-load")
+        point = lsm.point()
+        hooks = _choose_hooks(obj, point)
         pointer_or_error(lib.bpf_object__load(obj), path.name)
-        return Prepared(obj, arena_words, epoch, _control_id(adopted))
+        return Prepared(obj, arena_words, epoch, _control_id(adopted), point, hooks)
     except BaseException:
         lib.bpf_object__close(obj)
         raise
     finally:
         close_all(adopted)
+
+
+def _choose_hooks(obj: int, point: Point) -> tuple[Hook | LsmHook, ...]:
+    """The hooks that this kernel has. The network's are cgroup programs, or LSM hooks where those can't do it."""
+    by_cgroup = cgroup_programs()
+    for hook in HOOKS:
+        if hook.cgroup and not by_cgroup:
+            library().bpf_program__set_autoload(_program(obj, hook.program), False)
+    plain = tuple(hook for hook in HOOKS if by_cgroup or not hook.cgroup)
+    return (*plain, *lsm.choose(obj, point, network=not by_cgroup))
 
 
 def _attach(prepared: Prepared, pins: Path, pin: bool) -> LoadedObject:
@@ -278,15 +274,16 @@ def _attach(prepared: Prepared, pins: Path, pin: bool) -> LoadedObject:
     links: dict[str, int] = {}
     try:
         fds = {name: _map_fd(obj, name) for name in (*PINNED_MAPS, ".data.request")}
-        links = _attach_hooks(obj)
-        programs = {hook.program: lib.bpf_program__fd(_program(obj, hook.program)) for hook in HOOKS}
-        loaded = LoadedObject(obj, fds, programs, links, pins)
+        links = _attach_hooks(obj, prepared.hooks)
+        loaded = LoadedObject(obj, fds, prepared.hooks, links, pins)
         if not prepared.adopted:
             loaded.control.hash_seed[:] = [int.from_bytes(os.urandom(8), "little") for _ in range(2)]
             loaded.control.abi = abi.ABI_VERSION
         if pin:
             _pin(loaded, fds, links, prepared.epoch)
             loaded.pinned = True
+        loaded.control.point = prepared.point
+        loaded.control.prevented = sum(1 << op for op in loaded.prevented)
         loaded.control.tagging = 0  # left by an agentd that died while it tagged
         loaded.control.epoch = prepared.epoch  # in charge from here on
     except BaseException:
@@ -300,15 +297,16 @@ def _attach(prepared: Prepared, pins: Path, pin: bool) -> LoadedObject:
     return loaded
 
 
-def _attach_hooks(obj: int) -> dict[str, int]:
+def _attach_hooks(obj: int, hooks: tuple[Hook | LsmHook, ...]) -> dict[str, int]:
     """A link for every hook, or none: an error takes back what was attached."""
     lib = library()
     links: dict[str, int] = {}
     root = os.open(features.cgroup2_root(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for hook in HOOKS:
+        for hook in hooks:
             program = _program(obj, hook.program)
-            link = lib.bpf_program__attach_cgroup(program, root) if hook.cgroup else lib.bpf_program__attach(program)
+            on_cgroup = isinstance(hook, Hook) and hook.cgroup
+            link = lib.bpf_program__attach_cgroup(program, root) if on_cgroup else lib.bpf_program__attach(program)
             links[hook.program] = pointer(link, f"attach {hook.program}")
     except BaseException:
         _destroy(links)

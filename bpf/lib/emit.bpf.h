@@ -100,7 +100,7 @@ __noinline int emit(u32 slot, const struct agentd_tag *tag, const struct verdict
 	len = m->object_len;
 	if (len > AGENTD_PATH_MAX)
 		len = AGENTD_PATH_MAX;
-	bpf_probe_read_kernel(s->data, len & (2 * AGENTD_PATH_MAX - 1),
+	bpf_probe_read_kernel(s->data, bounded(len, 2 * AGENTD_PATH_MAX - 1),
 			      &s->path[m->object_off & (AGENTD_PATH_MAX - 1)]);
 	e->object_len = len;
 	pos = len;
@@ -110,7 +110,7 @@ __noinline int emit(u32 slot, const struct agentd_tag *tag, const struct verdict
 		len = exe ? path_of_file(slot, exe) : 0;
 		if (len > AGENTD_PATH_MAX)
 			len = 0;
-		bpf_probe_read_kernel(&s->data[pos & DATA_MASK], len & (2 * AGENTD_PATH_MAX - 1),
+		bpf_probe_read_kernel(&s->data[pos & DATA_MASK], bounded(len, 2 * AGENTD_PATH_MAX - 1),
 				      &s->path[(AGENTD_PATH_MAX - len) & (AGENTD_PATH_MAX - 1)]);
 		e->exe_len = len;
 		pos += len;
@@ -119,8 +119,8 @@ __noinline int emit(u32 slot, const struct agentd_tag *tag, const struct verdict
 		len = end > start ? (end - start > AGENTD_ARGV_KEPT ? AGENTD_ARGV_KEPT : end - start) : 0;
 		if (end - start > AGENTD_ARGV_KEPT)
 			e->flags |= AGENTD_EVENT_FLAG_ARGV_CUT;
-		if (len &&
-		    bpf_probe_read_user(&s->data[pos & DATA_MASK], len & (2 * AGENTD_ARGV_KEPT - 1), (void *)start)) {
+		if (len && bpf_probe_read_user(&s->data[pos & DATA_MASK], bounded(len, 2 * AGENTD_ARGV_KEPT - 1),
+					       (void *)start)) {
 			e->flags |= AGENTD_EVENT_FLAG_ARGV_CUT;
 			len = 0;
 		}
@@ -211,8 +211,8 @@ __noinline int report_denied(u32 slot, const struct agentd_tag *tag, const struc
 		return 0;
 	/* emit() has used the path buffer for the program's path; the object stands in data */
 	if (s && len <= AGENTD_PATH_MAX) {
-		bpf_probe_read_kernel(&s->path[m->object_off & (AGENTD_PATH_MAX - 1)], len & (2 * AGENTD_PATH_MAX - 1),
-				      s->data);
+		bpf_probe_read_kernel(&s->path[m->object_off & (AGENTD_PATH_MAX - 1)],
+				      bounded(len, 2 * AGENTD_PATH_MAX - 1), s->data);
 		m->details = false;
 		if (count_operation(slot, tag, v, m))
 			return 0;

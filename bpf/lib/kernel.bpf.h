@@ -201,6 +201,25 @@ struct socket {
 	struct sock *sk;
 	short type;
 };
+struct in_addr {
+	u32 s_addr;
+};
+struct in6_addr {
+	union {
+		u8 u6_addr8[16];
+	} in6_u;
+};
+struct sockaddr_in {
+	struct in_addr sin_addr;
+};
+struct sockaddr_in6 {
+	unsigned short sin6_family;
+	u16 sin6_port;
+	struct in6_addr sin6_addr;
+};
+struct msghdr {
+	void *msg_name;
+};
 struct unix_address {
 	int len;
 	struct {
@@ -257,11 +276,25 @@ typedef int (*bpf_task_work_callback_t)(struct bpf_map *map, void *key, void *va
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
+#define FMODE_READ 1
+#define FMODE_WRITE 2
+#define O_TRUNC 01000
+
 /* BPF_CORE_READ() would relocate our own structures too if the pointer were an expression like w->dentry. */
 #define KREAD(src, ...)                               \
 	({                                            \
 		typeof(src) ___ptr = (src);           \
 		BPF_CORE_READ(___ptr, ##__VA_ARGS__); \
 	})
+
+/*
+ * `value & mask` for a length that the verifier must see bounded. clang drops a mask that an earlier comparison makes
+ * superfluous; Linux 6.1 and 6.12 forget that comparison when the value goes over the stack, or never saw it.
+ */
+static __always_inline u32 bounded(u32 value, u32 mask)
+{
+	asm volatile("" : "+r"(value));
+	return value & mask;
+}
 
 #endif

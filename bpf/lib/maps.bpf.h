@@ -98,6 +98,13 @@ struct emission {
 	bool details; /* exe and argv too */
 };
 
+/* What an LSM hook judges: a name, as the kernel holds it. */
+struct target {
+	u32 op;
+	u32 node; /* a device node */
+	u64 mnt, dentry; /* kernel pointers, as numbers */
+};
+
 struct scratch {
 	u32 busy;
 	u32 set; /* which of the agent's two table sets this decision reads, plus one; 0: not chosen yet */
@@ -114,13 +121,21 @@ struct scratch {
 	u32 unused;
 	struct args_run args;
 	struct verdict v[2];
+	struct target target[2];
 	struct emission m;
 	struct agentd_count_key count_key;
 	struct agentd_count count_fresh;
 	u32 masks[AGENTD_ARG_WORDS]; /* argument groups seen so far */
 	char path[AGENTD_PATH_MAX + NAME_SLACK];
 	char name[2][AGENTD_PATH_MAX + NAME_SLACK];
-	char component[NAME_SLACK];
+	union {
+		char component[NAME_SLACK];
+		u64 component_words[NAME_SLACK / 8];
+	};
+	union { /* the component that is looked for, padded with zeros */
+		char wanted[NAME_SLACK];
+		u64 wanted_words[NAME_SLACK / 8];
+	};
 	struct agentd_event event;
 	char data[DATA_MAX + AGENTD_PATH_MAX]; /* object, exe, argv of the event */
 };

@@ -22,6 +22,22 @@ static __always_inline struct mount *real_mount(struct vfsmount *mnt)
 	return (struct mount *)((char *)mnt - bpf_core_field_offset(struct mount, mnt));
 }
 
+static __always_inline bool is_node(const struct inode *inode)
+{
+	u32 type = KREAD(inode, i_mode) & S_IFMT_BITS;
+
+	return type == S_IFBLK_BITS || type == S_IFCHR_BITS;
+}
+
+/* Does the path in the buffer begin with /dev/ ? */
+static __always_inline bool in_dev(const struct scratch *s)
+{
+	u32 off = s->path_off & (AGENTD_PATH_MAX - 1);
+
+	return s->path[off] == '/' && s->path[off + 1] == 'd' && s->path[off + 2] == 'e' && s->path[off + 3] == 'v' &&
+	       s->path[off + 4] == '/';
+}
+
 u32 path_resolve(u32 slot, u64 mnt, u64 dentry, u32 tail);
 u32 name_resolve(u32 slot, u64 mnt, u64 dentry, u32 follow);
 

@@ -53,6 +53,7 @@ enum call_kind {
 	CALL_PIDFD_GETFD,
 	CALL_BPF,
 	CALL_MODULE,
+	CALL_MODULE_REMOVE,
 	CALL_KEXEC,
 	CALL_IO_URING,
 	CALL_PERF,
@@ -67,6 +68,7 @@ enum call_kind {
 	CALL_SENDMSG, /* and sendmmsg, by its first message */
 	CALL_SOCKETCALL, /* i386: all of them in one */
 };
+#define CALL_KINDS 64
 
 static const u8 calls_64[SYSCALLS] = {
 	[2] = CALL_OPEN,
@@ -131,7 +133,7 @@ static const u8 calls_64[SYSCALLS] = {
 	[321] = CALL_BPF,
 	[175] = CALL_MODULE,
 	[313] = CALL_MODULE,
-	[176] = CALL_MODULE,
+	[176] = CALL_MODULE_REMOVE,
 	[246] = CALL_KEXEC,
 	[320] = CALL_KEXEC,
 	[425] = CALL_IO_URING,
@@ -174,7 +176,7 @@ static const u8 calls_32[SYSCALLS] = {
 	[310] = CALL_UNSHARE,	  [346] = CALL_SETNS,	       [120] = CALL_CLONE,
 	[435] = CALL_CLONE,	  [26] = CALL_PTRACE,	       [347] = CALL_VM_READ,
 	[348] = CALL_VM_WRITE,	  [438] = CALL_PIDFD_GETFD,    [357] = CALL_BPF,
-	[128] = CALL_MODULE,	  [350] = CALL_MODULE,	       [129] = CALL_MODULE,
+	[128] = CALL_MODULE,	  [350] = CALL_MODULE,	       [129] = CALL_MODULE_REMOVE,
 	[283] = CALL_KEXEC,	  [425] = CALL_IO_URING,       [426] = CALL_IO_URING,
 	[427] = CALL_IO_URING,	  [336] = CALL_PERF,	       [374] = CALL_USERFAULTFD,
 	[359] = CALL_SOCKET,	  [362] = CALL_CONNECT,	       [363] = CALL_LISTEN,

@@ -170,6 +170,34 @@ __noinline int path_verdict(struct verdict *v, u32 slot, u32 agent, u32 op)
 	return 0;
 }
 
+/*
+ * The verdict on an exec as far as the path in scratch->path decides it. Allow, with outcome 0xffffffff, where the
+ * arguments may decide: they are not at hand yet.
+ */
+__noinline int early_verdict(struct verdict *v, u32 slot, u32 agent)
+{
+	struct scratch *s = scratch_get(slot);
+	const struct agentd_agent *ag = agent_get(agent);
+	const u32 *a = arena_get();
+	const struct agentd_tables *t;
+	u32 class;
+
+	if (!v)
+		return 0;
+	verdict_deny(v);
+	if (!s || !ag || !a || !(ag->flags & AGENTD_AGENT_USED))
+		return 0;
+	class = path_class(slot, agent, AGENTD_OP_EXEC);
+	if (class == NO_SLOT)
+		return 0;
+	t = tables_of(ag, s, &v->generation);
+	if (arena_word(a, t->base + arena_word(a, t->base + t->exec_classes + class) + 1) != AGENTD_NO_GROUP)
+		v->decision = AGENTD_ALLOW;
+	else
+		class_verdict(v, s, a, t, class, AGENTD_OP_EXEC);
+	return 0;
+}
+
 /* The verdict on an address: `key` as abi.h describes it. */
 __noinline int host_verdict(struct verdict *v, u32 slot, u32 agent, u32 op, u32 len)
 {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_char, c_uint8, c_uint32, c_uint64
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from agentd.kernel import abi, features
+from agentd.kernel.compat import open_object
 from agentd.kernel.libbpf import TestRunOpts, check, library, pointer
 from agentd.kernel.loader import PINNED_MAPS, WORD, LoadedObject, _map_fd, _set_map, pointer_or_error
 from agentd.kernel.maps import MappedArray
@@ -128,10 +128,9 @@ def loaded_probe(arena_words: int) -> Iterator[Probe]:
     lib = library()
     lib.bpf_object__next_program.restype = ctypes.c_void_p
     lib.bpf_object__next_program.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-    lib.bpf_program__set_autoload.argtypes = [ctypes.c_void_p, ctypes.c_bool]
     lib.bpf_program__name.restype = ctypes.c_char_p
     lib.bpf_program__name.argtypes = [ctypes.c_void_p]
-    obj = pointer(lib.bpf_object__open_file(os.fsencode(bpf_object("probe.bpf.o")), None), "open probe.bpf.o")
+    obj = open_object(bpf_object("probe.bpf.o"))
     loaded: LoadedObject | None = None
     try:
         program = lib.bpf_object__next_program(obj, None)

@@ -1,0 +1,94 @@
+"""Every program, and the enforcement point it makes. A new hook is one line here and its program in bpf/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from agentd.model import Op, Point
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """One program that every host can attach."""
+
+    program: str
+    point: Point
+    cgroup: bool = False
+
+
+HOOKS: Final = (
+    Hook("task_forked", Point.NONE),
+    Hook("task_exited", Point.NONE),
+    Hook("signal_generated", Point.NONE),
+    Hook("task_switched", Point.NONE),
+    Hook("exec_loaded", Point.EXEC),
+    Hook("syscall_returned", Point.TRACE),
+    Hook("net_connect4", Point.CGROUP, cgroup=True),
+    Hook("net_connect6", Point.CGROUP, cgroup=True),
+    Hook("net_sendmsg4", Point.CGROUP, cgroup=True),
+    Hook("net_sendmsg6", Point.CGROUP, cgroup=True),
+    Hook("net_bind4", Point.CGROUP, cgroup=True),
+    Hook("net_bind6", Point.CGROUP, cgroup=True),
+    Hook("net_sock_create", Point.CGROUP, cgroup=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LsmHook:
+    """One LSM hook, whose program is called lsm_NAME. ops: those that it judges; each is prevented when all hooks that
+    name it are attached. function: what the kernel calls, where that isn't security_NAME. instead: of the cgroup
+    programs, where those can't ask for the mark of a task.
+    """
+
+    name: str
+    ops: tuple[Op, ...] = ()
+    function: str = ""
+    instead: bool = False
+
+    @property
+    def program(self) -> str:
+        return f"lsm_{self.name}"
+
+
+LSM_HOOKS: Final = (
+    LsmHook("file_open", (Op.READ, Op.WRITE)),
+    LsmHook("file_receive"),
+    LsmHook("path_mknod", (Op.CREATE,)),
+    LsmHook("path_mkdir", (Op.CREATE,)),
+    LsmHook("path_symlink", (Op.CREATE,)),
+    LsmHook("path_unlink", (Op.DELETE,)),
+    LsmHook("path_rmdir", (Op.DELETE,)),
+    LsmHook("path_rename", (Op.RENAME,)),
+    LsmHook("path_link", (Op.LINK,)),
+    LsmHook("path_truncate", (Op.WRITE,)),
+    LsmHook("path_chmod", (Op.SETATTR,)),
+    LsmHook("path_chown", (Op.SETATTR,)),
+    LsmHook("path_chroot", (Op.CHROOT,)),
+    LsmHook("sb_mount", (Op.MOUNT,)),
+    LsmHook("sb_umount", (Op.MOUNT,)),
+    LsmHook("sb_pivotroot", (Op.MOUNT,)),
+    LsmHook("move_mount", (Op.MOUNT,)),
+    LsmHook("bprm_check_security", (Op.EXEC,), "security_bprm_check"),
+    LsmHook("socket_create", (Op.SOCKET,)),
+    LsmHook("socket_connect", (Op.CONNECT,), instead=True),
+    LsmHook("socket_bind", (Op.BIND,), instead=True),
+    LsmHook("socket_sendmsg", (Op.SEND,), instead=True),
+    LsmHook("socket_listen", (Op.LISTEN,)),
+    LsmHook("unix_stream_connect", (Op.UNIX_CONNECT,)),
+    LsmHook("unix_may_send", (Op.UNIX_CONNECT,)),
+    LsmHook("ptrace_access_check", (Op.PTRACE,)),
+    LsmHook("ptrace_traceme", (Op.PTRACE,)),
+    LsmHook("userns_create", (Op.NAMESPACE,), "security_create_user_ns"),
+    LsmHook("bpf", (Op.BPF,)),
+    LsmHook("perf_event_open", (Op.PERF,)),
+    LsmHook("kernel_read_file", (Op.MODULE, Op.KEXEC)),
+    LsmHook("kernel_load_data", (Op.MODULE, Op.KEXEC)),
+    LsmHook("task_alloc"),
+)
+
+
+def prevented(attached: set[str]) -> frozenset[Op]:
+    """The operations that the attached programs judge before their effect."""
+    missing = {op for hook in LSM_HOOKS if hook.program not in attached for op in hook.ops}
+    return frozenset({op for hook in LSM_HOOKS for op in hook.ops} - missing)

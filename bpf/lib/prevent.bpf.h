@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * One LSM hook, as the lsm_*.bpf.c files see it: gather the objects, judge them, answer 0 or an errno before anything has
+ * happened. The same programs load as `lsm` and, where BPF is not among the kernel's security modules, as `fmod_ret` on
+ * security_*(): the loader chooses (agentd/kernel/hooks.py), and control.point says which it is.
+ *
+ * Guarantee: prevented. Fails: to -EPERM. A hold returns -ERESTARTNOINTR; the SIGSTOP comes from trace.bpf.c at the exit of
+ * the same call.
+ */
+#ifndef AGENTD_PREVENT_BPF_H
+#define AGENTD_PREVENT_BPF_H
+
+#include "hold.bpf.h"
+
+/* The work buffer of a hook: NO_SLOT and NULL mean deny. */
+static __always_inline struct scratch *begin(u32 *slot)
+{
+	*slot = scratch_take();
+	return *slot == NO_SLOT ? NULL : scratch_get(*slot);
+}
+
+static __always_inline void target_set(struct scratch *s, u32 i, u32 op, const struct vfsmount *mnt,
+				       const struct dentry *dentry)
+{
+	s->target[i].op = op;
+	s->target[i].mnt = (u64)mnt;
+	s->target[i].dentry = (u64)dentry;
+	s->target[i].node = 0;
+}
+
+static __always_inline u32 hook_point(void)
+{
+	struct agentd_control *c = control_get();
+
+	return c ? c->point : AGENTD_POINT_LSM;
+}
+
+static __always_inline struct emission *emission_here(struct scratch *s, u32 op, u32 len)
+{
+	struct emission *m = emission_begin(s, op, hook_point(), AGENTD_PREVENTED);
+
+	m->object_off = s->path_off;
+	m->object_len = len;
+	return m;
+}
+
+/* Resolves target `i` into scratch->path and judges it, into scratch->v[i]. Returns its length, 0: unresolved. */
+__noinline int target_look(u32 slot, u32 agent, u32 i)
+{
+	struct scratch *s = scratch_get(slot);
+	struct target *t;
+	struct verdict *v;
+	u32 len;
+
+	if (!s)
+		return 0;
+	t = &s->target[i & 1];
+	v = &s->v[i & 1];
+	len = path_resolve(slot, t->mnt, t->dentry, AGENTD_PATH_MAX);
+	if (t->node && !in_dev(s)) /* its name says nothing about what it opens */
+		len = 0;
+	if (len)
+		path_verdict(v, slot, agent, t->op);
+	else
+		verdict_unresolved(v, agent, t->op);
+	return len;
+}
+
+/*
+ * Judges `count` targets (1 or 2) as one operation: the worst verdict stands, and where both want an answer it is asked for
+ * the first. 0, or the errno.
+ */
+static __always_inline int judge_targets(struct agentd_tag *tag, u32 slot, u32 count)
+{
+	u64 started = bpf_ktime_get_ns();
+	struct scratch *s = scratch_get(slot);
+	u32 len, at = 0;
+	int error;
+
+	if (!s)
+		return -EPERM;
+	len = target_look(slot, tag->agent, 0);
+	if (count > 1) {
+		u32 second = target_look(slot, tag->agent, 1);
+
+		if (worse(&s->v[1], &s->v[0]) || s->v[0].decision == AGENTD_ALLOW) {
+			at = 1;
+			len = second;
+		} else {
+			len = target_look(slot, tag->agent, 0); /* its path is in the buffer again */
+		}
+	}
+	verdict_time(started);
+	error = refuse_or_hold(slot, tag, &s->v[at & 1], emission_here(s, s->target[at & 1].op, len));
+	if (error || count < 2 || s->v[0].decision != AGENTD_ALLOW || s->v[1].decision != AGENTD_ALLOW)
+		return error;
+	len = target_look(slot, tag->agent, 0); /* both are allowed, and each is counted */
+	return refuse_or_hold(slot, tag, &s->v[0], emission_here(s, s->target[0].op, len));
+}
+
+static __always_inline int judge_unresolved(struct agentd_tag *tag, u32 slot, u32 op)
+{
+	struct scratch *s = scratch_get(slot);
+
+	if (!s)
+		return -EPERM;
+	verdict_unresolved(&s->v[0], tag->agent, op);
+	return refuse_or_hold(slot, tag, &s->v[0], emission_here(s, op, 0));
+}
+
+/* Judges the word in scratch->path. */
+static __always_inline int judge_word(struct agentd_tag *tag, u32 slot, u32 op, u32 len)
+{
+	u64 started = bpf_ktime_get_ns();
+	struct scratch *s = scratch_get(slot);
+
+	if (!s)
+		return -EPERM;
+	path_verdict(&s->v[0], slot, tag->agent, op);
+	verdict_time(started);
+	return refuse_or_hold(slot, tag, &s->v[0], emission_here(s, op, len));
+}
+
+/* The whole of a hook whose object is a word. */
+#define PREVENT_WORD(op, word)                                                      \
+	({                                                                          \
+		struct agentd_tag *___tag = current_tag();                          \
+		int ___error = 0;                                                   \
+		if (___tag) {                                                       \
+			u32 ___slot;                                                \
+			struct scratch *___s = begin(&___slot);                     \
+			___error = -EPERM;                                          \
+			if (___s) {                                                 \
+				u32 ___len = word_set(___s, word);                  \
+				___error = judge_word(___tag, ___slot, op, ___len); \
+				scratch_give(___slot);                              \
+			}                                                           \
+		}                                                                   \
+		___error;                                                           \
+	})
+
+#endif

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* What a socket and an address are called: unusual families and protocols, host keys (abi.h), names of unix sockets. */
+#ifndef AGENTD_SOCKETS_BPF_H
+#define AGENTD_SOCKETS_BPF_H
+
+#include "path.bpf.h"
+
+#define AF_UNSPEC 0
+#define AF_INET 2
+#define AF_INET6 10
+#define SOCK_STREAM 1
+#define SOCK_DGRAM 2
+#define SOCK_RAW 3
+#define IPPROTO_ICMP 1
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPPROTO_ICMPV6 58
+#define IPPROTO_SCTP 132
+#define IPPROTO_MPTCP 262
+
+#define AF_UNIX 1
+#define AF_NETLINK 16
+#define AF_PACKET 17
+#define AF_ALG 38
+#define AF_VSOCK 40
+#define AF_XDP 44
+
+static __always_inline u32 family_word(struct scratch *s, u16 family)
+{
+	switch (family) {
+	case AF_UNIX:
+	case AF_NETLINK:
+	case AF_INET: /* the unusual ones are refused by cgroup/sock_create before they exist */
+	case AF_INET6:
+		return 0;
+	case AF_PACKET:
+		return word_set(s, "packet");
+	case AF_ALG:
+		return word_set(s, "alg");
+	case AF_VSOCK:
+		return word_set(s, "vsock");
+	case AF_XDP:
+		return word_set(s, "xdp");
+	default:
+		return word_set(s, "other");
+	}
+}
+
+/* The name of an unusual inet socket, right-aligned in scratch->path; 0 for the usual ones. */
+static __always_inline u32 unusual_socket(struct scratch *s, u32 type, u32 protocol)
+{
+	if (type == SOCK_STREAM && (protocol == 0 || protocol == IPPROTO_TCP))
+		return 0;
+	if (type == SOCK_DGRAM && (protocol == 0 || protocol == IPPROTO_UDP))
+		return 0;
+	if (type == SOCK_DGRAM && (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6))
+		return word_set(s, "inet:icmp"); /* sends to any address, and no hook sees it (net/ipv4/ping.c) */
+	if (type == SOCK_RAW)
+		return word_set(s, "inet:raw");
+	if (protocol == IPPROTO_SCTP)
+		return word_set(s, "inet:sctp");
+	if (protocol == IPPROTO_MPTCP)
+		return word_set(s, "inet:mptcp");
+	return word_set(s, "inet:other");
+}
+
+/*
+ * The host key of an address and a port, both in network order, in scratch->path. v4-mapped is v4; the unspecified address
+ * means this host to one who sends, and is loopback. Returns its length.
+ */
+static __always_inline u32 host_key(struct scratch *s, u32 *words, bool v6, u16 port, bool stream, bool outgoing)
+{
+	u32 len;
+
+	if (v6) {
+		if (!words[0] && !words[1] && words[2] == bpf_htonl(0xffff)) {
+			v6 = false;
+			words[0] = words[3];
+		} else if (outgoing && !words[0] && !words[1] && !words[2] && !words[3]) {
+			words[3] = bpf_htonl(1);
+		}
+	}
+	if (!v6 && outgoing && !words[0])
+		words[0] = bpf_htonl(0x7f000001);
+	s->path[0] = v6 ? '6' : '4';
+	s->path[1] = stream ? 't' : 'u';
+	__builtin_memcpy(&s->path[2], words, 16);
+	len = v6 ? 18 : 6;
+	s->path[len] = port;
+	s->path[len + 1] = port >> 8;
+	return len + 2;
+}
+
+/* The path or the name that a unix socket is bound to; `@`: none (a socket pair, or one that was not bound). 0: unresolved. */
+static __always_inline u32 unix_name(u32 slot, struct scratch *s, struct sock *sk)
+{
+	struct unix_sock *u = (struct unix_sock *)sk;
+	struct unix_address *address;
+	u32 len;
+
+	if (!u)
+		return 0;
+	if (KREAD(u, path.dentry))
+		return path_resolve(slot, (u64)KREAD(u, path.mnt), (u64)KREAD(u, path.dentry), AGENTD_PATH_MAX);
+	address = KREAD(u, addr);
+	if (!address)
+		return word_set(s, "@");
+	len = KREAD(address, len);
+	if (len < 3 || len > 110)
+		return 0;
+	len -= 2; /* sun_family; the first byte of an abstract name is NUL */
+	s->path_off = AGENTD_PATH_MAX - len;
+	if (bpf_probe_read_kernel(&s->path[bounded(s->path_off, AGENTD_PATH_MAX - 1)], bounded(len, 127),
+				  (char *)address + bpf_core_field_offset(struct unix_address, name) + 2))
+		return 0;
+	s->path[s->path_off & (AGENTD_PATH_MAX - 1)] = '@';
+	return len;
+}
+
+/* The host key (abi.h) of what a TCP socket is bound to, in scratch->path. Returns its length. */
+static __always_inline u32 listen_key(struct scratch *s, struct sock *sk)
+{
+	bool v6 = KREAD(sk, __sk_common.skc_family) == AF_INET6;
+	u16 port = KREAD(sk, __sk_common.skc_num); /* host order */
+	u8 address[16] = {};
+	u32 len;
+
+	if (v6)
+		bpf_core_read(address, 16, &sk->__sk_common.skc_v6_rcv_saddr);
+	else
+		bpf_core_read(address, 4, &sk->__sk_common.skc_rcv_saddr);
+	s->path[0] = v6 ? '6' : '4';
+	s->path[1] = 't';
+	__builtin_memcpy(&s->path[2], address, 16);
+	len = v6 ? 18 : 6;
+	s->path[len] = port >> 8;
+	s->path[len + 1] = port;
+	return len + 2;
+}
+
+#endif

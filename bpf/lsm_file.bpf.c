@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * Files, before the effect (LSM hooks; see lib/prevent.bpf.h).
+ *
+ * file_open                        read and write, by the file that was found; O_TRUNC counts as write
+ * file_receive                     a descriptor that arrives over a unix socket or by pidfd_getfd
+ * path_mknod, path_mkdir, path_symlink   create (open(O_CREAT) and bind() on a unix socket come through path_mknod)
+ * path_unlink, path_rmdir          delete
+ * path_rename, path_link           both names
+ * path_truncate                    write
+ * path_chmod, path_chown           setattr; what touches times and extended attributes only stays with `trace`
+ * path_chroot, sb_mount, sb_umount, sb_pivotroot, move_mount
+ *
+ * Trusted: the kernel's own struct path and dentry; nothing in the caller's memory is read.
+ */
+#include "lib/prevent.bpf.h"
+
+#define FMODE_EXEC_FLAG 0x20 /* in f_flags: opened by execve, which lsm_exec.bpf.c judges */
+#define FMODE_NOACCOUNT 0x20000000 /* the file under a file of overlayfs: the upper one was judged */
+
+static __always_inline u32 open_targets(struct scratch *s, struct file *f)
+{
+	u32 mode = KREAD(f, f_mode), n = 0;
+	bool write = mode & FMODE_WRITE || KREAD(f, f_flags) & O_TRUNC;
+
+	if (write)
+		target_set(s, n++, AGENTD_OP_WRITE, KREAD(f, f_path.mnt), KREAD(f, f_path.dentry));
+	if (mode & FMODE_READ || !(mode & (FMODE_READ | FMODE_WRITE)))
+		target_set(s, n++, AGENTD_OP_READ, KREAD(f, f_path.mnt), KREAD(f, f_path.dentry));
+	return n;
+}
+
+static __always_inline int judge_file(struct file *f)
+{
+	struct agentd_tag *tag = current_tag();
+	struct scratch *s;
+	u32 slot, count;
+	int error;
+
+	if (!tag)
+		return 0;
+	s = begin(&slot);
+	if (!s)
+		return -EPERM;
+	count = open_targets(s, f);
+	s->target[0].node = s->target[1].node = is_node(KREAD(f, f_inode));
+	error = judge_targets(tag, slot, count);
+	scratch_give(slot);
+	return error;
+}
+
+static __always_inline int judge_path(u32 op, const struct vfsmount *mnt, const struct dentry *dentry)
+{
+	struct agentd_tag *tag = current_tag();
+	struct scratch *s;
+	u32 slot;
+	int error;
+
+	if (!tag)
+		return 0;
+	s = begin(&slot);
+	if (!s)
+		return -EPERM;
+	target_set(s, 0, op, mnt, dentry);
+	error = judge_targets(tag, slot, 1);
+	scratch_give(slot);
+	return error;
+}
+
+static __always_inline int judge_pair(u32 op, const struct vfsmount *mnt, const struct dentry *from,
+				      const struct vfsmount *mnt2, const struct dentry *to)
+{
+	struct agentd_tag *tag = current_tag();
+	struct scratch *s;
+	u32 slot;
+	int error;
+
+	if (!tag)
+		return 0;
+	s = begin(&slot);
+	if (!s)
+		return -EPERM;
+	target_set(s, 0, op, mnt, from);
+	target_set(s, 1, op, mnt2, to);
+	error = judge_targets(tag, slot, 2);
+	scratch_give(slot);
+	return error;
+}
+
+SEC("?lsm/file_open")
+int BPF_PROG(lsm_file_open, struct file *file)
+{
+	if (KREAD(file, f_flags) & FMODE_EXEC_FLAG || KREAD(file, f_mode) & FMODE_NOACCOUNT)
+		return 0;
+	return judge_file(file);
+}
+
+SEC("?lsm/file_receive")
+int BPF_PROG(lsm_file_receive, struct file *file)
+{
+	if ((KREAD(file, f_inode, i_mode) & S_IFMT_BITS) == S_IFSOCK_BITS)
+		return 0; /* what it may do was judged where it was connected */
+	return judge_file(file);
+}
+
+SEC("?lsm/path_mknod")
+int BPF_PROG(lsm_path_mknod, struct path *dir, struct dentry *dentry)
+{
+	return judge_path(AGENTD_OP_CREATE, KREAD(dir, mnt), dentry);
+}
+
+SEC("?lsm/path_mkdir")
+int BPF_PROG(lsm_path_mkdir, struct path *dir, struct dentry *dentry)
+{
+	return judge_path(AGENTD_OP_CREATE, KREAD(dir, mnt), dentry);
+}
+
+SEC("?lsm/path_symlink")
+int BPF_PROG(lsm_path_symlink, struct path *dir, struct dentry *dentry)
+{
+	return judge_path(AGENTD_OP_CREATE, KREAD(dir, mnt), dentry);
+}
+
+SEC("?lsm/path_unlink")
+int BPF_PROG(lsm_path_unlink, struct path *dir, struct dentry *dentry)
+{
+	return judge_path(AGENTD_OP_DELETE, KREAD(dir, mnt), dentry);
+}
+
+SEC("?lsm/path_rmdir")
+int BPF_PROG(lsm_path_rmdir, struct path *dir, struct dentry *dentry)
+{
+	return judge_path(AGENTD_OP_DELETE, KREAD(dir, mnt), dentry);
+}
+
+SEC("?lsm/path_rename")
+int BPF_PROG(lsm_path_rename, struct path *old_dir, struct dentry *old_dentry, struct path *new_dir,
+	     struct dentry *new_dentry)
+{
+	return judge_pair(AGENTD_OP_RENAME, KREAD(old_dir, mnt), old_dentry, KREAD(new_dir, mnt), new_dentry);
+}
+
+SEC("?lsm/path_link")
+int BPF_PROG(lsm_path_link, struct dentry *old_dentry, struct path *new_dir, struct dentry *new_dentry)
+{
+	/* both names are on one mount, or it is EXDEV (fs/namei.c, do_linkat) */
+	return judge_pair(AGENTD_OP_LINK, KREAD(new_dir, mnt), old_dentry, KREAD(new_dir, mnt), new_dentry);
+}
+
+SEC("?lsm/path_truncate")
+int BPF_PROG(lsm_path_truncate, struct path *path)
+{
+	return judge_path(AGENTD_OP_WRITE, KREAD(path, mnt), KREAD(path, dentry));
+}
+
+SEC("?lsm/path_chmod")
+int BPF_PROG(lsm_path_chmod, struct path *path)
+{
+	return judge_path(AGENTD_OP_SETATTR, KREAD(path, mnt), KREAD(path, dentry));
+}
+
+SEC("?lsm/path_chown")
+int BPF_PROG(lsm_path_chown, struct path *path)
+{
+	return judge_path(AGENTD_OP_SETATTR, KREAD(path, mnt), KREAD(path, dentry));
+}
+
+SEC("?lsm/path_chroot")
+int BPF_PROG(lsm_path_chroot, struct path *path)
+{
+	return judge_path(AGENTD_OP_CHROOT, KREAD(path, mnt), KREAD(path, dentry));
+}
+
+SEC("?lsm/sb_mount")
+int BPF_PROG(lsm_sb_mount, const char *dev_name, struct path *path)
+{
+	return judge_path(AGENTD_OP_MOUNT, KREAD(path, mnt), KREAD(path, dentry));
+}
+
+SEC("?lsm/sb_umount")
+int BPF_PROG(lsm_sb_umount, struct vfsmount *mnt)
+{
+	return judge_path(AGENTD_OP_MOUNT, mnt, KREAD(mnt, mnt_root));
+}
+
+SEC("?lsm/sb_pivotroot")
+int BPF_PROG(lsm_sb_pivotroot, struct path *old_path, struct path *new_path)
+{
+	return judge_path(AGENTD_OP_MOUNT, KREAD(new_path, mnt), KREAD(new_path, dentry));
+}
+
+SEC("?lsm/move_mount")
+int BPF_PROG(lsm_move_mount, struct path *from_path, struct path *to_path)
+{
+	return judge_path(AGENTD_OP_MOUNT, KREAD(to_path, mnt), KREAD(to_path, dentry));
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * Calls whose object is a word, before the effect (LSM hooks; see lib/prevent.bpf.h).
+ *
+ * ptrace_access_check, ptrace_traceme    ptrace, process_vm_readv and writev, pidfd_getfd
+ * userns_create                          the other namespaces have no hook and stay with `trace`
+ * bpf, perf_event_open, kernel_read_file, kernel_load_data
+ * task_alloc                             a child gets its mark before it exists, io_uring's workers too; no memory for
+ *                                        the mark: the fork fails
+ */
+#include "lib/prevent.bpf.h"
+
+#define PTRACE_MODE_ATTACH 2
+#define READING_MODULE \
+	2 /* enum kernel_read_file_id; kernel_load_data_id has the same numbers (linux/kernel_read_file.h) */
+#define READING_KEXEC_IMAGE 3
+#define READING_KEXEC_INITRAMFS 4
+#define ENOMEM 12
+
+SEC("?lsm/ptrace_access_check")
+int BPF_PROG(lsm_ptrace_access_check, struct task_struct *child, unsigned int mode)
+{
+	if (!(mode & PTRACE_MODE_ATTACH)) /* reading /proc/PID: judged by the file */
+		return 0;
+	return PREVENT_WORD(AGENTD_OP_PTRACE, "ptrace:attach");
+}
+
+SEC("?lsm/ptrace_traceme")
+int BPF_PROG(lsm_ptrace_traceme, struct task_struct *parent)
+{
+	return PREVENT_WORD(AGENTD_OP_PTRACE, "ptrace:traceme");
+}
+
+SEC("?lsm/userns_create")
+int BPF_PROG(lsm_userns_create, const struct cred *cred)
+{
+	return PREVENT_WORD(AGENTD_OP_NAMESPACE, "unshare:user");
+}
+
+SEC("?lsm/bpf")
+int BPF_PROG(lsm_bpf, int cmd)
+{
+	return PREVENT_WORD(AGENTD_OP_BPF, "bpf");
+}
+
+SEC("?lsm/perf_event_open")
+int BPF_PROG(lsm_perf_event_open)
+{
+	return PREVENT_WORD(AGENTD_OP_PERF, "perf_event_open");
+}
+
+static __always_inline int judge_loading(u32 id)
+{
+	if (id == READING_MODULE)
+		return PREVENT_WORD(AGENTD_OP_MODULE, "module");
+	if (id == READING_KEXEC_IMAGE || id == READING_KEXEC_INITRAMFS)
+		return PREVENT_WORD(AGENTD_OP_KEXEC, "kexec_load");
+	return 0;
+}
+
+SEC("?lsm/kernel_read_file")
+int BPF_PROG(lsm_kernel_read_file, struct file *file, u32 id)
+{
+	return judge_loading(id);
+}
+
+SEC("?lsm/kernel_load_data")
+int BPF_PROG(lsm_kernel_load_data, u32 id)
+{
+	return judge_loading(id);
+}
+
+SEC("?lsm/task_alloc")
+int BPF_PROG(lsm_task_alloc, struct task_struct *task)
+{
+	struct agentd_tag *tag = bpf_task_storage_get(&tags, bpf_get_current_task_btf(), 0, 0);
+	struct agentd_tag fresh = {};
+
+	if (!tag || !in_charge())
+		return 0;
+	fresh.agent = tag->agent;
+	fresh.workload = tag->workload;
+	if (bpf_task_storage_get(&tags, task, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE))
+		return 0;
+	stat_add(AGENTD_STAT_UNTRACKED, 1);
+	return -ENOMEM;
+}
