@@ -174,13 +174,34 @@ fail:
 	w->state = WALK_FAILED;
 }
 
+#define LENGTH_BLOCK 16
+
+/* Adds to component_len until a slash or the end. */
+static long length_block(u32 i, struct down_loop *loop)
+{
+	struct scratch *s = loop->s;
+	struct down_walk *w = &s->down;
+	char *name = walk_name(s);
+	u32 at = w->pos + w->component_len, end = s->name_len;
+
+	for (int j = 0; j < LENGTH_BLOCK; j++) {
+		if (at >= end || name[at & (AGENTD_PATH_MAX - 1)] == '/') {
+			w->component_len = at - w->pos;
+			return 1;
+		}
+		at++;
+	}
+	w->component_len = at - w->pos;
+	return 0;
+}
+
 /* One iteration handles one slash or one component. */
 static long down_step(u32 i, struct down_loop *loop)
 {
 	struct scratch *s = loop->s;
 	struct down_walk *w = &s->down;
 	char *name = walk_name(s);
-	u32 end = s->name_len, len = 0;
+	u32 end = s->name_len, len;
 	bool last;
 
 	if (w->pos >= end) {
@@ -191,19 +212,14 @@ static long down_step(u32 i, struct down_loop *loop)
 		w->pos++;
 		return 0;
 	}
-	for (u32 j = 0; j < 256; j++) {
-		u32 at = w->pos + j;
-
-		if (at >= end || name[at & (AGENTD_PATH_MAX - 1)] == '/')
-			break;
-		len++;
-	}
+	w->component_len = 0;
+	bpf_loop(256 / LENGTH_BLOCK, length_block, loop, 0);
+	len = w->component_len;
 	if (len > 255) {
 		w->state = WALK_FAILED;
 		return 1;
 	}
 	w->component = w->pos;
-	w->component_len = len;
 	w->pos += len;
 	last = w->pos >= end; /* trailing slashes were stripped */
 	if (len == 1 && name[w->component & (AGENTD_PATH_MAX - 1)] == '.')

@@ -56,10 +56,11 @@ static __always_inline bool prepend(struct scratch *s, u32 len)
 static __always_inline u32 prepend_anon(struct scratch *s)
 {
 	struct up_walk *w = &s->up;
-	char type[40] = "anon:";
+	char *type = s->component; /* the stack of this chain of calls is full on Linux 6.1 */
 	long n = bpf_probe_read_kernel_str(type + 5, 32, KREAD(w->mnt, mnt_sb, s_type, name));
 	u32 len;
 
+	__builtin_memcpy(type, "anon:", 5);
 	if (n <= 1 || n > 32)
 		return WALK_FAILED;
 	len = 4 + n; /* n counts the NUL */
