@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import threading
@@ -13,6 +14,7 @@ from tests.vm import kernels, table
 from tests.vm.boot import Arm, Outcome, boot
 from tests.vm.kernels import ROOT, FetchError
 
+stop = threading.Event()
 LSM = {"on": (True,), "off": (False,), "both": (True, False)}
 
 
@@ -58,7 +60,7 @@ def run(options: argparse.Namespace, folder: Path) -> list[Outcome]:
         own = folder / arm.name.replace(" ", "-")
         own.mkdir(parents=True)
         outcome = boot(
-            arm, command, own, cpus=options.cpus, memory=options.memory, timeout=options.timeout, show=show
+            arm, command, own, cpus=options.cpus, memory=options.memory, timeout=options.timeout, show=show, stop=stop
         )  # fmt: skip
         for problem in outcome.problems:
             show(f"FAILED: {problem}")
@@ -66,18 +68,25 @@ def run(options: argparse.Namespace, folder: Path) -> list[Outcome]:
         return outcome
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        return list(pool.map(one, arms))
+        try:
+            return list(pool.map(one, arms))
+        finally:
+            stop.set()  # an interrupted run ends its machines
 
 
 def main() -> int:
     """0: every command ended with 0, every program loaded, and no kernel complained."""
     options = parse(sys.argv[1:])
+    for number in (signal.SIGTERM, signal.SIGHUP):  # no machine outlives this
+        signal.signal(number, lambda *_: stop.set())
     try:
         if options.keep:
             outcomes = run(options, options.keep.resolve())
         else:
             with tempfile.TemporaryDirectory(prefix="agentd-vm-") as name:
                 outcomes = run(options, Path(name))
+    except KeyboardInterrupt:
+        return 130
     except FetchError as error:
         print(f"vm: {error}", file=sys.stderr)
         return 1

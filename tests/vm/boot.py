@@ -13,6 +13,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -98,10 +99,12 @@ def boot(
     memory: str = "2G",
     timeout: float = 600,
     show: Callable[[str], None] = lambda line: None,
+    stop: threading.Event | None = None,
 ) -> Outcome:
     """Boots the kernel and runs `command` in the tree. folder: empty, on the host; show: gets each line of output.
 
-    timeout: seconds for all of it; then the machine is switched off and the arm has failed.
+    stop: when it is set the machine is switched off. timeout: seconds for all of it; then it is, too, and the arm has
+    failed.
     """
     (folder / "command").write_text(f"exec {shlex.join(command)}\n", encoding="utf-8")
     begun = time.monotonic()
@@ -112,7 +115,7 @@ def boot(
             env={**os.environ, "PATH": f"{sys.prefix}/bin:/usr/sbin:/sbin:{os.environ.get('PATH', '/usr/bin:/bin')}"},
         )  # fmt: skip
         try:
-            ended = _follow(machine, folder / "out", begun + timeout, show)
+            ended = _follow(machine, folder / "out", begun + timeout, show, stop or threading.Event())
         finally:
             try:
                 os.killpg(machine.pid, signal.SIGKILL)
@@ -124,7 +127,7 @@ def boot(
     outcome.problems += scan(messages)
     outcome.reports = _text(folder / "report.jsonl")
     if not ended:
-        outcome.problems.append(f"not done after {timeout:.0f} s; the machine was switched off")
+        outcome.problems.append(f"not done after {outcome.seconds:.0f} s; the machine was switched off")
     elif outcome.status is None:
         tail = "\n".join((_text(folder / "vng") + messages).splitlines()[-15:])
         outcome.problems.append(f"the machine ended and said no exit status; the end of its console:\n{tail}")
@@ -143,7 +146,9 @@ def wrong_kernel(arm: Arm, release: str, lsm: str) -> list[str]:
     return []
 
 
-def _follow(machine: subprocess.Popen[bytes], path: Path, deadline: float, show: Callable[[str], None]) -> bool:
+def _follow(
+    machine: subprocess.Popen[bytes], path: Path, deadline: float, show: Callable[[str], None], stop: threading.Event
+) -> bool:
     """Hands on each line of output until the machine is off. False: it wasn't at the deadline."""
     shown = 0
     while True:
@@ -156,9 +161,8 @@ def _follow(machine: subprocess.Popen[bytes], path: Path, deadline: float, show:
             shown = end
         if over:
             return True
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or stop.wait(POLL_SECONDS):
             return False
-        time.sleep(POLL_SECONDS)
 
 
 def _text(path: Path) -> str:

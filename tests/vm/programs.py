@@ -8,14 +8,15 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator
-from ctypes import POINTER, c_bool, c_char, c_char_p, c_int, c_size_t, c_void_p
+from ctypes import POINTER, c_char, c_char_p, c_int, c_size_t, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from agentd.errors import AgentdError
 from agentd.kernel import loader
-from agentd.kernel.libbpf import library, pointer, prog_info
+from agentd.kernel.compat import open_object
+from agentd.kernel.libbpf import library, prog_info
 from agentd.resources import bpf_object
 
 LOG_BYTES: Final = 64 << 20  # Linux before 6.4 keeps the beginning of a log and gives up when it is full
@@ -50,7 +51,6 @@ def _library() -> Any:
     lib = library()
     lib.bpf_object__next_program.restype = c_void_p
     lib.bpf_object__next_program.argtypes = [c_void_p, c_void_p]
-    lib.bpf_program__set_autoload.argtypes = [c_void_p, c_bool]
     lib.bpf_program__name.restype = c_char_p
     lib.bpf_program__name.argtypes = [c_void_p]
     lib.libbpf_set_print(_FORMAT)
@@ -82,7 +82,7 @@ def verified() -> list[Verified]:
 
 
 def _names() -> list[str]:
-    obj = pointer(library().bpf_object__open_file(os.fsencode(bpf_object(loader.OBJECT)), None), "open")
+    obj = open_object(bpf_object(loader.OBJECT))
     try:
         return [name for _, name in _programs(obj)]
     finally:
@@ -92,7 +92,7 @@ def _names() -> list[str]:
 def _alone(wanted: str) -> Verified:
     lib = _library()
     _messages.clear()
-    obj = pointer(lib.bpf_object__open_file(os.fsencode(bpf_object(loader.OBJECT)), None), "open")
+    obj = open_object(bpf_object(loader.OBJECT))
     log = ctypes.create_string_buffer(LOG_BYTES)
     try:
         only = 0
