@@ -71,13 +71,36 @@ static __always_inline bool unrecorded(const struct agentd_agent *agent)
 	       (AGENTD_AGENT_STRICT | AGENTD_AGENT_UNRECORDED);
 }
 
+/* Asks for an answer and stops the process. False: nobody can be asked, or it can't be stopped. */
+static __noinline bool hold_here(u32 slot, struct agentd_tag *tag, const struct verdict *v, struct emission *m,
+				 bool fresh)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct agentd_tag *leader = bpf_task_storage_get(&tags, task->group_leader, 0, 0);
+
+	m->type = AGENTD_EVENT_HOLD;
+	m->action = AGENTD_ACTION_PAUSE;
+	m->hold_id = hold_new();
+	/* a tracer takes the SIGSTOP before it stops anything: what is traced can't be held */
+	if (!leader || !m->hold_id || KREAD(task, ptrace) || !emit(slot, tag, v, m))
+		return false;
+	tag->hold_op = m->op;
+	tag->hold_id = m->hold_id;
+	tag->flags |= AGENTD_TAG_HELD | (fresh ? AGENTD_TAG_FRESH : 0);
+	leader->process_hold = m->hold_id;
+	leader->continued = 0;
+	if (!bpf_send_signal(SIGSTOP))
+		return true;
+	m->flags |= AGENTD_EVENT_FLAG_SIGNAL_FAILED;
+	stat_add(AGENTD_STAT_SIGNAL_FAILED, 1);
+	return false;
+}
+
 /* Does what verdict `v` asks for, and says so. `fresh`: the held system call has not reached its exit yet. */
 static __always_inline void act(u32 slot, struct agentd_tag *tag, const struct verdict *v, struct emission *m,
 				bool fresh)
 {
 	const struct agentd_agent *agent = agent_get(tag->agent);
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct agentd_tag *leader;
 	bool monitor = agent && agent->flags & AGENTD_AGENT_MONITOR;
 
 	if (v->decision == AGENTD_ALLOW) {
@@ -102,22 +125,8 @@ static __always_inline void act(u32 slot, struct agentd_tag *tag, const struct v
 		return;
 	}
 	if (v->decision == AGENTD_REQUIRE_APPROVAL || v->action == AGENTD_ACTION_PAUSE) {
-		m->type = AGENTD_EVENT_HOLD;
-		m->action = AGENTD_ACTION_PAUSE;
-		m->hold_id = hold_new();
-		leader = bpf_task_storage_get(&tags, task->group_leader, 0, 0);
-		/* a tracer takes the SIGSTOP before it stops anything: what is traced can't be held */
-		if (leader && m->hold_id && !KREAD(task, ptrace) && emit(slot, tag, v, m)) {
-			tag->hold_op = m->op;
-			tag->hold_id = m->hold_id;
-			tag->flags |= AGENTD_TAG_HELD | (fresh ? AGENTD_TAG_FRESH : 0);
-			leader->process_hold = m->hold_id;
-			leader->continued = 0;
-			if (!bpf_send_signal(SIGSTOP))
-				return;
-			m->flags |= AGENTD_EVENT_FLAG_SIGNAL_FAILED;
-			stat_add(AGENTD_STAT_SIGNAL_FAILED, 1);
-		}
+		if (hold_here(slot, tag, v, m, fresh))
+			return;
 		/* nobody can be asked, or it can't be stopped: the same as denied */
 		m->type = AGENTD_EVENT_VIOLATION;
 	}

@@ -80,16 +80,17 @@ static __noinline bool judge(struct call *c, u32 op, u32 guarantee, u32 flags, u
 		kill_current(c->tag, NULL);
 		return false;
 	}
-	m = emission_of(c, s, op, guarantee);
 	v = &s->v[0];
 	if (len)
 		path_verdict(v, c->slot, c->tag->agent, op);
 	else
 		verdict_unresolved(v, c->tag->agent, op);
+	verdict_time(begin);
+	m = emission_of(c, s, op,
+			guarantee); /* not earlier: what lives over a call is on the stack, of which 6.1 has no more */
 	m->flags |= flags;
 	m->object_off = s->path_off;
 	m->object_len = len;
-	verdict_time(begin);
 	if (c->tag->flags & AGENTD_TAG_HELD && v->decision != AGENTD_ALLOW) {
 		/* by another object of this call: one question is asked, and a denial needs none */
 		if (v->decision != AGENTD_DENY)

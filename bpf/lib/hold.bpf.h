@@ -21,8 +21,9 @@ static __always_inline u64 mix(u64 h, u64 value)
 	return h ^ (h >> 32);
 }
 
-static __always_inline void action_key(struct agentd_grant_key *key, const struct scratch *s,
-				       const struct agentd_tag *tag, const struct verdict *v, u32 op)
+/* Into m->key, which is what a struct agentd_grant_key is: 512 bytes of stack are little. */
+static __noinline void action_key(struct emission *m, const struct scratch *s, const struct agentd_tag *tag,
+				  const struct verdict *v)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct inode *exe = KREAD(task, mm, exe_file, f_inode);
@@ -31,12 +32,12 @@ static __always_inline void action_key(struct agentd_grant_key *key, const struc
 		u64 h = s->hash[i];
 
 		h = mix(h, ((u64)tag->agent << 32) | v->generation);
-		h = mix(h, ((u64)op << 32) | v->outcome);
+		h = mix(h, ((u64)m->op << 32) | v->outcome);
 		h = mix(h, bpf_get_current_pid_tgid() >> 32);
 		h = mix(h, KREAD(task, group_leader, start_boottime));
 		h = mix(h, KREAD(exe, i_sb, s_dev));
 		h = mix(h, KREAD(exe, i_ino));
-		key->key[i] = h;
+		m->key[i] = h;
 	}
 }
 
@@ -54,7 +55,7 @@ enum grant_state {
 	GRANT_DENY,
 };
 
-static __always_inline enum grant_state grant_use(const struct agentd_grant_key *key)
+static __always_inline enum grant_state grant_use(const u64 *key)
 {
 	struct agentd_grant *grant = bpf_map_lookup_elem(&grants, key);
 	enum grant_state state;
@@ -75,7 +76,6 @@ static __noinline int refuse_or_hold(u32 slot, struct agentd_tag *tag, const str
 	const struct agentd_agent *agent = agent_get(tag->agent);
 	struct scratch *s = scratch_get(slot);
 	bool monitor = agent && agent->flags & AGENTD_AGENT_MONITOR;
-	struct agentd_grant_key key;
 
 	if (!s || tag->flags & AGENTD_TAG_KILL_AT_EXIT) /* the latter: its end is near */
 		return -EPERM;
@@ -102,10 +102,8 @@ static __noinline int refuse_or_hold(u32 slot, struct agentd_tag *tag, const str
 	}
 	m->action = AGENTD_ACTION_DENY;
 	if (v->decision == AGENTD_REQUIRE_APPROVAL || v->action == AGENTD_ACTION_PAUSE) {
-		action_key(&key, s, tag, v, m->op);
-		m->key[0] = key.key[0];
-		m->key[1] = key.key[1];
-		switch (grant_use(&key)) {
+		action_key(m, s, tag, v);
+		switch (grant_use(m->key)) {
 		case GRANT_ALLOW:
 			m->type = AGENTD_EVENT_GRANTED;
 			m->action = AGENTD_ACTION_NONE;
@@ -126,7 +124,7 @@ static __noinline int refuse_or_hold(u32 slot, struct agentd_tag *tag, const str
 		}
 		if (!restartable())
 			goto deny;
-		if (tag->hold_id && tag->hold_key[0] == key.key[0] && tag->hold_key[1] == key.key[1] &&
+		if (tag->hold_id && tag->hold_key[0] == m->key[0] && tag->hold_key[1] == m->key[1] &&
 		    !answered(tag->hold_id)) {
 			/*
 			 * Woken by somebody and not answered: the same hold goes on. (Answered, and another thread took the
@@ -141,8 +139,8 @@ static __noinline int refuse_or_hold(u32 slot, struct agentd_tag *tag, const str
 		if (m->hold_id && emit(slot, tag, v, m)) {
 			tag->hold_op = m->op;
 			tag->hold_id = m->hold_id;
-			tag->hold_key[0] = key.key[0];
-			tag->hold_key[1] = key.key[1];
+			tag->hold_key[0] = m->key[0];
+			tag->hold_key[1] = m->key[1];
 			tag->flags |= AGENTD_TAG_STOP;
 			return -ERESTARTNOINTR;
 		}

@@ -57,17 +57,19 @@ static __always_inline void verdict_outcome(struct verdict *v, const u32 *a, con
 }
 
 /* The object of `op` could not be resolved: the outcome that the policy gives for that. */
-static __always_inline void verdict_unresolved(struct verdict *v, u32 agent, u32 op)
+__noinline int verdict_unresolved(struct verdict *v, u32 agent, u32 op)
 {
 	const struct agentd_agent *slot = agent_get(agent);
 	const u32 *a = arena_get();
 	const struct agentd_tables *t;
 	u32 set;
 
+	if (!v)
+		return 0;
 	verdict_deny(v);
 	stat_add(AGENTD_STAT_UNRESOLVED, 1);
 	if (!slot || !a || op >= AGENTD_OP_COUNT || !(slot->flags & AGENTD_AGENT_USED))
-		return;
+		return 0;
 	set = *(volatile const u32 *)&slot->active & 1;
 	t = &slot->tables[set];
 	v->generation = slot->generation[set];
@@ -75,6 +77,7 @@ static __always_inline void verdict_unresolved(struct verdict *v, u32 agent, u32
 	v->unresolved = 1;
 	if (v->decision == AGENTD_ALLOW)
 		v->decision = AGENTD_DENY;
+	return 0;
 }
 
 /* lookup.bpf.c */
