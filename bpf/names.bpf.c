@@ -176,7 +176,7 @@ static __always_inline bool name_call_of(u32 kind, struct name_call *n)
 
 /*
  * Would a denial of this call leave something behind that another process of the workload can use? A mount does; so does
- * another name for a file that may not be read.
+ * another name for a file that may not be read or run.
  */
 static __always_inline bool leaves_alias(struct call *c, const struct name_call *n, u32 len)
 {
@@ -187,6 +187,9 @@ static __always_inline bool leaves_alias(struct call *c, const struct name_call 
 	if (n->path2 == NO_ARG || !len || !s)
 		return n->path2 != NO_ARG;
 	path_verdict(&s->v[1], c->slot, c->tag->agent, AGENTD_OP_READ);
+	if (s->v[1].decision != AGENTD_ALLOW)
+		return true;
+	path_verdict(&s->v[1], c->slot, c->tag->agent, AGENTD_OP_EXEC);
 	return s->v[1].decision != AGENTD_ALLOW;
 }
 

@@ -28,15 +28,23 @@ static __always_inline bool is_doomed(const struct agentd_control *c, const stru
 	return c->doomed && bpf_map_lookup_elem(&doomed, &tag->workload);
 }
 
+#define PF_IO_WORKER 0x10
+
 /*
  * The mark of the current task, or NULL: not in a workload, or not our turn. A task of a doomed workload is told to end
  * here (AGENTD_TAG_KILL_AT_EXIT), which every hook looks at.
+ *
+ * The threads that the kernel makes for io_uring (create_io_thread) pass no fork trace point and have no mark of their
+ * own: they act for the process they are a thread of, and its leader's mark is theirs.
  */
 static __always_inline struct agentd_tag *current_tag(void)
 {
-	struct agentd_tag *tag = bpf_task_storage_get(&tags, bpf_get_current_task_btf(), 0, 0);
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct agentd_tag *tag = bpf_task_storage_get(&tags, task, 0, 0);
 	struct agentd_control *c;
 
+	if (!tag && task->flags & PF_IO_WORKER)
+		tag = bpf_task_storage_get(&tags, task->group_leader, 0, 0);
 	if (!tag)
 		return NULL;
 	c = control_get();

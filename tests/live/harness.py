@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -23,6 +25,7 @@ from agentd.resources import policies_dir
 from tests.live.probes import PATIENCE, Run
 
 
+@functools.cache
 def every_tool() -> list[str]:
     """The names of all tools of the shipped catalogue but the baseline's."""
     tools = yaml.safe_load((policies_dir() / "catalogue.yaml").read_text(encoding="utf-8"))["tools"]
@@ -94,10 +97,12 @@ class Host:
             document["tools"] = tools
         policy = folder / "policy.yaml"
         policy.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
-        compiled = composition.read_policy(policy, str(folder))
+        self.compiled = composition.read_policy(policy, str(folder))
         composition.collect_stale_runs()
-        self.engine: Engine = composition.start(compiled, pins=run_pins(), audit_dir=folder / "audit")
+        self.engine: Engine = composition.start(self.compiled, pins=run_pins(), audit_dir=folder / "audit")
         self._log = folder / "audit" / "audit.jsonl"
+        self._parsed = 0  # bytes of it
+        self._records: list[dict[str, Any]] = []
         self._number = 0
         self._ticked = 0.0
         self._left: set[int] = set()
@@ -181,8 +186,13 @@ class Host:
     def records(self, after: int = 0) -> list[dict[str, Any]]:
         """The audit log's records, from the one behind number `after`."""
         self.engine.pump()
-        made = [json.loads(line) for line in self._log.read_bytes().splitlines()]
-        return [record for record in made if record["seq"] > after]
+        with self._log.open("rb") as log:
+            log.seek(self._parsed)
+            new = log.read()
+        new = new[: new.rfind(b"\n") + 1]
+        self._parsed += len(new)
+        self._records += [json.loads(line) for line in new.splitlines()]
+        return self._records[bisect.bisect_right(self._records, after, key=lambda record: record["seq"]) :]
 
     def counted(self, name: str) -> list[dict[str, Any]]:
         """Flushes the exact counts; all of this agent's so far."""

@@ -56,40 +56,7 @@ def attempt(call):
 """
 
 # The same for probes in C: ATTEMPT(expression) where -1 is failure.
-C_PREAMBLE: Final = r"""
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <spawn.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/types.h>
-#include <sys/wait.h>
-#include <unistd.h>
-static void say(const char *text)
-{
-	if (write(1, text, strlen(text)) < 0)
-		_exit(99);
-}
-static void result(long value)
-{
-	char line[64];
-
-	if (value == -1)
-		snprintf(line, sizeof(line), "errno %d\n", errno);
-	else
-		snprintf(line, sizeof(line), "ok %ld\n", value);
-	say(line);
-}
-#define ATTEMPT(call) do { say("attempt\n"); result(call); } while (0)
-"""
+C_PREAMBLE: Final = Path(__file__).with_name("probe.h").read_text(encoding="utf-8")
 
 
 class Result(enum.Enum):

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Rows 40 to 46: ways to stop belonging to a workload; in each, somebody reads the file in the end. */
+#include "probe.h"
+
+#include <linux/sched.h>
+#include <sys/prctl.h>
+
+#define IS(text) (!strcmp(how, text))
+
+static const char *target;
+
+/* The end of every way: reads, and says how that went. */
+static void there(void)
+{
+	result(look(target));
+	_exit(0);
+}
+
+static void *in_thread(void *unused)
+{
+	there();
+	return 0;
+}
+
+static void *forks(void *unused)
+{
+	if (!fork())
+		there();
+	wait(0);
+	return 0;
+}
+
+static void in_child(void)
+{
+	if (!fork())
+		there();
+}
+
+static void into_group(const char *group)
+{
+	struct clone_args a = { .flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = open(group, O_PATH) };
+
+	if (!syscall(SYS_clone3, &a, sizeof(a)))
+		there();
+}
+
+static void moved(const char *group)
+{
+	char path[500], pid[16];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/cgroup.procs", group);
+	fd = open(path, O_WRONLY);
+	snprintf(pid, sizeof(pid), "%d", getpid());
+	if (write(fd, pid, strlen(pid)) < 0)
+		_exit(3);
+	in_child();
+}
+
+static void go(const char *how, const char *group)
+{
+	pthread_t thread;
+
+	if (IS("nothing")) {
+		there();
+	} else if (IS("double fork")) { /* the grandchild has no parent here when it acts */
+		if (!fork()) {
+			if (fork())
+				_exit(0);
+			setsid();
+			usleep(20000);
+			there();
+		}
+	} else if (IS("setsid")) {
+		if (!fork()) {
+			setsid();
+			there();
+		}
+	} else if (IS("subreaper")) {
+		prctl(PR_SET_CHILD_SUBREAPER, 1);
+		if (!fork()) {
+			in_child();
+			_exit(0);
+		}
+	} else if (IS("CLONE_PARENT")) {
+		if (!syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0))
+			there();
+	} else if (IS("clone3 into a cgroup")) {
+		into_group(group);
+	} else if (IS("cgroup")) {
+		moved(group);
+	} else if (IS("thread")) {
+		pthread_create(&thread, 0, in_thread, 0);
+		pthread_join(thread, 0);
+	} else if (IS("fork in a thread")) {
+		pthread_create(&thread, 0, forks, 0);
+		pthread_join(thread, 0);
+	} else if (IS("user")) {
+		if (!fork()) {
+			if (setgid(65534) || setuid(65534))
+				_exit(3);
+			there();
+		}
+	} else if (IS("exec")) {
+		if (!fork())
+			execl("/proc/self/exe", "probe", "leave", "nothing", target, "", NULL);
+	} else { /* new namespaces: the flags */
+		if (unshare(strtol(how, 0, 0)))
+			_exit(3);
+		in_child();
+	}
+}
+
+/* leave HOW PATH GROUP: gets away somehow, then reads; waits until every process of it is gone */
+static int leave_word(int argc, char **argv)
+{
+	int end[2];
+	char byte;
+
+	target = argv[2];
+	if (pipe2(end, O_CLOEXEC))
+		return 1;
+	say("attempt\n");
+	go(argv[1], argv[3]);
+	close(end[1]);
+	if (read(end[0], &byte, 1) < 0) /* end of file: they all have gone */
+		return 1;
+	while (wait(0) > 0)
+		;
+	return 0;
+}
+
+static void *nothing(void *unused)
+{
+	return 0;
+}
+
+/* threads N PATH: N short threads, then a child reads */
+static int threads_word(int argc, char **argv)
+{
+	pthread_attr_t small;
+	pthread_t thread;
+
+	pthread_attr_init(&small);
+	pthread_attr_setstacksize(&small, 65536);
+	for (int i = atoi(argv[1]); i > 0; i--)
+		if (pthread_create(&thread, &small, nothing, 0) || pthread_join(thread, 0))
+			return 5;
+	target = argv[2];
+	say("attempt\n");
+	in_child();
+	wait(0);
+	return 0;
+}
+
+static const char *go_file;
+
+static void *waits_and_forks(void *unused)
+{
+	wait_for(go_file);
+	if (!fork())
+		there();
+	wait(0);
+	return 0;
+}
+
+/* older GO PATH: a thread that is there before the marks; when GO is there, it forks and the child reads */
+static int older_word(int argc, char **argv)
+{
+	pthread_t thread;
+
+	go_file = argv[1];
+	target = argv[2];
+	pthread_create(&thread, 0, waits_and_forks, 0);
+	say("attempt\n");
+	pthread_join(thread, 0);
+	return 0;
+}
+
+/* settid PID PATH: a child with that very pid reads */
+static int settid_word(int argc, char **argv)
+{
+	pid_t wanted = atoi(argv[1]);
+	struct clone_args a = { .exit_signal = SIGCHLD, .set_tid = (unsigned long)&wanted, .set_tid_size = 1 };
+	int pid;
+
+	target = argv[2];
+	say("attempt\n");
+	pid = syscall(SYS_clone3, &a, sizeof(a));
+	if (!pid)
+		there();
+	if (pid < 0)
+		result(-1);
+	wait(0);
+	return 0;
+}
+
+/* again GO PATH: execs itself over and over; once GO is there, reads */
+static int again_word(int argc, char **argv)
+{
+	if (access(argv[1], F_OK))
+		return execl("/proc/self/exe", "probe", "again", argv[1], argv[2], NULL);
+	say("attempt\n");
+	result(look(argv[2]));
+	return 0;
+}
+
+const struct word tag_words[] = {
+	{ "leave", 3, leave_word },   { "threads", 2, threads_word }, { "older", 2, older_word },
+	{ "settid", 2, settid_word }, { "again", 2, again_word },     { 0 },
+};

@@ -1,0 +1,112 @@
+"""What is promised, and what is known not to hold: the two tables that the outcomes of the suite are compared with.
+
+A promise is what an enforcement point gives for one kind of operation. A kind is a kernel operation, with what makes a
+difference to the guarantee behind a comma. A gap is a probe that agentd doesn't stop on some hosts, with the reason. It
+must be open exactly there: a probe that is stopped although its gap is listed fails, so that the table follows a fix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from agentd.model import Guarantee, Op, Point
+
+INLINE: Final = frozenset({Point.LSM, Point.FMOD_RET})  # they run before the effect
+_INLINE: Final = dict.fromkeys(INLINE, Guarantee.PREVENTED)
+_TRACE: Final = {Point.TRACE: Guarantee.DETECTED, **_INLINE}
+_USELESS: Final = {Point.TRACE: Guarantee.CONTAINED, **_INLINE}  # the process ends before it can use what it got
+_CGROUP: Final = {Point.CGROUP: Guarantee.PREVENTED, **_INLINE}
+
+PROMISES: Final[dict[str, dict[Point, Guarantee]]] = {
+    "exec": {Point.EXEC: Guarantee.CONTAINED, **_INLINE},
+    "read": _USELESS,
+    "read, shared descriptors": _TRACE,  # another thread may have used the descriptor
+    "write": _TRACE,
+    "write, nothing truncated": _USELESS,
+    "create": _TRACE,
+    "delete": _TRACE,
+    "rename": _TRACE,
+    "link": _TRACE,
+    "setattr": _TRACE,
+    "mount": _TRACE,
+    "chroot": _TRACE,
+    "namespace": _TRACE,
+    "unix_connect": _USELESS,
+    "unix_connect, datagram": _TRACE,
+    "ptrace": _TRACE,
+    "ptrace, descriptor": _USELESS,
+    "bpf": _TRACE,
+    "module": _TRACE,
+    "kexec": _TRACE,
+    "io_uring": _TRACE,
+    "io_uring, setup": _USELESS,
+    "socket": _CGROUP,
+    "socket, not inet": _USELESS,
+    "perf": _TRACE,
+    "compat": _TRACE,
+    "connect": _CGROUP,
+    "bind": _CGROUP,
+    "listen": _USELESS,
+    "guard": _INLINE,  # whatever operation agentd's own guard is recorded as
+    "send": _CGROUP,
+}
+
+
+def operation(kind: str) -> str:
+    """The kernel operation that a kind is of."""
+    return kind.partition(",")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Why a probe isn't stopped. closed_by: on a host with one of these points it is."""
+
+    why: str
+    closed_by: frozenset[Point] = INLINE
+
+
+_CODE: Final = Gap("no kernel operation stands for memory that is made executable", frozenset())
+_ELSEWHERE: Final = Gap("a descriptor is judged where it was opened, and that was outside the workload")
+_GUARD: Final = Gap("agentd has no guard for itself on this kind of host")
+_RING: Final = Gap("where the policy allows io_uring, its requests pass no system call")
+
+# (row, name of the probe): why it is open.
+GAPS: Final[dict[tuple[int, str], Gap]] = {
+    (2, "rename of the parent of a denied file"): Gap(
+        "a rename is judged by the folder's own path, and rules for what is in it don't name it", frozenset()
+    ),
+    (12, "LD_PRELOAD of a file of its own"): _CODE,
+    (12, "machine code in memory"): _CODE,
+    (12, "machine code in a file of its own"): _CODE,
+    (22, "over a unix socket"): _ELSEWHERE,
+    (22, "inherited"): _ELSEWHERE,
+    **{
+        (24, f"{operation}{how}, where rings are allowed"): _RING
+        for operation in ("open", "unlink", "rename", "link")
+        for how in ("", ", SQPOLL", ", a worker thread")
+    },
+    (24, "open into registered files, where rings are allowed"): _RING,
+    (34, "the second message of sendmmsg"): Gap("of several messages only the first is judged"),
+    (60, "a signal"): _GUARD,
+    (60, "oom_score_adj"): _GUARD,
+    (60, "prlimit"): _GUARD,
+    (60, "ptrace, where it is allowed"): _GUARD,
+    (61, "a link by its id, where bpf is allowed"): _GUARD,
+    (61, "removal of a pin"): _GUARD,
+    (62, "the audit log, opened to write"): _GUARD,
+    (62, "the policy, opened to write"): _GUARD,
+}
+
+
+def complaints(enforcement: list[dict[str, str]]) -> list[str]:
+    """Where what `agentd status` claims and PROMISES differ."""
+    found = []
+    claimed = {row["operation"]: row for row in enforcement}
+    for op in Op:
+        row = claimed[op.word]
+        point = next(point for point in Point if point.word == row["point"])
+        promised = PROMISES[op.word].get(point)
+        if promised is None or not row["guarantee"].startswith(promised.word):
+            found.append(f"status says of {op.word}: {row['point']}, {row['guarantee']}; promised is {promised}")
+    return found
