@@ -25,8 +25,7 @@ static __noinline void judge_listen(struct call *c, struct scratch *s, struct so
 {
 	struct emission *m = emission_of(c, s, AGENTD_OP_LISTEN, AGENTD_CONTAINED);
 
-	m->object_len = listen_key(s, sk);
-	host_verdict(&s->v[0], c->slot, c->tag->agent, AGENTD_OP_LISTEN, m->object_len);
+	m->object_len = host_verdict(&s->v[0], c->slot, c->tag->agent, AGENTD_OP_LISTEN, listen_key(s, sk));
 	act(c->slot, c->tag, &s->v[0], m, false);
 }
 
