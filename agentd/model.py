@@ -143,8 +143,12 @@ class Mode(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """The object of a HOST operation: `address` is 4 or 16 raw bytes (v4-mapped v6 is always given as v4)."""
+    """The object of a HOST operation: `address` is 4 or 16 raw bytes (v4-mapped v6 is always given as v4).
+
+    names: what the agent has learned the address to be, in lower case; in a record, the one that was judged by.
+    """
 
     address: bytes
     port: int
     protocol: str = "tcp"  # tcp | udp
+    names: tuple[str, ...] = ()

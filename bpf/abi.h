@@ -114,6 +114,7 @@ struct agentd_dfa {
  * accept[s] of the rules DFA is r; rule_classes[r] is the offset of a list {count, (o, instead) * count}: if o is in it,
  * `instead` is the outcome, else o. Lists hold at most AGENTD_LIST_MAX pairs.
  * accept[s] of the host DFA is h; host_classes[h * AGENTD_HOST_OPS + (op - AGENTD_PATH_OPS)] is an outcome index.
+ * accept[s] of the name DFA is the class of a host name, 0 to n_names: the last byte of a host key.
  * accept[s] of the args DFA is a; arg_masks[a * AGENTD_ARG_WORDS ...] are 256 group bits, bit g = word g/32, bit g%32.
  * outcomes[o] is {decision | action << 8 | risk << 16, rule, toolop, timeout in seconds}.
  * unresolved[op] is the outcome index for an object that could not be resolved.
@@ -126,6 +127,7 @@ struct agentd_tables {
 	struct agentd_dfa rules;
 	struct agentd_dfa host;
 	struct agentd_dfa args;
+	struct agentd_dfa name;
 	agentd_u32 path_classes;
 	agentd_u32 exec_classes;
 	agentd_u32 rule_classes;
@@ -133,15 +135,46 @@ struct agentd_tables {
 	agentd_u32 arg_masks;
 	agentd_u32 outcomes;
 	agentd_u32 n_outcomes;
-	agentd_u32 reserved;
+	agentd_u32 n_names; /* classes of names that decide something, 255 at most; 0: names are not looked at */
 	agentd_u32 unresolved[AGENTD_OP_COUNT];
 };
 
 /*
  * The bytes the host DFA reads: family ('4' or '6'), protocol ('t' tcp, 'u' udp), the address (4 or 16 bytes, network
- * order), the port (2 bytes, network order). v4-mapped v6 addresses are written as v4.
+ * order), the port (2 bytes, network order), the class of the name it is judged by (0: none). v4-mapped v6 addresses are
+ * written as v4. As the object of an event, the name itself follows.
  */
-#define AGENTD_HOST_KEY_MAX 20
+#define AGENTD_HOST_KEY_MAX 21
+#define AGENTD_HOST_NAME_MAX 253 /* RFC 1035, 2.3.4, as text without the dot at its end */
+#define AGENTD_HOST_NAME_ROOM 256
+#define AGENTD_NAME_SLOTS 4 /* names of one address that are told apart */
+
+/* Addresses in the maps of names are 16 bytes; v4 is written as v4-mapped. */
+struct agentd_resolver_key {
+	agentd_u8 address[16];
+	agentd_u16 port; /* network order */
+	agentd_u16 reserved;
+};
+
+/* What an agent knows an address as, in one network namespace. */
+struct agentd_name_key {
+	agentd_u32 agent;
+	agentd_u32 reserved;
+	agentd_u64 netns; /* cookie */
+	agentd_u8 address[16];
+};
+struct agentd_name_slot {
+	agentd_u64 check; /* keyed hash of the key and the rest: what is read while it is written doesn't count */
+	agentd_u64 expires; /* ns, CLOCK_BOOTTIME; 0: free */
+	agentd_u32 generation; /* whose automaton gave the class */
+	agentd_u32 name_class;
+	agentd_u32 len;
+	agentd_u32 busy; /* being written */
+	char name[AGENTD_HOST_NAME_ROOM]; /* lower case, zeros behind it */
+};
+struct agentd_name_entry {
+	struct agentd_name_slot slots[AGENTD_NAME_SLOTS];
+};
 
 /* Limits. Beyond any of them the object is `unresolved`, and unresolved is denied. */
 #define AGENTD_PATH_MAX 4096 /* bytes of a resolved path, without a terminating NUL */
@@ -197,6 +230,8 @@ struct agentd_control {
 	agentd_u32 point; /* of the LSM hooks: AGENTD_POINT_LSM or _FMOD_RET */
 	agentd_u64 prevented; /* one bit an operation: LSM hooks judge it, before its effect */
 	agentd_u64 hash_seed[2]; /* secret keys of the object hashes; never changed while a workload lives */
+	agentd_u32 name_ttl_min; /* seconds; an answer is good for at least this, and at most that */
+	agentd_u32 name_ttl_max;
 };
 
 /* What the tagging iterator is asked to do, and how many tasks it marked (.data.request of the object). */
@@ -331,9 +366,11 @@ enum agentd_stat {
 	AGENTD_STAT_VERDICTS = 7,
 	AGENTD_STAT_VERDICT_NS = 8,
 	AGENTD_STAT_FORKS = 9, /* marks that forks have passed on */
+	AGENTD_STAT_NAMES = 10, /* addresses learned */
+	AGENTD_STAT_NAMES_LOST = 11, /* addresses that could not be kept: they have no name */
 	AGENTD_STAT_BUCKET0 =
-		10, /* verdicts that took < 2^(8+i) ns, i = 0..15, not cumulative; the last one holds the rest */
-	AGENTD_STAT_COUNT = 26,
+		12, /* verdicts that took < 2^(8+i) ns, i = 0..15, not cumulative; the last one holds the rest */
+	AGENTD_STAT_COUNT = 28,
 };
 
 #endif

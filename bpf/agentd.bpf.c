@@ -8,9 +8,12 @@
 #include "path.bpf.c"
 #include "namei.bpf.c"
 #include "lookup.bpf.c"
+#include "hosts.bpf.c"
 
 #include "task.bpf.c"
 #include "exec.bpf.c"
+#include "message.bpf.c"
+#include "dns.bpf.c"
 #include "net.bpf.c"
 #include "file.bpf.c"
 #include "names.bpf.c"

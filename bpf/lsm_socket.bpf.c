@@ -54,8 +54,7 @@ static __always_inline int judge_endpoint(struct agentd_tag *tag, u32 slot, u32 
 	if (!s)
 		return -EPERM;
 	m = emission_begin(s, op, hook_point(), AGENTD_PREVENTED);
-	m->object_len = len;
-	host_verdict(&s->v[0], slot, tag->agent, op, len);
+	m->object_len = host_verdict(&s->v[0], slot, tag->agent, op, len);
 	verdict_time(started);
 	return refuse_or_hold(slot, tag, &s->v[0], m);
 }
@@ -108,6 +107,8 @@ static __always_inline int judge_sockaddr(struct socket *sock, struct sockaddr_i
 	else
 		bpf_core_read(words, 4, &((struct sockaddr_in *)address)->sin_addr);
 	len = host_key(s, words, family == AF_INET6, KREAD(address, sin6_port), stream, outgoing);
+	if (outgoing) /* `resolvers` counts; names don't, because here nobody notes what a socket asks */
+		s->netns = KREAD(sock, sk, __sk_common.skc_net.net, net_cookie);
 	error = judge_endpoint(tag, slot, op, len);
 	scratch_give(slot);
 	return error;

@@ -8,15 +8,19 @@
  * cgroup/bind4, bind6
  * cgroup/sock_create          raw, ping, SCTP, MPTCP and other inet sockets, which the hooks above don't see
  *
+ * connect and sendmsg also note at the socket which resolver it is pointed at, and bind that it could speak for one: for
+ * dns.bpf.c.
+ *
  * The address is the kernel's copy. v4-mapped is judged as v4; the unspecified address means this host when connecting,
  * and is judged as loopback. Guarantee: prevented. Fails: to EPERM. A hold returns -ERESTARTNOINTR; the SIGSTOP comes
  * from trace.bpf.c at the exit of the same call.
  */
+#include "lib/asked.bpf.h"
 #include "lib/hold.bpf.h"
 #include "lib/sockets.bpf.h"
 
 /* Judges the host key in scratch->path[0..len). 1: go on, 0: refused (the errno is set). */
-static __noinline int judge_host(struct agentd_tag *tag, u32 slot, u32 op, u32 len)
+static __always_inline int judge_host(struct agentd_tag *tag, u32 slot, u32 op, u32 len)
 {
 	struct scratch *s = scratch_get(slot);
 	u64 begin = bpf_ktime_get_ns();
@@ -25,22 +29,37 @@ static __noinline int judge_host(struct agentd_tag *tag, u32 slot, u32 op, u32 l
 	if (s) {
 		struct emission *m = emission_begin(s, op, AGENTD_POINT_CGROUP, AGENTD_PREVENTED);
 
-		m->object_len = len;
-		host_verdict(&s->v[0], slot, tag->agent, op, len);
+		m->object_len = host_verdict(&s->v[0], slot, tag->agent, op, len);
 		verdict_time(begin);
 		error = refuse_or_hold(slot, tag, &s->v[0], m);
+		if (error == -ERESTARTNOINTR && s->netns)
+			name_hold(slot, s->v[0].timeout);
 	}
 	if (error)
 		bpf_set_retval(error);
 	return !error;
 }
 
+/* What dns.bpf.c has to know of the socket, after a verdict about it. */
+static __noinline void note_socket(struct bpf_sock_addr *ctx, u32 slot, u32 agent, bool outgoing, bool allowed)
+{
+	struct scratch *s = scratch_get(slot);
+	struct bpf_sock *sk = ctx->sk;
+
+	if (!s || !sk)
+		return;
+	if (outgoing)
+		asked_point(sk, agent, allowed ? s->resolver : 0, s->netns);
+	else if (allowed && ctx->user_port && ctx->type != SOCK_STREAM)
+		asked_mark(sk);
+}
+
 static __always_inline int judge_address(struct bpf_sock_addr *ctx, u32 op, bool v6)
 {
 	struct agentd_tag *tag = current_tag();
 	bool outgoing = op == AGENTD_OP_CONNECT || op == AGENTD_OP_SEND;
-	u32 words[4] = {}, slot, len;
 	struct scratch *s;
+	u32 *words, slot, len;
 	int ok;
 
 	if (!tag)
@@ -51,6 +70,8 @@ static __always_inline int judge_address(struct bpf_sock_addr *ctx, u32 op, bool
 		bpf_set_retval(-EPERM);
 		return 0;
 	}
+	words = (u32 *)s->names.key.address; /* not on the stack: with every function below, it is full */
+	words[1] = words[2] = words[3] = 0;
 	if (v6) {
 		words[0] = ctx->user_ip6[0];
 		words[1] = ctx->user_ip6[1];
@@ -60,7 +81,10 @@ static __always_inline int judge_address(struct bpf_sock_addr *ctx, u32 op, bool
 		words[0] = ctx->user_ip4;
 	}
 	len = host_key(s, words, v6, ctx->user_port, ctx->type == SOCK_STREAM, outgoing);
+	if (outgoing)
+		s->netns = bpf_get_netns_cookie(ctx);
 	ok = judge_host(tag, slot, op, len);
+	note_socket(ctx, slot, tag->agent, outgoing, ok);
 	scratch_give(slot);
 	return ok;
 }
@@ -129,5 +153,7 @@ int net_sock_create(struct bpf_sock *ctx)
 	scratch_give(slot);
 	if (error)
 		bpf_set_retval(error);
+	else if (ctx->type == SOCK_RAW)
+		asked_mark(ctx);
 	return !error;
 }

@@ -15,6 +15,7 @@ struct probe_request {
 	u32 len; /* of the object; 0: unresolved */
 	u32 args_len;
 	u64 args; /* user address of the argv block */
+	u64 netns; /* whose names count; 0: none */
 	/* the answer */
 	u32 outcome;
 	u32 generation;
@@ -46,6 +47,7 @@ static __noinline void probe_judge(struct probe_request *request, u32 slot)
 	len = request->len;
 	agent = request->agent;
 	v = &s->v[0];
+	s->netns = request->netns;
 	if (op == AGENTD_OP_EXEC)
 		args_scan(slot, agent, request->args, request->args + request->args_len);
 	if (len > AGENTD_PATH_MAX) {
@@ -87,6 +89,42 @@ int probe_verdict(struct bpf_raw_tracepoint_args *ctx)
 	if (!request || slot == NO_SLOT)
 		return -1;
 	probe_judge(request, slot);
+	scratch_give(slot);
+	return 0;
+}
+
+static __noinline void probe_answer(struct probe_request *request, u32 slot)
+{
+	struct scratch *s = scratch_get(slot);
+	u32 len, at;
+
+	if (!s || !request)
+		return;
+	len = request->len;
+	request->outcome = -1;
+	request->rule = 0;
+	if (len > AGENTD_PATH_MAX)
+		return;
+	bpf_probe_read_kernel(s->name[0], len & (2 * AGENTD_PATH_MAX - 1), request->object);
+	s->message.len = len;
+	s->netns = request->netns;
+	at = question_read(slot);
+	request->rule = at;
+	if (at)
+		request->outcome = message_learn(slot, request->agent, at);
+}
+
+/* args[0]: which request. Its object is a message that came from a resolver, to an agent that asked for it. */
+SEC("raw_tp")
+int probe_message(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 number = ctx->args[0] & (PROBE_REQUESTS - 1);
+	struct probe_request *request = bpf_map_lookup_elem(&probe_requests, &number);
+	u32 slot = scratch_take();
+
+	if (!request || slot == NO_SLOT)
+		return -1;
+	probe_answer(request, slot);
 	scratch_give(slot);
 	return 0;
 }

@@ -21,12 +21,11 @@ static __always_inline struct sock *sock_of(s64 fd)
 	return socket ? KREAD(socket, sk) : NULL;
 }
 
-static __noinline void judge_listen(struct call *c, struct scratch *s, struct sock *sk)
+static __always_inline void judge_listen(struct call *c, struct scratch *s, struct sock *sk)
 {
 	struct emission *m = emission_of(c, s, AGENTD_OP_LISTEN, AGENTD_CONTAINED);
 
-	m->object_len = listen_key(s, sk);
-	host_verdict(&s->v[0], c->slot, c->tag->agent, AGENTD_OP_LISTEN, m->object_len);
+	m->object_len = host_verdict(&s->v[0], c->slot, c->tag->agent, AGENTD_OP_LISTEN, listen_key(s, sk));
 	act(c->slot, c->tag, &s->v[0], m, false);
 }
 

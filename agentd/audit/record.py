@@ -31,6 +31,7 @@ EVENTS: Final = (
     "stopped",
     "policy_loaded",
     "policy_rejected",
+    "resolvers_changed",  # host names are learned from other resolvers from here on
     "workload_started",
     "workload_ended",
     "tagged",
@@ -168,12 +169,15 @@ def _second(whole: int) -> str:
 
 
 def object_json(target: bytes | Endpoint | None) -> Json:
-    """A path as rawbytes writes it, an endpoint as {"address", "port", "protocol"}, null when unresolved."""
+    """A path as rawbytes writes it, an endpoint as {"address", "port", "protocol"} and, if it was judged by one, its
+    "name"; null when unresolved.
+    """
     if target is None:
         return None
     if isinstance(target, Endpoint):
         address = str(ipaddress.ip_address(target.address))
-        return {"address": address, "port": target.port, "protocol": target.protocol}
+        made: dict[str, Json] = {"address": address, "port": target.port, "protocol": target.protocol}
+        return {**made, "name": target.names[0]} if target.names else made
     return _raw(target)
 
 
@@ -184,7 +188,7 @@ def summarize(operation: Op, target: bytes | Endpoint | None, argv: Sequence[byt
     elif isinstance(target, Endpoint):
         address = ipaddress.ip_address(target.address)
         host = f"[{address}]" if address.version == 6 else str(address)
-        shown = f"{host}:{target.port}/{target.protocol}"
+        shown = f"{host}:{target.port}/{target.protocol}" + "".join(f" ({name})" for name in target.names)
     else:
         shown = _quoted(target)
     if argv:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from typing import Any, Final
 
 import click
@@ -15,6 +16,7 @@ from agentd.policy import resolve
 from agentd.policy.cases import load_cases, run_cases
 from agentd.policy.evaluate import endpoint_of
 from agentd.policy.explain import Explanation, explain_call, explain_kernel
+from agentd.policy.hosts import RESOLVERS
 from agentd.policy.problem import PolicyError
 from agentd.policy.resolve import ResolvedAgent, ResolvedPolicy
 from agentd.policy.schema import SCHEMA
@@ -128,8 +130,8 @@ def explain(
 ) -> None:
     """Say which tool and operation a kernel operation is, which rule decides, and why the others don't.
 
-    OP is a kernel operation (exec, read, write, create, delete, connect, ...). OBJECT is a resolved path, ADDRESS:PORT
-    or a word like unshare:user. ARGV is the command's argv, its name first.
+    OP is a kernel operation (exec, read, write, create, delete, connect, ...). OBJECT is a resolved path, ADDRESS:PORT,
+    NAME:PORT, resolvers:53 or a word like unshare:user. ARGV is the command's argv, its name first.
     """
     loaded = resolve.load(policy_file, workspace=_absolute(workspace))
     agent = _agent(loaded, agent_name)
@@ -177,7 +179,8 @@ def _object(word: str, obj: str | None) -> tuple[Op, bytes | Endpoint | None]:
     if op.family is Family.PATH:
         return op, os.fsencode(obj)
     try:
-        return op, endpoint_of(obj)
+        endpoint = endpoint_of(obj)
+        return op, replace(endpoint, protocol="udp") if RESOLVERS in endpoint.names else endpoint
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 

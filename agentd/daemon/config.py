@@ -6,7 +6,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
+from agentd.engine.resolvers import parse_resolver
 from agentd.errors import AgentdError
+from agentd.kernel.hosts import Resolver
 from agentd.kernel.loader import SERVICE_PINS
 from agentd.policy import source
 from agentd.policy.problem import Problems
@@ -23,6 +25,7 @@ KEYS: Final = (
     "arena_mib",
     "bpffs_dir",
     "on_stop",
+    "resolvers",
 )
 
 
@@ -32,7 +35,8 @@ class Config:
 
     workspace: anchors relative paths of agents without one; metrics_port 0: no endpoint; arena_mib 0: what the policy
     wants, with room for a reload of the same size; bpffs_dir: where the programs are pinned; release_on_stop: a stop
-    ends enforcement (else the pins keep it).
+    ends enforcement (else the pins keep it); resolvers: whose answers teach host names; None: those of
+    /etc/resolv.conf.
     """
 
     policy: Path = Path("/etc/agentd/policies/policy.yaml")
@@ -44,6 +48,7 @@ class Config:
     arena_mib: int = 0
     bpffs_dir: Path = SERVICE_PINS
     release_on_stop: bool = False
+    resolvers: tuple[Resolver, ...] | None = None
 
 
 def read_config(path: Path | None) -> Config:
@@ -73,6 +78,8 @@ def read_config(path: Path | None) -> Config:
 def _value(name: str, reader: Reader) -> object:
     if name == "on_stop":
         return reader.choice({"keep": False, "release": True})
+    if name == "resolvers":
+        return _resolvers(reader)
     if name in ("metrics_port", "arena_mib"):
         value = reader.node.value if isinstance(reader.node, source.Scalar) else None
         most = 65535 if name == "metrics_port" else 256
@@ -94,6 +101,20 @@ def _value(name: str, reader: Reader) -> object:
         return None
     kind = next(field.type for field in fields(Config) if field.name == name)
     return Path(text) if kind == "Path" else text
+
+
+def _resolvers(reader: Reader) -> tuple[Resolver, ...] | None:
+    items = reader.items("write a list of ADDRESS or ADDRESS:PORT") or []
+    if not items:
+        reader.error("nobody is named", "name a resolver, or remove resolvers to use those of /etc/resolv.conf")
+    found = []
+    for item in items:
+        text = item.text()
+        try:
+            found += [parse_resolver(text)] if text is not None else []
+        except ValueError as error:
+            item.error(str(error), "write for example 10.0.0.2 or 127.0.0.1:5353")
+    return tuple(found) or None
 
 
 def check_policy_exists(config: Config) -> None:

@@ -7,7 +7,7 @@ import fcntl
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ from agentd.engine.policies import Compiled, compile_policy
 from agentd.engine.records import note
 from agentd.errors import AgentdError
 from agentd.kernel import features, loader
+from agentd.kernel.hosts import Resolver
 from agentd.metrics import Metrics
 from agentd.policy import resolve
 from agentd.workloads.processes import start_ticks, ticks
@@ -50,9 +51,11 @@ def start(
     arena_mib: int = 0,
     metrics: Metrics | None = None,
     preparation: loader.Preparation | None = None,
+    resolvers: Sequence[Resolver] | None = None,
 ) -> Engine:
     """An engine that enforces `compiled`. arena_mib: the size of the policy tables; 0: what this policy wants.
-    preparation: the programs of `pins`, begun to be verified earlier.
+    preparation: the programs of `pins`, begun to be verified earlier. resolvers: whose answers teach host names; None:
+    those of resolv.conf.
 
     Order: log, kernel, policy. Nothing is enforced by a half: an error leaves no program attached that was not before.
     """
@@ -63,7 +66,7 @@ def start(
         arena_words = max(compiled.arena_words(), arena_mib * MIB_WORDS)
         loaded = loader.load(pins, arena_words=arena_words, preparation=preparation)
         try:
-            engine = Engine(loaded, audit, metrics or Metrics(agentd.__version__))
+            engine = Engine(loaded, audit, metrics or Metrics(agentd.__version__), resolvers)
             engine.audit.append(
                 [note("started", f"agentd {agentd.__version__} enforces", metadata={"pid": os.getpid()})]
             )

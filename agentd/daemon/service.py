@@ -51,6 +51,7 @@ async def _serve(config: Config, preparation: Preparation | None) -> int:
             arena_mib=config.arena_mib,
             metrics=metrics,
             preparation=preparation,
+            resolvers=config.resolvers,
         )
         try:
             return await _Service(config, engine).run(bound)

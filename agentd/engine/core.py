@@ -11,7 +11,7 @@ import dataclasses
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,8 +27,10 @@ from agentd.engine.orphans import HoldMemory
 from agentd.engine.policies import Compiled, PolicySet
 from agentd.engine.questions import Questions
 from agentd.engine.records import Names
+from agentd.engine.resolvers import Resolvers
 from agentd.errors import AgentdError
 from agentd.kernel import abi
+from agentd.kernel.hosts import HostNames, Resolver
 from agentd.kernel.loader import LoadedObject
 from agentd.kernel.ring import EventRing, KernelEvent, parse
 from agentd.kernel.tables import PolicyTables
@@ -50,7 +52,14 @@ LOSSES: Final = (
 class Engine:
     """One loaded object, one audit log, one policy."""
 
-    def __init__(self, loaded: LoadedObject, audit: AuditWriter, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        loaded: LoadedObject,
+        audit: AuditWriter,
+        metrics: Metrics,
+        resolvers: Sequence[Resolver] | None = None,
+    ) -> None:
+        """resolvers: whose answers teach host names; None: those of resolv.conf."""
         self.loaded = loaded
         self.audit = audit
         self.metrics = metrics
@@ -61,6 +70,8 @@ class Engine:
         self._audit_lost = 0
         self.policies = PolicySet(self._tables, Archive(audit.path.parent / "generations", pins))
         self.marks = TaskMarks(loaded)
+        self.names = HostNames(loaded)
+        self.resolvers = Resolvers(self.names, resolvers)
         self.on_event: Callable[[Record], None] | None = None
         self._accounts = Accounts(loaded)
         self._workloads = Census(self.marks.list())
@@ -91,14 +102,19 @@ class Engine:
         }
         metrics.read_verdicts(self._verdict_times)
         metrics.read_programs(loaded.programs, loaded.program_seconds)
-        metrics.read_maps(*capacity.of(loaded, self._tables))
+        metrics.read_maps(*capacity.of(loaded, self._tables, self.names))
         metrics.read_audit(lambda: (audit.bytes_written, audit.head.seq))
 
     # -- policy
 
     def install(self, compiled: Compiled) -> None:
         """Puts a compiled policy in force and records it."""
+        self.resolvers.refresh()
+        if compiled.names:
+            self.loaded.watch_names(True)
         self.policies.install(compiled)
+        if not compiled.names:
+            self.loaded.watch_names(False)
         for agent in compiled.policy.agents.values():
             self.metrics.declare_agent(agent.name, agent.toolops)
         self.metrics.policy_loaded(compiled.policy.sha256)
@@ -265,6 +281,8 @@ class Engine:
     def tick(self) -> None:
         """Once a second: timeouts, counts, losses, the number of processes."""
         self.questions.expire()
+        if self.resolvers.refresh():
+            self._record(records.note("resolvers_changed", f"host names are learned from {self.resolvers.text()}"))
         self._losses()
         lines = self.marks.list()
         self.questions.adopt(lines)
@@ -367,6 +385,7 @@ class Engine:
             },
             "pins": str(self.loaded.pins),
             "attached": self.loaded.watching,
+            "names": self.resolvers.status(stats),
         }
 
     def close(self) -> None:

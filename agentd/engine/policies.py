@@ -14,6 +14,7 @@ from agentd.engine.automata import for_this_host
 from agentd.errors import AgentdError
 from agentd.kernel.tables import PolicyTables, Prepared, arena_words_for
 from agentd.model import Mode
+from agentd.policy.hosts import RESOLVERS
 from agentd.policy.resolved import ResolvedAgent, ResolvedPolicy
 from agentd.policy.tables import AgentTables, build
 
@@ -27,6 +28,12 @@ class Compiled:
 
     policy: ResolvedPolicy
     tables: dict[str, AgentTables]
+
+    @property
+    def names(self) -> bool:
+        """Is anything decided by the name of a host?"""
+        patterns = (pattern for agent in self.policy.agents.values() for pattern in agent.host_patterns)
+        return any(pattern.name not in (None, RESOLVERS) for pattern in patterns)
 
     @property
     def words(self) -> int:

@@ -33,7 +33,9 @@ def object_of(op: Op, raw: bytes, flags: int = 0) -> bytes | Endpoint | None:
         return raw
     length = 4 if raw[:1] == b"4" else 16
     protocol = "tcp" if raw[1:2] == b"t" else "udp"
-    return Endpoint(raw[2 : 2 + length], int.from_bytes(raw[2 + length : 4 + length], "big"), protocol)
+    name = raw[5 + length :].decode("ascii", "replace")
+    port = int.from_bytes(raw[2 + length : 4 + length], "big")
+    return Endpoint(raw[2 : 2 + length], port, protocol, (name,) if name else ())
 
 
 def process_of(event: KernelEvent) -> Process:

@@ -13,6 +13,9 @@ from agentd.model import Op
 ABI_VERSION: Final = 2
 MAX_AGENTS: Final = 256
 NAME_MAX: Final = 64
+HOST_NAME_MAX: Final = 253
+HOST_NAME_ROOM: Final = 256
+NAME_SLOTS: Final = 4
 RULE_DEFAULT: Final = 0xFFFFFFFF
 RULE_UNRESOLVED: Final = 0xFFFFFFFE
 NO_OUTCOME: Final = 0xFFFFFFFF
@@ -58,9 +61,11 @@ STAT_SIGNAL_FAILED: Final = 6
 STAT_VERDICTS: Final = 7
 STAT_VERDICT_NS: Final = 8
 STAT_FORKS: Final = 9
-STAT_BUCKET0: Final = 10
+STAT_NAMES: Final = 10
+STAT_NAMES_LOST: Final = 11
+STAT_BUCKET0: Final = 12
 STAT_BUCKETS: Final = 16
-STAT_COUNT: Final = 26
+STAT_COUNT: Final = 28
 
 
 class Dfa(ctypes.Structure):
@@ -80,6 +85,7 @@ class Tables(ctypes.Structure):
         ("rules", Dfa),
         ("host", Dfa),
         ("args", Dfa),
+        ("name", Dfa),
         ("path_classes", c_uint32),
         ("exec_classes", c_uint32),
         ("rule_classes", c_uint32),
@@ -87,7 +93,7 @@ class Tables(ctypes.Structure):
         ("arg_masks", c_uint32),
         ("outcomes", c_uint32),
         ("n_outcomes", c_uint32),
-        ("reserved", c_uint32),
+        ("n_names", c_uint32),
         ("unresolved", c_uint32 * len(Op)),
     ]
 
@@ -135,6 +141,8 @@ class Control(ctypes.Structure):
         ("point", c_uint32),
         ("prevented", c_uint64),
         ("hash_seed", c_uint64 * 2),
+        ("name_ttl_min", c_uint32),
+        ("name_ttl_max", c_uint32),
     ]
 
 
@@ -251,6 +259,38 @@ class Grant(ctypes.Structure):
     _fields_ = [("expires", c_uint64), ("hold_id", c_uint64), ("allow", c_uint32), ("uses", c_int32)]
 
 
+class ResolverKey(ctypes.Structure):
+    """struct agentd_resolver_key."""
+
+    _fields_ = [("address", c_uint8 * 16), ("port", c_uint16), ("reserved", c_uint16)]
+
+
+class NameKey(ctypes.Structure):
+    """struct agentd_name_key."""
+
+    _fields_ = [("agent", c_uint32), ("reserved", c_uint32), ("netns", c_uint64), ("address", c_uint8 * 16)]
+
+
+class NameSlot(ctypes.Structure):
+    """struct agentd_name_slot."""
+
+    _fields_ = [
+        ("check", c_uint64),
+        ("expires", c_uint64),
+        ("generation", c_uint32),
+        ("name_class", c_uint32),
+        ("len", c_uint32),
+        ("busy", c_uint32),
+        ("name", c_char * HOST_NAME_ROOM),
+    ]
+
+
+class NameEntry(ctypes.Structure):
+    """struct agentd_name_entry."""
+
+    _fields_ = [("slots", NameSlot * NAME_SLOTS)]
+
+
 # C structure name -> ctypes class; what the ABI test walks.
 STRUCTURES: Final = {
     "agentd_dfa": Dfa,
@@ -266,4 +306,8 @@ STRUCTURES: Final = {
     "agentd_count": Count,
     "agentd_grant_key": GrantKey,
     "agentd_grant": Grant,
+    "agentd_resolver_key": ResolverKey,
+    "agentd_name_key": NameKey,
+    "agentd_name_slot": NameSlot,
+    "agentd_name_entry": NameEntry,
 }

@@ -15,6 +15,7 @@ class Hook:
     program: str
     point: Point
     cgroup: bool = False
+    names: bool = False  # attached only while a policy with host names is in force
 
 
 HOOKS: Final = (
@@ -31,6 +32,8 @@ HOOKS: Final = (
     Hook("net_bind4", Point.CGROUP, cgroup=True),
     Hook("net_bind6", Point.CGROUP, cgroup=True),
     Hook("net_sock_create", Point.CGROUP, cgroup=True),
+    Hook("dns_asks", Point.NONE, cgroup=True, names=True),
+    Hook("dns_answers", Point.NONE, cgroup=True, names=True),
 )
 
 
@@ -45,6 +48,8 @@ class LsmHook:
     ops: tuple[Op, ...] = ()
     function: str = ""
     instead: bool = False
+
+    names = False
 
     @property
     def program(self) -> str:

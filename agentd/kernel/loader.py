@@ -15,6 +15,7 @@ import ctypes
 import errno
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,9 +24,19 @@ from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi, features, lsm
 from agentd.kernel.compat import cgroup_programs, open_object
 from agentd.kernel.hooks import HOOKS, Hook, LsmHook, prevented
-from agentd.kernel.libbpf import KernelError, check, library, map_info, obj_get, obj_pin, pointer, prog_info, quiet
+from agentd.kernel.libbpf import KernelError, check, library, map_info, obj_pin, pointer, prog_info, quiet
 from agentd.kernel.maps import HashMap, MappedArray, PerCpuCounters
-from agentd.kernel.pins import close_all, drop_stale_links, pin_links, unpin_links
+from agentd.kernel.pins import (
+    PINNED_MAPS,
+    adopt,
+    close_all,
+    control_id,
+    drop_stale_links,
+    epoch_of,
+    names_watched,
+    pin_links,
+    unpin_links,
+)
 from agentd.kernel.pins import pinned_tasks as pinned_tasks
 from agentd.kernel.pins import read_tasks as read_tasks
 from agentd.kernel.pins import remove_pins as remove_pins
@@ -36,23 +47,6 @@ WORD: Final = 4
 SERVICE_PINS: Final = Path("/sys/fs/bpf/agentd")
 OBJECT: Final = "agentd.bpf.o"
 MIN_ARENA_WORDS: Final = 1 << 18  # 1 MiB
-
-
-# Maps that are pinned and adopted. The work buffers are not: they belong to one set of programs.
-PINNED_MAPS: Final = (
-    "tags",
-    "agents",
-    "arena",
-    "control",
-    "events",
-    "seen",
-    "counts0",
-    "counts1",
-    "grants",
-    "answers",
-    "doomed",
-    "stats",
-)
 
 
 class LoadedObject:
@@ -84,6 +78,7 @@ class LoadedObject:
             fds["answers"], ctypes.c_uint64, ctypes.c_uint32, map_info(fds["answers"]).max_entries, "answers"
         )
         self.stats = PerCpuCounters(fds["stats"], abi.STAT_COUNT)
+        self._with_names = any(hook.program in links for hook in hooks if hook.names)
 
     def program_seconds(self) -> dict[str, float]:
         """Run time of each program in seconds; zeros unless kernel.bpf_stats_enabled is on."""
@@ -93,6 +88,14 @@ class LoadedObject:
     def prevented(self) -> frozenset[Op]:
         """The operations that LSM hooks judge on this host, before their effect."""
         return prevented({hook.program for hook in self._hooks})
+
+    def links(self) -> set[str]:
+        """The programs that are attached."""
+        return set(self._links)
+
+    def capacity(self, name: str) -> int:
+        """How many entries map `name` can hold."""
+        return int(map_info(self.fds[name]).max_entries)
 
     @property
     def watching(self) -> bool:
@@ -104,17 +107,34 @@ class LoadedObject:
 
         Before every mark: a task must not carry one while the programs are away.
         """
-        if self._links:
-            return
-        links = _attach_hooks(self._obj, self._hooks)
+        if not self._links:
+            self._links = self._attach([hook for hook in self._hooks if self._with_names or not hook.names])
+
+    def watch_names(self, wanted: bool) -> None:
+        """Are answers of resolvers to be read? Attaches or detaches what reads them, now or with the other programs.
+
+        Raises KernelError; nothing has changed then.
+        """
+        hooks = [hook for hook in self._hooks if hook.names]
+        if wanted and not self._with_names and self._links:
+            self._links |= self._attach(hooks)
+        elif not wanted and self._with_names and self._links:
+            going = {hook.program: self._links.pop(hook.program) for hook in hooks}
+            if self.pinned:
+                unpin_links(self.pins, self.control.epoch, going)
+            _destroy(going)
+        self._with_names = wanted
+
+    def _attach(self, hooks: Sequence[Hook | LsmHook]) -> dict[str, int]:
+        links = _attach_hooks(self._obj, hooks)
         try:
             if self.pinned:
                 pin_links(self.pins, links, self.control.epoch)
         except BaseException:
-            unpin_links(self.pins, self.control.epoch)
+            unpin_links(self.pins, self.control.epoch, links)
             _destroy(links)
             raise
-        self._links = links
+        return links
 
     def unwatch(self) -> None:
         """Detaches the programs, so that nobody pays for them. Only when no task carries a mark."""
@@ -159,9 +179,9 @@ class Prepared:
 
     def fits(self, pins: Path, arena_words: int) -> bool:
         """Is what was prepared still what is wanted? Another agentd may have taken charge meanwhile."""
-        adopted = _adopt(pins)
+        adopted = adopt(pins)
         try:
-            if _control_id(adopted) != self.adopted or _epoch(adopted) + 1 != self.epoch:
+            if control_id(adopted) != self.adopted or epoch_of(adopted) + 1 != self.epoch:
                 return False
             return bool(adopted) or self.arena_words >= arena_words
         finally:
@@ -237,10 +257,10 @@ def _prepare(path: Path, pins: Path, arena_words: int, pin: bool) -> Prepared:
     obj = open_object(path)
     adopted: dict[str, int] = {}
     try:
-        adopted = _adopt(pins) if pin else {}
+        adopted = adopt(pins) if pin else {}
         if adopted:
             arena_words = map_info(adopted["arena"]).value_size // WORD
-        epoch = _epoch(adopted) + 1
+        epoch = epoch_of(adopted) + 1
         _set_map(obj, ".rodata.agentd", abi.Constants(epoch=epoch, arena_mask=arena_words - 1))
         arena = pointer(lib.bpf_object__find_map_by_name(obj, b"arena"), "map arena")
         check(lib.bpf_map__set_value_size(arena, arena_words * WORD), "size of the arena", "kernel-load")
@@ -250,7 +270,7 @@ def _prepare(path: Path, pins: Path, arena_words: int, pin: bool) -> Prepared:
         point = lsm.point()
         hooks = _choose_hooks(obj, point)
         pointer_or_error(lib.bpf_object__load(obj), path.name)
-        return Prepared(obj, arena_words, epoch, _control_id(adopted), point, hooks)
+        return Prepared(obj, arena_words, epoch, control_id(adopted), point, hooks)
     except BaseException:
         lib.bpf_object__close(obj)
         raise
@@ -274,7 +294,9 @@ def _attach(prepared: Prepared, pins: Path, pin: bool) -> LoadedObject:
     links: dict[str, int] = {}
     try:
         fds = {name: _map_fd(obj, name) for name in (*PINNED_MAPS, ".data.request")}
-        links = _attach_hooks(obj, prepared.hooks)
+        # An agentd before this one may have read answers: until the policy is in force they must not go unread.
+        answers = pin and names_watched(pins)
+        links = _attach_hooks(obj, [hook for hook in prepared.hooks if answers or not hook.names])
         loaded = LoadedObject(obj, fds, prepared.hooks, links, pins)
         if not prepared.adopted:
             loaded.control.hash_seed[:] = [int.from_bytes(os.urandom(8), "little") for _ in range(2)]
@@ -297,7 +319,7 @@ def _attach(prepared: Prepared, pins: Path, pin: bool) -> LoadedObject:
     return loaded
 
 
-def _attach_hooks(obj: int, hooks: tuple[Hook | LsmHook, ...]) -> dict[str, int]:
+def _attach_hooks(obj: int, hooks: Sequence[Hook | LsmHook]) -> dict[str, int]:
     """A link for every hook, or none: an error takes back what was attached."""
     lib = library()
     links: dict[str, int] = {}
@@ -349,39 +371,6 @@ def _set_map(obj: int, name: str, value: ctypes.Structure) -> None:
 def _map_fd(obj: int, name: str) -> int:
     found = pointer(library().bpf_object__find_map_by_name(obj, name.encode()), f"map {name}")
     return check(library().bpf_map__fd(found), f"map {name}")
-
-
-def _adopt(pins: Path) -> dict[str, int]:
-    """The pinned maps of a set that stands, all of them or none."""
-    folder = pins / "maps"
-    if not (folder / "control").exists():
-        return {}
-    fds: dict[str, int] = {}
-    try:
-        for name in PINNED_MAPS:
-            fds[name] = obj_get(folder / name)
-        version = MappedArray(fds["control"], ctypes.sizeof(abi.Control)).view(abi.Control).abi
-        if version != abi.ABI_VERSION:
-            raise AgentdError(
-                "kernel-load",
-                str(pins),
-                f"the pinned maps are of layout {version}, this agentd has {abi.ABI_VERSION}",
-                "end the workloads and run agentd release with the old version",
-                exit_code=EXIT_CANNOT_ENFORCE,
-            )
-    except BaseException:
-        close_all(fds)
-        raise
-    return fds
-
-
-def _epoch(adopted: dict[str, int]) -> int:
-    size = ctypes.sizeof(abi.Control)
-    return int(MappedArray(adopted["control"], size).view(abi.Control).epoch) if adopted else 0
-
-
-def _control_id(adopted: dict[str, int]) -> int:
-    return int(map_info(adopted["control"]).id) if adopted else 0
 
 
 def _pin(loaded: LoadedObject, fds: dict[str, int], links: dict[str, int], epoch: int) -> None:

@@ -5,17 +5,74 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Final
 
+from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi
-from agentd.kernel.libbpf import library, obj_pin
+from agentd.kernel.libbpf import library, map_info, obj_get, obj_pin
+from agentd.kernel.maps import MappedArray
+
+# Maps that are pinned and adopted. The work buffers are not: they belong to one set of programs.
+PINNED_MAPS: Final = (
+    "tags",
+    "agents",
+    "arena",
+    "control",
+    "events",
+    "seen",
+    "counts0",
+    "counts1",
+    "grants",
+    "answers",
+    "doomed",
+    "resolvers",
+    "asked",
+    "names",
+    "stats",
+)
 
 
 def close_all(fds: dict[str, int]) -> None:
     """Closes the descriptors of pinned maps that were opened."""
     for fd in fds.values():
         os.close(fd)
+
+
+def adopt(pins: Path) -> dict[str, int]:
+    """The pinned maps of a set that stands, all of them or none."""
+    folder = pins / "maps"
+    if not (folder / "control").exists():
+        return {}
+    fds: dict[str, int] = {}
+    try:
+        for name in PINNED_MAPS:
+            fds[name] = obj_get(folder / name)
+        version = MappedArray(fds["control"], ctypes.sizeof(abi.Control)).view(abi.Control).abi
+        if version != abi.ABI_VERSION:
+            raise AgentdError(
+                "kernel-load",
+                str(pins),
+                f"the pinned maps are of layout {version}, this agentd has {abi.ABI_VERSION}",
+                "end the workloads and run agentd release with the old version",
+                exit_code=EXIT_CANNOT_ENFORCE,
+            )
+    except BaseException:
+        close_all(fds)
+        raise
+    return fds
+
+
+def epoch_of(adopted: dict[str, int]) -> int:
+    """The generation of programs that is in charge of adopted maps; 0: there are none."""
+    size = ctypes.sizeof(abi.Control)
+    return int(MappedArray(adopted["control"], size).view(abi.Control).epoch) if adopted else 0
+
+
+def control_id(adopted: dict[str, int]) -> int:
+    """The kernel's id of the adopted map `control`; 0: there is none."""
+    return int(map_info(adopted["control"]).id) if adopted else 0
 
 
 def pin_links(pins: Path, links: dict[str, int], epoch: int) -> None:
@@ -33,12 +90,21 @@ def drop_stale_links(pins: Path, epoch: int) -> None:
             entry.unlink()
 
 
-def unpin_links(pins: Path, epoch: int) -> None:
-    """Takes back the pins of a set: one that never took charge, or one that nobody needs for now."""
+def unpin_links(pins: Path, epoch: int, programs: Collection[str] | None = None) -> None:
+    """Takes back the pins of a set: one that never took charge, or one that nobody needs for now.
+
+    programs: only theirs.
+    """
     with contextlib.suppress(FileNotFoundError):
         for entry in (pins / "links").iterdir():
-            if entry.name.endswith(f"-{epoch}"):
+            name, _, number = entry.name.rpartition("-")
+            if number == str(epoch) and (programs is None or name in programs):
                 entry.unlink()
+
+
+def names_watched(pins: Path) -> bool:
+    """Does a pinned set of programs read the answers of resolvers?"""
+    return any((pins / "links").glob("dns_answers-*"))
 
 
 def remove_pins(pins: Path) -> None:

@@ -7,7 +7,7 @@ caller makes of the set of patterns that match there, so states that lead to the
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agentd.policy.comb import Packed, byte_classes
@@ -66,10 +66,19 @@ def compile_globs(
     return _compile(sequences, with_everything, len(patterns), max_states, labels)
 
 
-def compile_hosts(patterns: Sequence[HostPattern], payload: Payload, *, max_states: int) -> Dfa:
-    """The automaton of all `patterns` over the byte keys of `hosts.host_key`. Raises StateLimit."""
+def compile_hosts(
+    patterns: Sequence[HostPattern], payload: Payload, *, max_states: int, names: Mapping[int, frozenset[int]]
+) -> Dfa:
+    """The automaton of all `patterns` over the byte keys of `hosts.host_key`. Raises StateLimit.
+
+    names: for each pattern with a name, by its index, the classes of names that match it.
+    """
     return _compile(
-        lambda: ((tokens, i) for i, pattern in enumerate(patterns) for tokens in _host_tokens(pattern)),
+        lambda: (
+            (tokens, i)
+            for i, pattern in enumerate(patterns)
+            for tokens in _host_tokens(pattern, names.get(i, frozenset()))
+        ),
         payload,
         len(patterns),
         max_states,
@@ -121,10 +130,13 @@ def _minimal(
     return minimise(graph, patterns=patterns, max_states=max_states), graph.payloads
 
 
-def _host_tokens(pattern: HostPattern) -> Iterator[tuple[Token, ...]]:
-    """The keys that `pattern` matches, as rows of byte sets."""
+def _host_tokens(pattern: HostPattern, classes: frozenset[int]) -> Iterator[tuple[Token, ...]]:
+    """The keys that `pattern` matches, as rows of byte sets. classes: of names, for a pattern with a name."""
+    last = OneOf(ALL)
     if pattern.name is not None:
-        return
+        if not classes:
+            return
+        last = OneOf(sum(1 << number for number in classes))
     protocol = OneOf(1 << ord("t") | 1 << ord("u"))
     if pattern.network is None:
         addresses: list[tuple[Token, ...]] = [(ord("4"), protocol, *_any(4)), (ord("6"), protocol, *_any(16))]
@@ -138,7 +150,7 @@ def _host_tokens(pattern: HostPattern) -> Iterator[tuple[Token, ...]]:
         addresses = [(ord("4" if size == 4 else "6"), protocol, *address, *_any(size - len(address)))]
     for address in addresses:
         for ports in _port_tokens(pattern.port_low, pattern.port_high):
-            yield (*address, *ports)
+            yield (*address, *ports, last)
 
 
 def _any(count: int) -> tuple[Token, ...]:

@@ -8,14 +8,18 @@ from __future__ import annotations
 import fnmatch
 import posixpath
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from agentd.model import Decision, Endpoint, Family, Op, Risk
 from agentd.policy.anchor import aegize_normal
-from agentd.policy.hosts import host_matches, parse_host
+from agentd.policy.hosts import host_matches, live_names, name_matches, parse_host
 from agentd.policy.ir import Language
 from agentd.policy.patterns import matches
 from agentd.policy.resolved import RULE_DEFAULT, Outcome, ResolvedAgent, ResolvedPolicy, Rule
+
+NAMED_OPS: Final = (Op.CONNECT, Op.SEND)
+SOME_ADDRESS: Final = b"\xcb\x00\x71\x01"  # 203.0.113.1, for documentation (RFC 5737)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +108,39 @@ def _host_reaches(agent: ResolvedAgent, rule: Rule, host: str) -> bool:
 
 
 def endpoint_of(text: str, protocol: str = "tcp") -> Endpoint:
-    """`ADDRESS:PORT` or `[ADDRESS]:PORT` as an endpoint. Raises ValueError for anything else."""
+    """`ADDRESS:PORT` or `[ADDRESS]:PORT` as an endpoint; `NAME:PORT` as some public address that has this name, and
+    `resolvers:PORT` as a resolver. Raises ValueError for anything else.
+    """
     patterns = parse_host(text)
     pattern = patterns[0]
-    if len(patterns) != 1 or pattern.network is None or pattern.prefix != 8 * len(pattern.network):
-        raise ValueError(f"{text} is not one address; write ADDRESS:PORT")
+    named = pattern.name is not None and not pattern.name.startswith("*")
+    whole = pattern.network is not None and pattern.prefix == 8 * len(pattern.network)
+    if len(patterns) != 1 or not (named or whole):
+        raise ValueError(f"{text} is not one address; write ADDRESS:PORT or NAME:PORT")
     if pattern.port_low != pattern.port_high:
-        raise ValueError(f"{text} names no single port; write ADDRESS:PORT")
+        raise ValueError(f"{text} names no single port; write ADDRESS:PORT or NAME:PORT")
+    if pattern.name is not None:
+        return Endpoint(SOME_ADDRESS, pattern.port_low, protocol, (pattern.name,))
+    assert pattern.network is not None
     return Endpoint(pattern.network, pattern.port_low, protocol)
+
+
+def judged_by(agent: ResolvedAgent, op: Op, obj: bytes | Endpoint) -> tuple[bytes | Endpoint, ...]:
+    """`obj` as it is judged: an endpoint with several names that the agent's patterns match once with each of them.
+
+    Names are for what is reached; a local address has none.
+    """
+    if not isinstance(obj, Endpoint):
+        return (obj,)
+    patterns = [pattern.name for pattern in agent.host_patterns if pattern.name is not None]
+    names = live_names(obj) if op in NAMED_OPS else ()
+    known = [name for name in names if any(name_matches(pattern, name) for pattern in patterns)]
+    return tuple(replace(obj, names=(name,)) for name in known) or (replace(obj, names=()),)
+
+
+def first_of(outcomes: Sequence[Outcome]) -> Outcome:
+    """Which of the outcomes by different names stands: that of the rule that is judged first."""
+    return min(outcomes, key=lambda outcome: (outcome.rule & 0xFFFFFFFF, outcome.toolop, outcome.risk))
 
 
 def matched_patterns(agent: ResolvedAgent, obj: bytes | Endpoint) -> frozenset[int]:
@@ -138,4 +167,4 @@ def decide(agent: ResolvedAgent, op: Op, obj: bytes | Endpoint | None, argv: Seq
     if isinstance(obj, Endpoint) is not (op.family is Family.HOST):
         raise TypeError(f"{op.word} takes {'an endpoint' if op.family is Family.HOST else 'a path'}")
     groups = matched_groups(agent, argv) if op is Op.EXEC else frozenset()
-    return agent.outcome(op, matched_patterns(agent, obj), groups)
+    return first_of([agent.outcome(op, matched_patterns(agent, one), groups) for one in judged_by(agent, op, obj)])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentd.model import Action, Decision, Endpoint, Family, Op, Risk
-from agentd.policy.evaluate import evaluate, matched_groups, matched_patterns, rule_reaches
+from agentd.policy.evaluate import evaluate, first_of, judged_by, matched_groups, matched_patterns, rule_reaches
 from agentd.policy.reader import shown
 from agentd.policy.resolved import RULE_DEFAULT, RULE_UNRESOLVED, Entry, ResolvedAgent, Rule
 
@@ -42,8 +42,10 @@ def explain_kernel(
         outcome = agent.unresolved(op)
         entry = next(entry for entry in reversed(agent.entries) if entry.op is op)
         return _explanation(agent, entry, (), outcome.action, outcome.timeout, RULE_UNRESOLVED, frozenset())
-    matched = matched_patterns(agent, obj)
     groups = matched_groups(agent, argv) if op is Op.EXEC else frozenset()
+    forms = [(agent.outcome(op, found, groups), found) for found in _matched(agent, op, obj)]
+    stands = first_of([outcome for outcome, _ in forms])
+    matched = next(found for outcome, found in forms if outcome == stands)
     passed: list[tuple[Entry, str]] = []
     for entry in agent.entries:
         if entry.op is not op or matched.isdisjoint(entry.patterns):
@@ -55,6 +57,10 @@ def explain_kernel(
         outcome = agent.outcome(op, matched, groups)
         return _explanation(agent, entry, tuple(passed), outcome.action, outcome.timeout, outcome.rule, matched)
     raise AssertionError("the catalogue has an entry for everything")
+
+
+def _matched(agent: ResolvedAgent, op: Op, obj: bytes | Endpoint) -> list[frozenset[int]]:
+    return [matched_patterns(agent, one) for one in judged_by(agent, op, obj)]
 
 
 def explain_call(

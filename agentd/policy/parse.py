@@ -228,7 +228,7 @@ def _rule(section: str, index: int, reader: Reader, language: Language) -> RuleS
     operations = _operations(present["operations"], language) if "operations" in present else None
     risk_max = present["risk_level_max"].choice(RISK_BY_WORD) if "risk_level_max" in present else None
     paths = _paths(present["paths"], language) if "paths" in present else None
-    hosts = _hosts(present["hosts"], section) if "hosts" in present else None
+    hosts = _hosts(present["hosts"]) if "hosts" in present else None
     if language is Language.AEGIZE and section != "allow":
         for key in ("paths", "risk_level_max"):
             if key in present:
@@ -266,30 +266,21 @@ def _paths(reader: Reader, language: Language) -> tuple[TextAt, ...]:
     return texts
 
 
-def _hosts(reader: Reader, section: str) -> tuple[TextAt, ...]:
+def _hosts(reader: Reader) -> tuple[TextAt, ...]:
     texts = reader.texts() or ()
     if reader.is_empty:
         reader.error("an empty list matches no host", "name a host, or remove hosts")
     for text in texts:
-        _check_host(text, reader.problems, names_are_errors=section != "allow")
+        _check_host(text, reader.problems)
     return texts
 
 
-def _check_host(text: TextAt, problems: Problems, *, names_are_errors: bool) -> None:
+def _check_host(text: TextAt, problems: Problems) -> None:
     at = text.at
     try:
-        patterns = parse_host(text.text)
+        parse_host(text.text)
     except ValueError as error:
         problems.error(at.line, at.column, at.path, str(error))
-        return
-    if all(pattern.name is None for pattern in patterns):
-        return
-    message = f"host names can't be enforced yet, so {shown(text.text)} matches no connection"
-    if names_are_errors:
-        hint = "the rule would be weaker than written: name addresses, or remove hosts"
-        problems.error(at.line, at.column, at.path, message, hint)
-    else:
-        problems.warn(at.line, at.column, at.path, message, "name the addresses to make it work")
 
 
 def _action(section: str, reader: Reader) -> Action | None:
@@ -355,7 +346,7 @@ def _entry(tool: str, operation: str, reader: Reader) -> list[EntrySource]:
         if op.family is Family.HOST:
             patterns = keys[op.word].texts() or ()
             for text in patterns:
-                _check_host(text, reader.problems, names_are_errors=False)
+                _check_host(text, reader.problems)
         else:
             patterns = keys[op.word].texts() or ()
         if keys[op.word].is_empty:

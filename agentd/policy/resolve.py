@@ -20,6 +20,7 @@ from agentd.policy.advice import advise
 from agentd.policy.anchor import aegize_globs, agentd_globs, word_glob
 from agentd.policy.hosts import HostPattern, parse_host
 from agentd.policy.ir import AgentSource, At, EntrySource, Language, PolicySource, RuleSource, TextAt
+from agentd.policy.named import check_names
 from agentd.policy.parse import parse_policy
 from agentd.policy.patterns import Dialect, Glob
 from agentd.policy.problem import PolicyError, Problem, Problems, in_order
@@ -94,6 +95,8 @@ def load_text(data: bytes, file: str, *, workspace: str) -> ResolvedPolicy:
     if not builders:  # the tools are still to be checked
         nobody = AgentSource("", At(0, 0, "agents"))
         _AgentBuilder(nobody, parsed, catalogue, workspace, problems)
+    if not problems.errors:
+        check_names(parsed, problems)
     if not problems.errors:
         advise(parsed, catalogue.entries, problems)
     problems.raise_errors()
@@ -194,7 +197,7 @@ class _AgentBuilder:
     def _entry(self, entry: EntrySource, problems: Problems, *, own: bool) -> Entry:
         self._toolops.number((entry.tool, entry.operation))
         if entry.op.family is Family.HOST:
-            patterns = self._host_numbers(entry.patterns)
+            patterns = self._host_numbers(entry.patterns, names=own or self._lists(entry))
         else:
             patterns = self._path_numbers(entry.patterns, entry.op, problems)
         group = None
@@ -264,13 +267,22 @@ class _AgentBuilder:
             raise ValueError(f"a program is named by its path; write {shown('**/' + text)} for any folder")
         return agentd_globs(text, self._workspace)
 
-    def _host_numbers(self, texts: Iterable[TextAt]) -> tuple[int, ...]:
-        """The numbers of the host patterns; one with a name matches no endpoint and is left out (parse warned)."""
+    def _lists(self, entry: EntrySource) -> bool:
+        """Does a rule of the agent list the entry's very operation?
+
+        Only then do the names of a shipped entry count: they would have to be learned for every agent otherwise, and
+        take a site from the rules that were written for `*:443`.
+        """
+        listed = (rule.operations or () for rule in self.agent.rules if rule.tool == entry.tool)
+        return any(entry.operation == text.text for texts in listed for text in texts)
+
+    def _host_numbers(self, texts: Iterable[TextAt], *, names: bool = True) -> tuple[int, ...]:
+        """The numbers of the host patterns; without `names`, of those that are addresses."""
         numbers: list[int] = []
         for text in texts:
             try:
                 patterns = parse_host(text.text)
             except ValueError:
                 continue  # parse has reported it
-            numbers += [self._hosts.number(pattern) for pattern in patterns if pattern.name is None]
+            numbers += [self._hosts.number(pattern) for pattern in patterns if names or pattern.name is None]
         return tuple(dict.fromkeys(numbers))

@@ -62,10 +62,9 @@ def _agentd_rule(section: str) -> dict[str, Any]:
             "description": "Stands in records; unique in the agent.",
         },
     }
-    if section == "allow":
-        rule["hosts"] = _texts("ADDRESS, ADDRESS/PREFIX or *, each with an optional :PORT. Names don't match yet.")
-    else:
-        rule["hosts"] = _texts("ADDRESS, ADDRESS/PREFIX or *, each with an optional :PORT.")
+    hosts = "ADDRESS, ADDRESS/PREFIX, NAME, *.NAME, localhost, resolvers or *, each with an optional :PORT."
+    rule["hosts"] = _texts(hosts)
+    if section != "allow":
         rule["timeout"] = _DURATION
         rule["action"] = {"enum": ["pause"] if section == "require_approval" else list(ACTIONS)}
     return {"type": ["array", "null"], "items": _closed(rule, required=["tool"])}

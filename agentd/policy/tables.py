@@ -18,6 +18,7 @@ from typing import Final, NoReturn, cast
 from agentd.errors import AgentdError
 from agentd.model import HOST_OPS, PATH_OPS, Op
 from agentd.policy.automaton import Dfa, StateLimit, compile_globs, compile_hosts
+from agentd.policy.nameclasses import MAX_NAME_CLASSES, NamePatterns
 from agentd.policy.resolved import Outcome, ResolvedAgent
 from agentd.policy.stored import Automata, automaton_key
 
@@ -64,6 +65,7 @@ class TablesHeader:
     rules: DfaHeader
     host: DfaHeader
     args: DfaHeader
+    name: DfaHeader
     path_classes: int
     exec_classes: int
     rule_classes: int
@@ -71,7 +73,7 @@ class TablesHeader:
     arg_masks: int
     outcomes: int
     n_outcomes: int
-    reserved: int
+    n_names: int
     unresolved: tuple[int, ...]  # by Op
 
 
@@ -114,7 +116,14 @@ class _Builder:
         exec_classes = self.place_lists([self.candidates(row) for row in cast("list[Kinds]", exec_rows)])
         rules, rule_rows = self.place("path patterns", len(agent.path_patterns), self.rules_dfa)
         rule_classes = self.place_lists(cast("list[Overrides]", rule_rows))
-        host, host_rows = self.place("host patterns", len(agent.host_patterns), self.host_dfa)
+        named = NamePatterns(agent)
+        name, name_rows = self.place("host names", len(named), named.compile)
+        if len(name_rows) > MAX_NAME_CLASSES + 1:
+            self.refuse(f"it tells {len(name_rows) - 1} kinds of host names apart; the kernel {MAX_NAME_CLASSES}")
+        classes = named.classes(name_rows)
+        host, host_rows = self.place(
+            "host patterns", len(agent.host_patterns), lambda most: self.host_dfa(most, classes)
+        )
         host_classes = self.append([outcome for row in cast("list[tuple[int, ...]]", host_rows) for outcome in row])
         args, args_payloads = self.place("argument lists", len(agent.arg_groups), self.args_dfa)
         groups = cast("list[tuple[int, ...]]", args_payloads)
@@ -128,6 +137,7 @@ class _Builder:
             rules=rules,
             host=host,
             args=args,
+            name=name,
             path_classes=path_classes,
             exec_classes=exec_classes,
             rule_classes=rule_classes,
@@ -135,7 +145,7 @@ class _Builder:
             arg_masks=arg_masks,
             outcomes=outcomes,
             n_outcomes=len(self.numbers),
-            reserved=0,
+            n_names=len(name_rows) - 1,
             unresolved=unresolved,
         )
         return AgentTables(self.words, header, tuple(self.numbers))
@@ -235,11 +245,11 @@ class _Builder:
             labels=labels,
         )
 
-    def host_dfa(self, max_states: int) -> Dfa:
+    def host_dfa(self, max_states: int, names: dict[int, frozenset[int]]) -> Dfa:
         def payload(matched: frozenset[int]) -> tuple[int, ...]:
             return tuple(self.only(op, matched) for op in HOST_OPS)
 
-        return compile_hosts(self.agent.host_patterns, payload, max_states=max_states)
+        return compile_hosts(self.agent.host_patterns, payload, max_states=max_states, names=names)
 
     def args_dfa(self, max_states: int) -> Dfa:
         groups = self.agent.arg_groups

@@ -35,6 +35,11 @@ def lookup(tables: AgentTables, op: Op, obj: bytes | None, argv: Sequence[bytes]
     return tables.outcomes[outcome]
 
 
+def name_class(tables: AgentTables, name: str) -> int:
+    """The class of a name, the last byte of a `host_key`."""
+    return _walk(tables.words, tables.header.name, name.encode("ascii"))
+
+
 def _first_candidate(words: array[int], header: TablesHeader, number: int, argv: Sequence[bytes]) -> int | None:
     mask = [0] * ARG_WORDS
     for argument in argv[1:]:

@@ -97,12 +97,14 @@ static long dfa_block(u32 i, struct dfa_loop *loop)
 	return pos >= end;
 }
 
-/* Feed path[pos..end) to the automaton and to the hash. */
-static __always_inline void dfa_feed(struct scratch *s, const u32 *a)
+/* Feeds path[pos..end) to the automaton and to the hash. A function of its own: it is verified once, not at every call. */
+__noinline int dfa_feed(u32 slot)
 {
-	struct dfa_loop loop = { .s = s, .arena = a };
+	struct dfa_loop loop = { .s = scratch_get(slot), .arena = arena_get() };
 
-	bpf_loop(AGENTD_PATH_MAX / BLOCK + 1, dfa_block, &loop, 0);
+	if (loop.s && loop.arena)
+		bpf_loop(AGENTD_PATH_MAX / BLOCK + 1, dfa_block, &loop, 0);
+	return 0;
 }
 
 static long dfa_pair_block(u32 i, struct dfa_loop *loop)

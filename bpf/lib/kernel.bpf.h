@@ -181,10 +181,17 @@ struct linux_binprm {
 	const char *interp;
 	int argc;
 };
+struct net {
+	u64 net_cookie;
+};
+typedef struct {
+	struct net *net;
+} possible_net_t;
 struct sock_common {
 	unsigned short skc_family;
 	u32 skc_rcv_saddr;
 	u16 skc_num;
+	possible_net_t skc_net;
 	struct {
 		union {
 			u8 u6_addr8[16];
@@ -279,6 +286,9 @@ typedef int (*bpf_task_work_callback_t)(struct bpf_map *map, void *key, void *va
 #define FMODE_READ 1
 #define FMODE_WRITE 2
 #define O_TRUNC 01000
+
+/* Makes the compiler forget what it knows of a value, so that it keeps the mask that the verifier has to see. */
+#define FORGET(value) asm volatile("" : "+r"(value))
 
 /* BPF_CORE_READ() would relocate our own structures too if the pointer were an expression like w->dentry. */
 #define KREAD(src, ...)                               \

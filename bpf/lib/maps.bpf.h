@@ -19,6 +19,12 @@
  * answers  answers to holds that must not resume before one (hold id -> 1). Full: the same.
  * doomed   workloads that end as a whole: a process of theirs gave a denied file another name, which any other could
  *          use. Full: that process ends, and user space the others when it reads so (engine/core.py).
+ * resolvers
+ *          the servers whose answers are believed, by address and port. User space refuses more than 64.
+ * asked    what a socket of a workload has asked a resolver, in socket storage: freed with the socket, can't evict. No
+ *          memory for one: its answers teach nothing.
+ * names    address -> the names an agent knows it by. The one map that evicts, and may: what it forgets is a permission,
+ *          never a denial (agentd/policy/named.py). An address it has forgotten has no name until somebody asks again.
  * scratch  work buffers: taken with a compare-and-swap, given back before the program ends; never per CPU, because a
  *          program can be preempted. None free: the operation is denied.
  * stats    per CPU counters, only ever added to.
@@ -72,6 +78,50 @@ struct dfa_run {
 	u64 hash[2];
 };
 
+/* Reading one name out of a message (dns.bpf.c). */
+struct wire_name {
+	u32 pos;
+	u32 end; /* where the message goes on behind the name; 0: not known yet */
+	u32 below; /* a pointer must lead below this: so no chain of them is endless */
+	u32 left; /* bytes left of the label */
+	u32 len; /* as text */
+	u8 state; /* READING, WHOLE, BAD */
+	u8 keep; /* write the text to scratch->path[NAME_AT] */
+	u8 odd; /* has a byte that no host name has */
+	u8 unused;
+	u64 hash[2]; /* of the lower-cased labels with their lengths */
+};
+
+struct answer {
+	u64 addresses[2]; /* of one record, as in the maps */
+	u32 ttl;
+	u32 unused;
+};
+
+/* A message, in scratch->name[0]. */
+struct message {
+	u32 len;
+	u32 at; /* the record being read */
+	u32 type; /* asked for */
+	u32 ttl; /* the least of the aliases passed */
+	u32 found; /* answers, in scratch->name[1] */
+	u32 failed;
+	u64 owner[2]; /* hash of the name whose records count now */
+};
+
+/* The names of the address in a host key. */
+struct names_run {
+	struct agentd_name_key key;
+	struct agentd_name_slot slot; /* the copy that is looked at, or the one that will be written */
+	u64 hash[2]; /* of the key up to the port */
+	u64 rank; /* of the best outcome so far */
+	u64 kept; /* `check` of the slot it came from; 0: of none */
+	u32 state; /* of the host automaton, behind the port */
+	u32 outcome;
+	u32 name_class;
+	u32 len; /* of the name that was judged by; it stands in scratch->path behind the key */
+};
+
 struct args_run {
 	u64 at, end; /* user addresses */
 	u32 start; /* state of the automaton */
@@ -111,6 +161,8 @@ struct scratch {
 	u32 path_off; /* the resolved object is path[path_off .. AGENTD_PATH_MAX) */
 	u32 name_cur; /* which of name[] holds what is left to walk */
 	u32 name_len;
+	u32 resolver; /* host_verdict(): the number of the resolver that the key is; 0: of none */
+	u64 netns; /* cookie of the socket's network namespace; 0: names are not looked at */
 	u64 hash[2]; /* keyed hash of the object */
 	struct up_walk up;
 	struct down_walk down;
@@ -120,6 +172,9 @@ struct scratch {
 	u32 rules_class; /* path_class(): what it said */
 	u32 unused;
 	struct args_run args;
+	struct wire_name wire;
+	struct message message;
+	struct names_run names;
 	struct verdict v[2];
 	struct target target[2];
 	struct emission m;
@@ -201,6 +256,41 @@ struct doomed_map {
 	__type(key, u32); /* workload */
 	__type(value, u32);
 };
+struct resolvers_map {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, struct agentd_resolver_key);
+	__type(value, u32); /* its number, never 0 */
+};
+
+#define QUESTIONS 16 /* of one socket; more at once: the oldest is forgotten, and its answer teaches nothing */
+
+struct question {
+	u64 hash; /* of the name and type */
+	u64 at; /* ns, CLOCK_BOOTTIME */
+	u32 resolver; /* that it was sent to; 0: free */
+	u32 id;
+};
+struct asked {
+	u32 agent;
+	u32 resolver; /* that the next datagram goes to; 0: to none */
+	u64 netns;
+	u32 next;
+	u32 unused;
+	struct question questions[QUESTIONS];
+};
+struct asked_map {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct asked);
+};
+struct names_map {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct agentd_name_key);
+	__type(value, struct agentd_name_entry);
+};
 struct scratch_map {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, SCRATCH_SLOTS);
@@ -226,6 +316,9 @@ struct counts_map counts1 SEC(".maps");
 struct grants_map grants SEC(".maps");
 struct answers_map answers SEC(".maps");
 struct doomed_map doomed SEC(".maps");
+struct resolvers_map resolvers SEC(".maps");
+struct asked_map asked SEC(".maps");
+struct names_map names SEC(".maps");
 struct scratch_map scratch SEC(".maps");
 struct stats_map stats SEC(".maps");
 

@@ -201,7 +201,21 @@ __noinline int early_verdict(struct verdict *v, u32 slot, u32 agent)
 	return 0;
 }
 
-/* The verdict on an address: `key` as abi.h describes it. */
+static __always_inline u32 host_outcome(const u32 *a, const struct agentd_tables *t, const struct dfa_run *run, u32 op)
+{
+	u32 class = dfa_accept(a, run);
+
+	return arena_word(a, t->base + t->host_classes + class * AGENTD_HOST_OPS + (op - AGENTD_PATH_OPS));
+}
+
+/* hosts.bpf.c: the best outcome by the names of the address in the key, of which `len` bytes stand in scratch->path. */
+int host_named(u32 slot, u32 agent, u32 op, u32 len);
+
+/*
+ * The verdict on an address: scratch->path holds the key as abi.h describes it, but for the class of the name. Returns the
+ * length of the object: the key, and behind it the name that was judged by. An address with several names is judged by
+ * each of them, and what the first rule says stands. Only what is reached has names.
+ */
 __noinline int host_verdict(struct verdict *v, u32 slot, u32 agent, u32 op, u32 len)
 {
 	struct scratch *s = scratch_get(slot);
@@ -209,12 +223,12 @@ __noinline int host_verdict(struct verdict *v, u32 slot, u32 agent, u32 op, u32 
 	const u32 *a = arena_get();
 	const struct agentd_tables *t;
 	struct dfa_run *run;
-	u32 class;
+	u32 named;
 
 	if (!v)
 		return 0;
 	verdict_deny(v);
-	if (!s || !ag || !a || op < AGENTD_PATH_OPS || op >= AGENTD_OP_COUNT || len > AGENTD_HOST_KEY_MAX ||
+	if (!s || !ag || !a || op < AGENTD_PATH_OPS || op >= AGENTD_OP_COUNT || len >= AGENTD_HOST_KEY_MAX ||
 	    !(ag->flags & AGENTD_AGENT_USED))
 		return 0;
 	t = tables_of(ag, s, &v->generation);
@@ -223,13 +237,27 @@ __noinline int host_verdict(struct verdict *v, u32 slot, u32 agent, u32 op, u32 
 	run->pos = 0;
 	run->end = len;
 	dfa_seed(run);
-	dfa_feed(s, a);
+	dfa_feed(slot);
+	if (t->n_names && s->netns && (op == AGENTD_OP_CONNECT || op == AGENTD_OP_SEND)) {
+		named = host_named(slot, agent, op, len);
+		if (named) {
+			verdict_outcome(v, a, t, s->names.outcome);
+			return len + 1 + named;
+		}
+		dfa_open(run, t->base, &t->host);
+		run->state = s->names.state;
+		run->hash[0] = s->names.hash[0];
+		run->hash[1] = s->names.hash[1];
+	}
+	FORGET(len);
+	s->path[len & 31] = 0; /* no name */
+	run->pos = len;
+	run->end = len + 1;
+	dfa_feed(slot);
 	s->hash[0] = run->hash[0];
 	s->hash[1] = run->hash[1];
-	class = dfa_accept(a, run);
-	verdict_outcome(v, a, t,
-			arena_word(a, t->base + t->host_classes + class * AGENTD_HOST_OPS + (op - AGENTD_PATH_OPS)));
-	return 0;
+	verdict_outcome(v, a, t, host_outcome(a, t, run, op));
+	return len + 1;
 }
 
 /* Which of two verdicts stands when an operation has two objects or two kinds of access: the more severe one. */

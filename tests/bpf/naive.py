@@ -30,6 +30,10 @@ WORD_OPS: Final = ("ptrace", "namespace", "bpf", "module", "kexec", "io_uring", 
 PATH_OPS: Final = (*FILE_OPS, *WORD_OPS)
 HOST_OPS: Final = ("connect", "bind", "listen", "send")
 DEFAULT, UNRESOLVED = -1, -2
+NAMELESS: Final = (
+    *("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "100.100.100.200", "168.63.129.16", "192.0.0.192"),
+    *("::/96", "fe80::/10", "ff00::/8", "fd00:ec2::254", "fd20:ce::254"),
+)
 
 CATALOGUE: Final[dict[str, Any]] = yaml.safe_load((policies_dir() / "catalogue.yaml").read_text())
 
@@ -50,6 +54,7 @@ class Decided:
 class Peer:
     address: str
     port: int
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,10 +86,41 @@ class Naive:
         self.agent = document["agents"][agent]
         self.workspace = self.agent.get("workspace", workspace)
         self.entries: dict[str, list[Entry]] = {op: [] for op in (*PATH_OPS, *HOST_OPS)}
-        for entry in (*entries_of(document), *entries_of(CATALOGUE)):
+        self.own = list(entries_of(document))
+        self.everything = [*self.own, *entries_of(CATALOGUE)]
+        for entry in self.everything:
             self.entries[entry.op].append(entry)
 
     def decide(self, op: str, obj: bytes | Peer | None, argv: Sequence[bytes] = ()) -> Decided:
+        """An address with several names that count is judged by each; the rule that stands first decides."""
+        if isinstance(obj, Peer):
+            names = [name for name in obj.names if op in ("connect", "send") and self.counts(name, obj)]
+            forms = [Peer(obj.address, obj.port, (name,)) for name in names] or [Peer(obj.address, obj.port)]
+            decided = [self.decide_one(op, form, argv) for form in forms]
+            order = [(entry.tool, entry.operation) for entry in self.everything]
+            return min(decided, key=lambda d: (d.rule % 2**32, order.index(d.toolop), d.risk))
+        return self.decide_one(op, obj, argv)
+
+    def counts(self, name: str, peer: Peer) -> bool:
+        address = plain(peer.address)
+        if any(address in ipaddress.ip_network(network) for network in NAMELESS):
+            return False
+        rules = [rule for section, _ in SECTIONS for rule in self.agent.get(section) or []]
+        texts = [text for rule in rules for text in rule.get("hosts") or ()]
+        texts += [text for op in HOST_OPS for entry in self.entries[op] for text in self.hosts_of(entry)]
+        return any(is_name(text.rpartition(":")[0] or text, name) for text in texts)
+
+    def hosts_of(self, entry: Entry) -> tuple[str, ...]:
+        """Names of a shipped entry only count if a rule lists its operation."""
+        if entry in self.own or any(
+            rule["tool"] == entry.tool and entry.operation in (rule.get("operations") or ())
+            for section, _ in SECTIONS
+            for rule in self.agent.get(section) or []
+        ):
+            return entry.patterns
+        return tuple(text for text in entry.patterns if not re.search("[a-z]", text))
+
+    def decide_one(self, op: str, obj: bytes | Peer | None, argv: Sequence[bytes] = ()) -> Decided:
         entry = None if obj is None else self.entry(op, obj, argv)
         if entry is None:
             last = self.entries[op][-1]
@@ -101,7 +137,8 @@ class Naive:
 
     def entry(self, op: str, obj: bytes | Peer, argv: Sequence[bytes]) -> Entry | None:
         for entry in self.entries[op]:
-            if not any(self.is_object(pattern, obj, op) for pattern in entry.patterns):
+            patterns = self.hosts_of(entry) if isinstance(obj, Peer) else entry.patterns
+            if not any(self.is_object(pattern, obj, op) for pattern in patterns):
                 continue
             if entry.args is None or any(is_argument(glob, one) for one in argv[1:] for glob in entry.args):
                 return entry
@@ -254,7 +291,7 @@ def is_host(text: str, peer: Peer) -> bool:
     if host == "*":
         return True
     if host != "localhost" and not re.fullmatch(r"[0-9.]+(/[0-9]+)?|.*:.*", host):
-        return False  # a name
+        return any(is_name(host, name) for name in peer.names)
     networks = ["127.0.0.0/8", "::1"] if host == "localhost" else [host]
     address = plain(peer.address)
     for text_of_network in networks:
@@ -264,6 +301,10 @@ def is_host(text: str, peer: Peer) -> bool:
         if address in network:
             return True
     return False
+
+
+def is_name(pattern: str, name: str) -> bool:
+    return fnmatch.fnmatchcase(name, pattern) and ("*" in pattern or name == pattern)
 
 
 def plain(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -12,17 +12,19 @@ from typing import Final
 
 from agentd.kernel import abi, features
 from agentd.kernel.compat import open_object
+from agentd.kernel.hosts import HostNames
 from agentd.kernel.libbpf import TestRunOpts, check, library, pointer
 from agentd.kernel.loader import PINNED_MAPS, WORD, LoadedObject, _map_fd, _set_map, pointer_or_error
 from agentd.kernel.maps import MappedArray
 from agentd.kernel.tables import PolicyTables
-from agentd.model import Action, Decision, Mode, Op, Risk
+from agentd.model import Action, Decision, Family, Mode, Op, Risk
 from agentd.policy.resolved import Outcome
 from agentd.policy.tables import AgentTables
 from agentd.resources import bpf_object
 
 PATH_MAX: Final = 4096
 REQUESTS: Final = 16
+WANTED: Final = (b"probe_verdict", b"probe_message")
 U32: Final = 0xFFFFFFFF
 
 
@@ -35,6 +37,7 @@ class Request(ctypes.Structure):
         ("len", c_uint32),
         ("args_len", c_uint32),
         ("args", c_uint64),
+        ("netns", c_uint64),
         ("outcome", c_uint32),
         ("generation", c_uint32),
         ("rule", c_uint32),
@@ -61,8 +64,9 @@ class Answer:
 class Runner:
     """One request of the probe, for one thread."""
 
-    def __init__(self, request: Request, number: int, program: int) -> None:
+    def __init__(self, request: Request, number: int, program: int, messages: int) -> None:
         self._request = request
+        self._messages = messages
         self._object = ctypes.addressof(request) + Request.object.offset
         self._context = (c_uint64 * 1)(number)
         self._program = program
@@ -74,10 +78,29 @@ class Runner:
         self._argv: Sequence[bytes] = ()
         self._block: ctypes.Array[c_char] = ctypes.create_string_buffer(0)
 
-    def ask(self, agent: int, op: Op, obj: bytes | None, argv: Sequence[bytes] = ()) -> Answer:
-        """The kernel's answer for a path, a word or a host key; None: an object that could not be resolved."""
+    def learn(self, agent: int, message: bytes, netns: int = 1) -> int | None:
+        """Gives the kernel an answer of a resolver, to a question that `agent` asked; how many addresses it found.
+
+        -1: it teaches nothing; None: what it answers is no question that could be asked.
+        """
         request = self._request
+        request.agent = agent
+        request.len = len(message)
+        request.netns = netns
+        ctypes.memmove(self._object, message, min(len(message), PATH_MAX))
+        check(library().bpf_prog_test_run_opts(self._messages, ctypes.byref(self._opts)), "probe")
+        assert self._opts.retval == 0, "the probe had no work buffer"
+        return ctypes.c_int32(request.outcome).value if request.rule else None
+
+    def ask(self, agent: int, op: Op, obj: bytes | None, argv: Sequence[bytes] = (), *, netns: int = 0) -> Answer:
+        """The kernel's answer for a path, a word or a host key; None: an object that could not be resolved.
+        netns: in which the names that the kernel has learned count; 0: none.
+        """
+        request = self._request
+        request.netns = netns
         data = obj or b""
+        if data and op.family is Family.HOST:
+            data = data[:-1]  # the kernel finds the class of the name itself
         if argv is not self._argv:
             block = b"".join(argument + b"\0" for argument in argv)
             self._block = ctypes.create_string_buffer(block, max(len(block), 1))
@@ -110,11 +133,12 @@ class Runner:
 class Probe:
     """The loaded object, its policy tables, and a runner for each thread."""
 
-    def __init__(self, loaded: LoadedObject, requests: MappedArray, program: int) -> None:
+    def __init__(self, loaded: LoadedObject, requests: MappedArray, program: int, messages: int) -> None:
         self.loaded = loaded
+        self.names = HostNames(loaded)
         self.tables = PolicyTables(loaded)
         size = ctypes.sizeof(Request)
-        self.runners = [Runner(requests.view(Request, i * size), i, program) for i in range(REQUESTS)]
+        self.runners = [Runner(requests.view(Request, i * size), i, program, messages) for i in range(REQUESTS)]
 
     def install(self, tables: AgentTables, *, name: str = "bot", mode: Mode = Mode.ENFORCE) -> int:
         """Puts the tables in force for agent `name`; returns the agent's number."""
@@ -135,7 +159,7 @@ def loaded_probe(arena_words: int) -> Iterator[Probe]:
     try:
         program = lib.bpf_object__next_program(obj, None)
         while program:  # the hooks are not wanted here, and verifying them takes seconds
-            lib.bpf_program__set_autoload(program, lib.bpf_program__name(program) == b"probe_verdict")
+            lib.bpf_program__set_autoload(program, lib.bpf_program__name(program) in WANTED)
             program = lib.bpf_object__next_program(obj, program)
         _set_map(obj, ".rodata.agentd", abi.Constants(epoch=1, arena_mask=arena_words - 1))
         arena = pointer(lib.bpf_object__find_map_by_name(obj, b"arena"), "map arena")
@@ -145,6 +169,7 @@ def loaded_probe(arena_words: int) -> Iterator[Probe]:
         loaded = LoadedObject(obj, fds, {}, {}, Path("/nowhere"))
         requests = MappedArray(_map_fd(obj, "probe_requests"), REQUESTS * ctypes.sizeof(Request))
         found = pointer(lib.bpf_object__find_program_by_name(obj, b"probe_verdict"), "probe_verdict")
-        yield Probe(loaded, requests, lib.bpf_program__fd(found))
+        messages = pointer(lib.bpf_object__find_program_by_name(obj, b"probe_message"), "probe_message")
+        yield Probe(loaded, requests, lib.bpf_program__fd(found), lib.bpf_program__fd(messages))
     finally:
         lib.bpf_object__close(obj)

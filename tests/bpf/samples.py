@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from random import Random
 from typing import Any, Final
@@ -66,6 +67,11 @@ _HOST = st.sampled_from(
         "*",
         "10.0.0.0/8:0",
         "128.0.0.0/1:1024-65535",
+        "www.example.com:443",
+        "*.example.com",
+        "*.example.com:80",
+        "example.org:443",
+        "*.org:1-1024",
     ]
 )
 _RISK = st.sampled_from(["low", "medium", "high", "critical"])
@@ -248,14 +254,34 @@ def argvs(random: Random, document: dict[str, Any], size: int) -> list[tuple[byt
 
 
 def peers(random: Random, size: int) -> list[tuple[Peer, str]]:
-    """Endpoints inside, at the edge of, and outside the networks that the policies name."""
+    """Endpoints inside, at the edge of, and outside the networks that the policies name; most with the names of their
+    address, if it has any.
+    """
     bases = ["10.0.0.0", "10.1.2.3", "127.0.0.1", "128.0.0.0", "fe80::", "2001:db8::1", "2001:db8:8000::", "::1", "::"]
     bases += ["0.0.0.0", "::ffff:10.1.2.3", "::ffff:127.0.0.1", "febf:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]
     ports = [0, 1, 22, 23, 53, 79, 80, 81, 443, 999, 1000, 1024, 2000, 2001, 5432, 6379, 65535]
     found = []
+    names = [
+        "www.example.com",
+        "a.b.example.com",
+        "example.com",
+        "evilexample.com",
+        "example.org",
+        "x.org",
+        "www.google.com",
+    ]
+    known: dict[bytes, tuple[str, ...]] = defaultdict(lambda: tuple(random.sample(names, random.randint(0, 3))))
     for _ in range(size):
         address = ipaddress.ip_address(random.choice(bases))
         near_by = (int(address) + random.choice([0, 0, 0, 1, -1, 255, 1 << 24])) % (1 << address.max_prefixlen)
         peer = Peer(str(type(address)(near_by)), random.choice([*ports, random.randint(0, 65535)]))
+        if random.random() < 0.7:
+            peer = Peer(peer.address, random.choice([80, 443, 443, peer.port]), known[address_of(peer)])
         found.append((peer, random.choice(["tcp", "udp"])))
     return found
+
+
+def address_of(peer: Peer) -> bytes:
+    """Raw, a mapped address as IPv4."""
+    address = ipaddress.ip_address(peer.address)
+    return (getattr(address, "ipv4_mapped", None) or address).packed

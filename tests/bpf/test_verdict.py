@@ -7,7 +7,6 @@ a failing one again.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from agentd.policy.hosts import host_key
 from agentd.policy.resolve import load
 from agentd.policy.resolved import Outcome, ResolvedAgent
 from agentd.policy.tables import build
-from tests.bpf import samples
+from tests.bpf import messages, samples
 from tests.bpf.naive import HOST_OPS, PATH_OPS, WORD_OPS, Decided, Naive, Peer
 from tests.bpf.probe import Probe, loaded_probe
 
@@ -98,21 +97,29 @@ def agreed(agent: ResolvedAgent, outcome: Outcome) -> Decided:
 
 def check_policy(probe: Probe, document: dict[str, Any], random: Random, shipped: list[bytes]) -> set[Decided]:
     """Raises AssertionError at the first case that the three don't agree on. Returns the different decisions."""
-    agent = load(samples.text_of(document), workspace=samples.WORKSPACE).agents["bot"]
+    with patch("agentd.policy.resolve.check_names"):  # also what would be refused must be decided alike
+        agent = load(samples.text_of(document), workspace=samples.WORKSPACE).agents["bot"]
     tables = build(agent, max_words=ARENA_WORDS // 2)
     number = probe.install(tables, mode=agent.mode)
     naive = Naive(document, "bot", samples.WORKSPACE)
     seen: set[Decided] = set()
+    learned: set[tuple[bytes, str]] = set()
+    probe.names.forget()
     with remembered_matches():
         for case in cases(random, document, shipped):
             word, obj, argv, protocol = case
             op = OP_BY_WORD[word]
             endpoint = None
             if isinstance(obj, Peer):
-                endpoint = Endpoint(ipaddress.ip_address(obj.address).packed, obj.port, protocol)
+                endpoint = Endpoint(samples.address_of(obj), obj.port, protocol, obj.names)
+                for name in obj.names:
+                    if (endpoint.address, name) not in learned:
+                        learned.add((endpoint.address, name))
+                        probe.runners[0].learn(number, messages.answer(name, [endpoint.address]))
             python = evaluate.decide(agent, op, endpoint or obj, argv)  # type: ignore[arg-type]
             key = host_key(endpoint) if endpoint else obj
-            answer = probe.runners[0].ask(number, op, key, argv)  # type: ignore[arg-type]
+            netns = 1 if isinstance(obj, Peer) and obj.names else 0
+            answer = probe.runners[0].ask(number, op, key, argv, netns=netns)  # type: ignore[arg-type]
             kernel = answer.outcome
             assert kernel == python, (case, document)
             assert tables.outcomes[answer.number] == kernel, (case, document)

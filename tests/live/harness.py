@@ -20,6 +20,7 @@ from agentd.daemon.launch import launch
 from agentd.daemon.places import run_pins
 from agentd.engine.core import Engine
 from agentd.engine.pending import describe
+from agentd.kernel.hosts import Resolver
 from agentd.kernel.seccomp import refuse_early
 from agentd.resources import policies_dir
 from tests.live.probes import PATIENCE, Run
@@ -90,7 +91,13 @@ class Workload:
 class Host:
     """An engine in this process, with one audit log."""
 
-    def __init__(self, folder: Path, agents: dict[str, Any], tools: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        agents: dict[str, Any],
+        tools: dict[str, Any] | None = None,
+        resolvers: Sequence[Resolver] | None = None,
+    ) -> None:
         self.folder = folder
         document: dict[str, Any] = {"version": 1, "agents": agents}
         if tools:
@@ -99,7 +106,9 @@ class Host:
         policy.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
         self.compiled = composition.read_policy(policy, str(folder))
         composition.collect_stale_runs()
-        self.engine: Engine = composition.start(self.compiled, pins=run_pins(), audit_dir=folder / "audit")
+        self.engine: Engine = composition.start(
+            self.compiled, pins=run_pins(), audit_dir=folder / "audit", resolvers=resolvers
+        )
         self._log = folder / "audit" / "audit.jsonl"
         self._parsed = 0  # bytes of it
         self._records: list[dict[str, Any]] = []
@@ -226,9 +235,14 @@ class Host:
 
 
 @contextlib.contextmanager
-def enforcing(folder: Path, agents: dict[str, Any], tools: dict[str, Any] | None = None) -> Iterator[Host]:
+def enforcing(
+    folder: Path,
+    agents: dict[str, Any],
+    tools: dict[str, Any] | None = None,
+    resolvers: Sequence[Resolver] | None = None,
+) -> Iterator[Host]:
     """A Host, closed at the end."""
-    made = Host(folder, agents, tools)
+    made = Host(folder, agents, tools, resolvers)
     try:
         yield made
     finally:

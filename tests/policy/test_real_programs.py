@@ -17,9 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from agentd.engine.resolvers import read_resolv_conf
+from agentd.kernel.hosts import Resolver
 from agentd.model import Decision, Endpoint, Op
 from agentd.policy import resolve
 from agentd.policy.evaluate import decide
+from agentd.policy.hosts import RESOLVERS
 from agentd.policy.resolve import ResolvedAgent
 from agentd.resources import policies_dir
 
@@ -36,6 +39,7 @@ PATH_CALLS = {
     "lchown": Op.SETATTR, "fchownat": Op.SETATTR, "utimensat": Op.SETATTR, "truncate": Op.WRITE,
 }  # fmt: skip
 
+RESOLVERS_HERE = read_resolv_conf(Path("/etc/resolv.conf").read_text())
 LINE = re.compile(r"^(?:\d+\s+)?(?P<call>\w+)\((?P<args>.*)\)\s+= (?P<result>-?\d+|\?)(?:<(?P<path>.*?)>)?")
 STRING = re.compile(r'(?:(?:AT_FDCWD|\d+)<(?P<dir>[^>]*)>, )?"(?P<text>(?:[^"\\]|\\.)*)"')
 INET = re.compile(r'sin6?_port=htons\((?P<port>\d+)\).*?"(?P<address>[0-9a-f.:]+)"')
@@ -91,8 +95,10 @@ def questions(log: str, cwd: str) -> Iterator[tuple[Op, bytes | Endpoint, list[b
             inet = INET.search(args)
             if inet is not None:
                 family = socket.AF_INET6 if ":" in inet["address"] else socket.AF_INET
-                address = socket.inet_pton(family, inet["address"])
-                yield Op[call.upper()], Endpoint(address, int(inet["port"])), [], line
+                place = Resolver(socket.inet_pton(family, inet["address"]), int(inet["port"]))
+                asks = place in RESOLVERS_HERE  # over UDP; the trace doesn't tell, and TCP would be denied
+                how = ("udp", (RESOLVERS,)) if asks else ("tcp", ())
+                yield Op[call.upper()], Endpoint(place.address, place.port, *how), [], line
         elif call in PATH_CALLS:
             changed = strings[1:] if call.startswith("symlink") else strings
             for folder, text in changed:

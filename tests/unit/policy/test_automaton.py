@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from agentd.model import Endpoint
 from agentd.policy.automaton import Dfa, StateLimit, compile_globs, compile_hosts, run
+from agentd.policy.hosts import name_matches, nameable
 from agentd.policy.patterns import Dialect, Glob, HostPattern, host_key, host_matches, matches, parse, parse_host
 from tests.reference import count_states
 
@@ -84,9 +86,18 @@ def test_labels_change_nothing_that_they_allow_for(patterns: list[tuple[Glob, in
 HOSTS = st.sampled_from(
     [
         *("*", "*:443", "10.0.0.0/8", "10.0.0.0/9:1-1024", "10.128.0.0/12:443", "10.0.0.1:80", "::1", "[fe80::/10]:*"),
-        *("[2001:db8::/33]:100-65000", "localhost", "example.com", "0.0.0.0/0:255-256", "128.0.0.0/1:65535"),
+        *(
+            "[2001:db8::/33]:100-65000",
+            "localhost",
+            "example.com",
+            "*.example.com:443",
+            "resolvers:53",
+            "0.0.0.0/0:255-256",
+            "128.0.0.0/1:65535",
+        ),
     ]
 )
+NAMES = ("example.com", "www.example.com", "evilexample.com")
 BYTE = st.sampled_from([0, 1, 2, 10, 127, 128, 254, 255]) | st.integers(0, 255)
 ENDPOINTS = st.builds(
     Endpoint,
@@ -102,12 +113,21 @@ ENDPOINTS = st.builds(
 
 @given(st.lists(HOSTS, max_size=6), st.lists(ENDPOINTS, max_size=12))
 def test_hosts_are_judged_as_the_matcher_judges_them(texts: list[str], endpoints: list[Endpoint]) -> None:
-    """For any host patterns together and any endpoint, the key leads to the set of patterns that match."""
+    """For any host patterns together and any endpoint by any name, the key leads to the set of patterns that match."""
     patterns: list[HostPattern] = [pattern for text in texts for pattern in parse_host(text)]
-    dfa = compile_hosts(patterns, lambda matched: matched, max_states=10_000)
+    classes = {
+        i: frozenset(number for number, name in enumerate(NAMES, 1) if name_matches(pattern.name, name))
+        for i, pattern in enumerate(patterns)
+        if pattern.name is not None
+    }
+    dfa = compile_hosts(patterns, lambda matched: matched, max_states=10_000, names=classes)
     for endpoint in endpoints:
-        matched = frozenset(i for i, pattern in enumerate(patterns) if host_matches(pattern, endpoint))
-        assert dfa.payloads[run(dfa, host_key(endpoint))] == matched
+        for number, name in enumerate(("", *NAMES)):
+            named = replace(endpoint, names=(name,) if name else ())
+            if number and not nameable(endpoint.address):
+                continue
+            matched = frozenset(i for i, pattern in enumerate(patterns) if host_matches(pattern, named))
+            assert dfa.payloads[run(dfa, host_key(endpoint, number))] == matched
 
 
 def test_nothing_compiles_to_one_state() -> None:

@@ -99,8 +99,9 @@ CASES = [
     (V1_RULE % "paths: ['../x']", "`.` and `..` never occur in a resolved path", False),
     (V1_RULE % "paths: ['~bob/x']", "only `~/` is known", False),
     (V1_RULE % "reason: x", "reason: unknown key", True),
-    (V1 % "deny: [{tool: x, hosts: ['a.example.com:443']}]", "host names can't be enforced yet", False),
-    (V1 % "require_approval: [{tool: x, hosts: [a.example.com]}]", "the rule would be weaker than written", False),
+    (V1 % "allow: [{tool: x}], deny: [{tool: x, hosts: ['a.example.com:443']}]", "weaker than written", False),
+    (V1 % "allow: [{tool: x, hosts: ['*:443']}], require_approval: [{tool: x, hosts: [a.b]}]", "weaker than", False),
+    (V1 % "require_approval: [{tool: x, hosts: ['1.1.1.1']}], deny: [{tool: x, hosts: [a.b]}]", "weaker than", False),
     (V1 % "require_approval: [{tool: x, action: kill}]", "an approval is always waited for", True),
     (V1 % "require_approval: [{tool: x, timeout: soon}]", "timeout: expected a duration", True),
     (V1 % "require_approval: [{tool: x, timeout: 0}]", "timeout: 0 seconds is not between 1 and 604800", True),
@@ -173,13 +174,31 @@ def test_rules_that_no_kernel_operation_meets_are_warned_about() -> None:
     assert any("no kernel operation is shell/remove; shell has delete, execute, rm" in line for line in found)
 
 
-def test_a_host_name_in_an_allow_rule_is_a_warning() -> None:
-    """Names match nothing yet; in an allow rule that only makes it narrower."""
-    found = warnings(V1_RULE % "hosts: ['*.example.com:443', '10.0.0.0/8:5432']")
-    assert [line for line in found if "can't be enforced yet" in line] == [
-        'p.yaml:2:48: warning: agents.bot.allow[0].hosts[0]: host names can\'t be enforced yet, so "*.example.com:443" '
-        "matches no connection; name the addresses to make it work"
-    ]
+ASKING = "{tool: network, operations: [connect, send], hosts: ['resolvers:53']}"
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "allow: [{tool: web, hosts: ['*.a.b']}, %s], deny: [{tool: web, hosts: ['x.a.b']}]",
+        "allow: [{tool: web, hosts: ['*:80', 'a.b']}, %s], deny: [{tool: web, hosts: ['a.b:443']}]",
+        "allow: [{tool: web, operations: [search]}, {tool: web, operations: [fetch], hosts: [a.b]}, %s], "
+        "deny: [{tool: web, operations: [fetch], hosts: ['x.a.b']}]",
+        "allow: [{tool: web, paths: ['**']}, %s], deny: [{tool: web, hosts: ['x.a.b']}]",
+    ],
+)
+def test_a_name_can_be_denied_where_only_names_are_allowed(rules: str) -> None:
+    """What is carved out of other names is as strong as they are, and no address gets round it."""
+    assert not [line for line in warnings(V1 % (rules % ASKING)) if "name" in line and "catalogue" not in line]
+
+
+def test_names_that_nobody_may_ask_for_are_warned_about() -> None:
+    """An agent with names and no way to a resolver is told what rule it needs; with one it isn't."""
+    named = "allow: [{tool: web, operations: [fetch], hosts: ['a.b:443']}%s]"
+    (line,) = warnings(V1 % (named % ""))
+    assert "no rule allows the agent to ask for names" in line and "resolvers:53" in line
+    assert warnings(V1 % (named % f", {ASKING}")) == []
+    assert warnings(V1 % (named % ", {tool: network, operations: [send], hosts: ['*:53']}")) == []
 
 
 YAML_WORDS = st.sampled_from(

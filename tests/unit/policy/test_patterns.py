@@ -205,10 +205,68 @@ def test_malformed_hosts_are_refused(text: str, message: str) -> None:
 
 
 def test_the_key_of_an_endpoint() -> None:
-    """The key is family, protocol, address and port; a mapped address is written as IPv4."""
-    assert host_key(Endpoint(b"\x7f\0\0\1", 443)) == b"4t\x7f\0\0\1\x01\xbb"
-    assert host_key(Endpoint(bytes(10) + b"\xff\xff\x7f\0\0\1", 53, "udp")) == b"4u\x7f\0\0\1\0\x35"
-    assert host_key(Endpoint(bytes(15) + b"\1", 1)) == b"6t" + bytes(15) + b"\1\0\1"
+    """The key is family, protocol, address, port and class of the name; a mapped address is written as IPv4."""
+    assert host_key(Endpoint(b"\x7f\0\0\1", 443)) == b"4t\x7f\0\0\1\x01\xbb\0"
+    assert host_key(Endpoint(bytes(10) + b"\xff\xff\x7f\0\0\1", 53, "udp")) == b"4u\x7f\0\0\1\0\x35\0"
+    assert host_key(Endpoint(bytes(15) + b"\1", 1), 7) == b"6t" + bytes(15) + b"\1\0\1\7"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "expected"),
+    [
+        ("example.com", "example.com", True),
+        ("example.com", "www.example.com", False),
+        ("*.example.com", "www.example.com", True),
+        ("*.example.com", "a.b.example.com", True),
+        ("*.example.com", "example.com", False),
+        ("*.example.com", "evilexample.com", False),
+        ("*.example.com", "example.com.evil.org", False),
+        ("Example.COM", "example.com", True),
+        ("example.com:443", "example.com", True),
+        ("example.com:80", "example.com", False),
+        ("resolvers", "@resolvers", True),
+        ("resolvers", "resolvers", False),
+        ("*", "example.com", True),
+    ],
+)
+def test_names(text: str, name: str, expected: bool) -> None:
+    """A name is matched whole and in lower case; a wildcard is everything below it, and nothing else."""
+    object_ = Endpoint(b"\xc6\x33\x64\1", 443, "udp", (name,))
+    assert any(host_matches(pattern, object_) for pattern in parse_host(text)) == expected
+    nameless = Endpoint(object_.address, 443, "udp")
+    assert any(host_matches(pattern, nameless) for pattern in parse_host(text)) == (text == "*")
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("198.51.100.1", True),
+        ("10.1.2.3", True),
+        ("2001:db8::1", True),
+        ("fd12::1", True),
+        ("127.0.0.1", False),
+        ("127.9.9.9", False),
+        ("0.0.0.0", False),
+        ("169.254.169.254", False),
+        ("224.0.0.1", False),
+        ("255.255.255.255", False),
+        ("100.100.100.200", False),
+        ("::1", False),
+        ("::", False),
+        ("::ffff:127.0.0.1", False),
+        ("::ffff:198.51.100.1", True),
+        ("fe80::1", False),
+        ("febf::1", False),
+        ("fec0::1", True),
+        ("ff02::1", False),
+        ("fd00:ec2::254", False),
+        ("fd00:ec2::253", True),
+    ],
+)
+def test_addresses_that_no_name_means(address: str, expected: bool) -> None:
+    """A name that is made to mean this host, this link, a group or a metadata service matches nothing there."""
+    object_ = Endpoint(ipaddress.ip_address(address).packed, 443, names=("a.example.com",))
+    assert any(host_matches(pattern, object_) for pattern in parse_host("*.example.com")) == expected
 
 
 @pytest.mark.parametrize("wrong", [Endpoint(b"123", 1), Endpoint(b"1234", 65536), Endpoint(b"1234", 1, "sctp")])
