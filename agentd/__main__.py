@@ -11,7 +11,7 @@ def main() -> None:
     preparation = None
     if sys.argv[1:2] == ["daemon"]:
         gc.disable()  # until it enforces: what a start makes is not garbage, and looking for some takes a tenth of it
-        from agentd.kernel.loader import SERVICE_PINS, Preparation
+        from agentd.kernel.prepare import SERVICE_PINS, Preparation
 
         preparation = Preparation(SERVICE_PINS)
     from agentd.cli import main as command

@@ -23,8 +23,10 @@ static __always_inline struct sock *sock_of(s64 fd)
 
 static __always_inline void judge_listen(struct call *c, struct scratch *s, struct sock *sk)
 {
-	struct emission *m = emission_of(c, s, AGENTD_OP_LISTEN, AGENTD_CONTAINED);
+	struct emission *m = emission_begin(s, AGENTD_OP_LISTEN, AGENTD_POINT_TRACE, AGENTD_CONTAINED);
 
+	m->syscall = c->nr;
+	m->flags = event_flags(c);
 	m->object_len = host_verdict(&s->v[0], c->slot, c->tag->agent, AGENTD_OP_LISTEN, listen_key(s, sk));
 	act(c->slot, c->tag, &s->v[0], m, false);
 }

@@ -101,6 +101,7 @@ static __always_inline void judge_call(struct call *c)
 		kill_current(c->tag, NULL);
 		return;
 	}
+	s->nr = c->nr;
 	if (c->compat || c->nr & X32_BIT) {
 		len = c->compat ? word_set(s, "i386") : word_set(s, "x32");
 		if (!judge(c, AGENTD_OP_COMPAT, AGENTD_DETECTED, 0, len))

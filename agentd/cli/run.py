@@ -43,7 +43,7 @@ def run(
     preparation = None
     if policy is not None:
         from agentd.daemon.places import run_pins
-        from agentd.kernel.loader import Preparation
+        from agentd.kernel.prepare import Preparation
 
         preparation = Preparation(run_pins())  # the kernel verifies while Python imports and reads the policy
     from agentd.daemon.runner import RunRequest

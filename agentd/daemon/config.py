@@ -9,7 +9,7 @@ from typing import Final
 from agentd.engine.resolvers import parse_resolver
 from agentd.errors import AgentdError
 from agentd.kernel.hosts import Resolver
-from agentd.kernel.loader import SERVICE_PINS
+from agentd.kernel.prepare import SERVICE_PINS
 from agentd.policy import source
 from agentd.policy.problem import Problems
 from agentd.policy.reader import Reader

@@ -21,11 +21,12 @@ from agentd.engine.records import note
 from agentd.errors import AgentdError
 from agentd.kernel import features, loader
 from agentd.kernel.hosts import Resolver
+from agentd.kernel.prepare import WORD, Preparation
 from agentd.metrics import Metrics
 from agentd.policy import resolve
 from agentd.workloads.processes import start_ticks, ticks
 
-MIB_WORDS: Final = (1 << 20) // loader.WORD
+MIB_WORDS: Final = (1 << 20) // WORD
 
 
 def read_policy(path: Path, workspace: str) -> Compiled:
@@ -50,7 +51,7 @@ def start(
     audit_dir: Path,
     arena_mib: int = 0,
     metrics: Metrics | None = None,
-    preparation: loader.Preparation | None = None,
+    preparation: Preparation | None = None,
     resolvers: Sequence[Resolver] | None = None,
 ) -> Engine:
     """An engine that enforces `compiled`. arena_mib: the size of the policy tables; 0: what this policy wants.

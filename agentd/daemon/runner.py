@@ -23,7 +23,7 @@ from agentd.daemon.places import run_pins
 from agentd.daemon.server import Server
 from agentd.engine.core import Engine
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
-from agentd.kernel.loader import Preparation
+from agentd.kernel.prepare import Preparation
 from agentd.kernel.seccomp import refuse_early
 from agentd.workloads.processes import start_ticks, ticks
 

@@ -20,7 +20,7 @@ from agentd.daemon.server import Server, bind_socket
 from agentd.engine.core import Engine
 from agentd.errors import AgentdError
 from agentd.kernel import features
-from agentd.kernel.loader import Preparation
+from agentd.kernel.prepare import Preparation
 from agentd.metrics import Metrics
 from agentd.workloads.match import find_roots
 

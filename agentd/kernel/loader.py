@@ -12,27 +12,18 @@ carries a mark.
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
-from agentd.kernel import abi, features, lsm
-from agentd.kernel.compat import cgroup_programs, open_object
-from agentd.kernel.hooks import HOOKS, Hook, LsmHook, prevented
-from agentd.kernel.libbpf import KernelError, check, library, map_info, obj_pin, pointer, prog_info, quiet
+from agentd.kernel import abi, features
+from agentd.kernel.hooks import Hook, LsmHook, prevented
+from agentd.kernel.libbpf import KernelError, check, library, map_info, obj_pin, pointer, prog_info
 from agentd.kernel.maps import HashMap, MappedArray, PerCpuCounters
 from agentd.kernel.pins import (
     PINNED_MAPS,
-    adopt,
-    close_all,
-    control_id,
     drop_stale_links,
-    epoch_of,
     names_watched,
     pin_links,
     unpin_links,
@@ -40,13 +31,9 @@ from agentd.kernel.pins import (
 from agentd.kernel.pins import pinned_tasks as pinned_tasks
 from agentd.kernel.pins import read_tasks as read_tasks
 from agentd.kernel.pins import remove_pins as remove_pins
-from agentd.model import Op, Point
+from agentd.kernel.prepare import OBJECT, WORD, Preparation, Prepared, prepare, program_of
+from agentd.model import Op
 from agentd.resources import bpf_object
-
-WORD: Final = 4
-SERVICE_PINS: Final = Path("/sys/fs/bpf/agentd")
-OBJECT: Final = "agentd.bpf.o"
-MIN_ARENA_WORDS: Final = 1 << 18  # 1 MiB
 
 
 class LoadedObject:
@@ -59,7 +46,7 @@ class LoadedObject:
         self._hooks = hooks
         self._links = links
         self._iterators: dict[str, int] = {}
-        self.programs = {hook.program: library().bpf_program__fd(_program(obj, hook.program)) for hook in hooks}
+        self.programs = {hook.program: library().bpf_program__fd(program_of(obj, hook.program)) for hook in hooks}
         self.pins = pins
         self.pinned = False
         self.fds = fds
@@ -166,58 +153,6 @@ class LoadedObject:
         self.close()
 
 
-@dataclass(slots=True)
-class Prepared:
-    """Programs that the kernel has verified and that are attached nowhere. `obj` is libbpf's object, owned."""
-
-    obj: int
-    arena_words: int
-    epoch: int
-    adopted: int  # the kernel's id of the adopted map `control`; 0: the maps are new
-    point: Point  # what the LSM hooks are here
-    hooks: tuple[Hook | LsmHook, ...]
-
-    def fits(self, pins: Path, arena_words: int) -> bool:
-        """Is what was prepared still what is wanted? Another agentd may have taken charge meanwhile."""
-        adopted = adopt(pins)
-        try:
-            if control_id(adopted) != self.adopted or epoch_of(adopted) + 1 != self.epoch:
-                return False
-            return bool(adopted) or self.arena_words >= arena_words
-        finally:
-            close_all(adopted)
-
-
-class Preparation:
-    """Prepares in a thread what `load` will attach: the verifier takes longer than anything else at a start.
-
-    pins, arena_words: guesses; `load` prepares again when they turn out to be others, or not enough.
-    """
-
-    def __init__(self, pins: Path, arena_words: int = MIN_ARENA_WORDS) -> None:
-        self._pins = pins
-        self._arena_words = arena_words
-        self._result: Prepared | None = None
-        self._thread = threading.Thread(target=self._run, name="prepare", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            features.require_root()
-            features.require_btf()
-            features.bpffs()
-            with quiet():  # a message is a call back into Python, and waits for the other thread's turn to end
-                self._result = _prepare(bpf_object(OBJECT), self._pins, self._arena_words, pin=True)
-        except (AgentdError, OSError):
-            self._result = None  # load() meets the same, and tells
-
-    def take(self) -> Prepared | None:
-        """What was prepared, to be owned; None: it failed, or was taken already."""
-        self._thread.join()
-        result, self._result = self._result, None
-        return result
-
-
 def load(
     pins: Path,
     *,
@@ -246,46 +181,10 @@ def load(
         if prepared and not prepared.fits(pins, arena_words):
             library().bpf_object__close(prepared.obj)
             prepared = None
-        return _attach(prepared or _prepare(path, pins, arena_words, pin), pins, pin)
+        return _attach(prepared or prepare(path, pins, arena_words, pin), pins, pin)
     except KernelError as exc:
         exc.exit_code = EXIT_CANNOT_ENFORCE
         raise
-
-
-def _prepare(path: Path, pins: Path, arena_words: int, pin: bool) -> Prepared:
-    lib = library()
-    obj = open_object(path)
-    adopted: dict[str, int] = {}
-    try:
-        adopted = adopt(pins) if pin else {}
-        if adopted:
-            arena_words = map_info(adopted["arena"]).value_size // WORD
-        epoch = epoch_of(adopted) + 1
-        _set_map(obj, ".rodata.agentd", abi.Constants(epoch=epoch, arena_mask=arena_words - 1))
-        arena = pointer(lib.bpf_object__find_map_by_name(obj, b"arena"), "map arena")
-        check(lib.bpf_map__set_value_size(arena, arena_words * WORD), "size of the arena", "kernel-load")
-        for name, fd in adopted.items():
-            found = pointer(lib.bpf_object__find_map_by_name(obj, name.encode()), f"map {name}")
-            check(lib.bpf_map__reuse_fd(found, fd), f"adopt map {name}", "kernel-load")
-        point = lsm.point()
-        hooks = _choose_hooks(obj, point)
-        pointer_or_error(lib.bpf_object__load(obj), path.name)
-        return Prepared(obj, arena_words, epoch, control_id(adopted), point, hooks)
-    except BaseException:
-        lib.bpf_object__close(obj)
-        raise
-    finally:
-        close_all(adopted)
-
-
-def _choose_hooks(obj: int, point: Point) -> tuple[Hook | LsmHook, ...]:
-    """The hooks that this kernel has. The network's are cgroup programs, or LSM hooks where those can't do it."""
-    by_cgroup = cgroup_programs()
-    for hook in HOOKS:
-        if hook.cgroup and not by_cgroup:
-            library().bpf_program__set_autoload(_program(obj, hook.program), False)
-    plain = tuple(hook for hook in HOOKS if by_cgroup or not hook.cgroup)
-    return (*plain, *lsm.choose(obj, point, network=not by_cgroup))
 
 
 def _attach(prepared: Prepared, pins: Path, pin: bool) -> LoadedObject:
@@ -326,7 +225,7 @@ def _attach_hooks(obj: int, hooks: Sequence[Hook | LsmHook]) -> dict[str, int]:
     root = os.open(features.cgroup2_root(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for hook in hooks:
-            program = _program(obj, hook.program)
+            program = program_of(obj, hook.program)
             on_cgroup = isinstance(hook, Hook) and hook.cgroup
             link = lib.bpf_program__attach_cgroup(program, root) if on_cgroup else lib.bpf_program__attach(program)
             links[hook.program] = pointer(link, f"attach {hook.program}")
@@ -338,34 +237,9 @@ def _attach_hooks(obj: int, hooks: Sequence[Hook | LsmHook]) -> dict[str, int]:
     return links
 
 
-def _program(obj: int, name: str) -> int:
-    return pointer(library().bpf_object__find_program_by_name(obj, name.encode()), name)
-
-
 def _destroy(links: dict[str, int]) -> None:
     for link in links.values():
         library().bpf_link__destroy(link)
-
-
-def pointer_or_error(result: int, what: str) -> None:
-    """bpf_object__load: the one call whose failure has many causes."""
-    if result >= 0:
-        return
-    number = ctypes.get_errno() or -result
-    hint = {
-        errno.EPERM: "the kernel refuses bpf(): check root, lockdown and kernel.unprivileged_bpf_disabled",
-        errno.ENOMEM: "not enough memory for the policy tables; make arena_mib smaller",
-    }.get(number, "this kernel's verifier or BTF does not accept the programs; run agentd doctor")
-    raise KernelError("kernel-load", f"load {what}", number, hint)
-
-
-def _set_map(obj: int, name: str, value: ctypes.Structure) -> None:
-    found = pointer(library().bpf_object__find_map_by_name(obj, name.encode()), f"map {name}")
-    check(
-        library().bpf_map__set_initial_value(found, ctypes.byref(value), ctypes.sizeof(value)),
-        f"map {name}",
-        "kernel-load",
-    )
 
 
 def _map_fd(obj: int, name: str) -> int:
@@ -381,7 +255,7 @@ def _pin(loaded: LoadedObject, fds: dict[str, int], links: dict[str, int], epoch
         if not (loaded.pins / "maps" / name).exists():
             obj_pin(fds[name], loaded.pins / "maps" / name)
     pin_links(loaded.pins, links, epoch)
-    found = _program(loaded._obj, "list_tasks")
+    found = program_of(loaded._obj, "list_tasks")
     link = pointer(lib.bpf_program__attach_iter(found, None), "iterator list_tasks")
     loaded._iterators["list_tasks"] = link
     obj_pin(lib.bpf_link__fd(link), loaded.pins / "tasks")

@@ -12,8 +12,9 @@ from dataclasses import dataclass, fields
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi
 from agentd.kernel.libbpf import wait_for_programs
-from agentd.kernel.loader import MIN_ARENA_WORDS, WORD, LoadedObject
+from agentd.kernel.loader import LoadedObject
 from agentd.kernel.maps import write_mapped
+from agentd.kernel.prepare import MIN_ARENA_WORDS, WORD
 from agentd.model import Mode
 from agentd.policy.tables import AgentTables, TablesHeader
 

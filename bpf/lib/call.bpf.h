@@ -59,46 +59,52 @@ static __always_inline u64 argument(const struct call *c, u32 n)
 	}
 }
 
-static __always_inline struct emission *emission_of(const struct call *c, struct scratch *s, u32 op, u32 guarantee)
+static __always_inline u32 event_flags(const struct call *c)
 {
-	struct emission *m = emission_begin(s, op, AGENTD_POINT_TRACE, guarantee);
-
-	m->syscall = c->nr;
-	m->flags = c->compat ? AGENTD_EVENT_FLAG_COMPAT : 0;
-	return m;
+	return c->compat ? AGENTD_EVENT_FLAG_COMPAT : 0;
 }
 
-/* Judges what stands in scratch->path (`len` bytes at its end; 0: unresolved). False: it ends the process. */
-static __noinline bool judge(struct call *c, u32 op, u32 guarantee, u32 flags, u32 len)
+/*
+ * Judges what stands in scratch->path (`len` bytes at its end; 0: unresolved), of the system call scratch->nr. 0: it ends
+ * the process.
+ */
+__noinline int judge_object(u32 slot, u32 op, u32 guarantee, u32 flags, u32 len)
 {
-	struct scratch *s = scratch_get(c->slot);
+	struct agentd_tag *tag = bpf_task_storage_get(&tags, bpf_get_current_task_btf(), 0, 0);
+	struct scratch *s = scratch_get(slot);
 	u64 begin = bpf_ktime_get_ns();
 	struct emission *m;
 	struct verdict *v;
 
-	if (!s) {
-		kill_current(c->tag, NULL);
-		return false;
+	if (!tag || !s) {
+		bpf_send_signal(SIGKILL);
+		return 0;
 	}
 	v = &s->v[0];
 	if (len)
-		path_verdict(v, c->slot, c->tag->agent, op);
+		path_verdict(v, slot, tag->agent, op);
 	else
-		verdict_unresolved(v, c->tag->agent, op);
+		verdict_unresolved(v, tag->agent, op);
 	verdict_time(begin);
-	m = emission_of(c, s, op,
-			guarantee); /* not earlier: what lives over a call is on the stack, of which 6.1 has no more */
-	m->flags |= flags;
+	/* not earlier: what lives over a call is on the stack, of which Linux 6.1 has no more */
+	m = emission_begin(s, op, AGENTD_POINT_TRACE, guarantee);
+	m->syscall = s->nr;
+	m->flags = flags;
 	m->object_off = s->path_off;
 	m->object_len = len;
-	if (c->tag->flags & AGENTD_TAG_HELD && v->decision != AGENTD_ALLOW) {
+	if (tag->flags & AGENTD_TAG_HELD && v->decision != AGENTD_ALLOW) {
 		/* by another object of this call: one question is asked, and a denial needs none */
 		if (v->decision != AGENTD_DENY)
-			return true;
+			return 1;
 		v->action = AGENTD_ACTION_KILL;
 	}
-	act(c->slot, c->tag, v, m, false);
-	return !(c->tag->flags & AGENTD_TAG_KILLED);
+	act(slot, tag, v, m, false);
+	return !(tag->flags & AGENTD_TAG_KILLED);
+}
+
+static __always_inline bool judge(const struct call *c, u32 op, u32 guarantee, u32 flags, u32 len)
+{
+	return judge_object(c->slot, op, guarantee, flags | event_flags(c), len);
 }
 
 static __always_inline struct file *file_of(s64 fd)

@@ -161,6 +161,7 @@ struct scratch {
 	u32 path_off; /* the resolved object is path[path_off .. AGENTD_PATH_MAX) */
 	u32 name_cur; /* which of name[] holds what is left to walk */
 	u32 name_len;
+	s32 nr; /* the system call that trace.bpf.c looks at */
 	u32 resolver; /* host_verdict(): the number of the resolver that the key is; 0: of none */
 	u64 netns; /* cookie of the socket's network namespace; 0: names are not looked at */
 	u64 hash[2]; /* keyed hash of the object */

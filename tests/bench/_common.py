@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "tests" / "bench"
 sys.path.insert(0, str(ROOT))
 
-from agentd.kernel import features, loader  # noqa: E402
+from agentd.kernel import features, prepare  # noqa: E402
+from agentd.kernel.hooks import HOOKS  # noqa: E402
 from agentd.kernel.libbpf import library, pointer  # noqa: E402
 
 
@@ -57,13 +58,13 @@ class Hooks:
 
     def __init__(self) -> None:
         pins = Path("/sys/fs/bpf/agentd-bench")
-        self._object = loader._prepare(loader.bpf_object(loader.OBJECT), pins, loader.MIN_ARENA_WORDS, False).obj
+        self._object = prepare.prepare(prepare.bpf_object(prepare.OBJECT), pins, prepare.MIN_ARENA_WORDS, False).obj
         self._links: list[int] = []
 
     def attach(self, wanted: Callable[[str], bool]) -> None:
         lib = library()
         root = os.open(features.cgroup2_root(), os.O_RDONLY | os.O_DIRECTORY)
-        for hook in loader.HOOKS:
+        for hook in HOOKS:
             if wanted(hook.program):
                 program = pointer(lib.bpf_object__find_program_by_name(self._object, hook.program.encode()), "find")
                 made = (
@@ -89,7 +90,7 @@ class EmptyHook:
             check=True,
         )
         self._object = pointer(library().bpf_object__open_file(os.fsencode(made), None), "open")
-        loader.pointer_or_error(library().bpf_object__load(self._object), "empty.bpf.o")
+        prepare.pointer_or_error(library().bpf_object__load(self._object), "empty.bpf.o")
         self._program = pointer(library().bpf_object__find_program_by_name(self._object, b"empty"), "find")
         self._link = 0
 

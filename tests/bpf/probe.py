@@ -14,8 +14,10 @@ from agentd.kernel import abi, features
 from agentd.kernel.compat import open_object
 from agentd.kernel.hosts import HostNames
 from agentd.kernel.libbpf import TestRunOpts, check, library, pointer
-from agentd.kernel.loader import PINNED_MAPS, WORD, LoadedObject, _map_fd, _set_map, pointer_or_error
+from agentd.kernel.loader import LoadedObject, _map_fd
 from agentd.kernel.maps import MappedArray
+from agentd.kernel.pins import PINNED_MAPS
+from agentd.kernel.prepare import WORD, pointer_or_error, set_map
 from agentd.kernel.tables import PolicyTables
 from agentd.model import Action, Decision, Family, Mode, Op, Risk
 from agentd.policy.resolved import Outcome
@@ -161,7 +163,7 @@ def loaded_probe(arena_words: int) -> Iterator[Probe]:
         while program:  # the hooks are not wanted here, and verifying them takes seconds
             lib.bpf_program__set_autoload(program, lib.bpf_program__name(program) in WANTED)
             program = lib.bpf_object__next_program(obj, program)
-        _set_map(obj, ".rodata.agentd", abi.Constants(epoch=1, arena_mask=arena_words - 1))
+        set_map(obj, ".rodata.agentd", abi.Constants(epoch=1, arena_mask=arena_words - 1))
         arena = pointer(lib.bpf_object__find_map_by_name(obj, b"arena"), "map arena")
         check(lib.bpf_map__set_value_size(arena, arena_words * WORD), "size of the arena")
         pointer_or_error(lib.bpf_object__load(obj), "probe.bpf.o")

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pytest
 
-from agentd.kernel import loader
+from agentd.kernel import prepare
 from tests.vm.programs import verified
 
 # What fits in the time of an arm, and differs between kernels: tests, with `-k` in mind.
@@ -35,7 +35,7 @@ def programs() -> bool:
     for found in verified():
         emit(
             kind="program",
-            object=loader.OBJECT,
+            object=prepare.OBJECT,
             program=found.program,
             instructions=found.instructions,
             error=found.said,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentd.errors import AgentdError
-from agentd.kernel import loader
+from agentd.kernel import loader, prepare
 from agentd.kernel.compat import open_object
 from agentd.kernel.libbpf import library, prog_info
 from agentd.resources import bpf_object
@@ -70,7 +70,7 @@ def _programs(obj: int) -> Iterator[tuple[int, str]]:
 def verified() -> list[Verified]:
     """Every program of the object."""
     try:
-        loaded = loader.load(Path("/nowhere"), arena_words=loader.MIN_ARENA_WORDS, pin=False)
+        loaded = loader.load(Path("/nowhere"), arena_words=prepare.MIN_ARENA_WORDS, pin=False)
     except AgentdError as error:
         alone = [_alone(name) for name in _names()]
         return [*alone, Verified("all together", None, str(error))]
@@ -82,7 +82,7 @@ def verified() -> list[Verified]:
 
 
 def _names() -> list[str]:
-    obj = open_object(bpf_object(loader.OBJECT))
+    obj = open_object(bpf_object(prepare.OBJECT))
     try:
         return [name for _, name in _programs(obj)]
     finally:
@@ -92,7 +92,7 @@ def _names() -> list[str]:
 def _alone(wanted: str) -> Verified:
     lib = _library()
     _messages.clear()
-    obj = open_object(bpf_object(loader.OBJECT))
+    obj = open_object(bpf_object(prepare.OBJECT))
     log = ctypes.create_string_buffer(LOG_BYTES)
     try:
         only = 0

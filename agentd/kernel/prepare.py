@@ -1,0 +1,160 @@
+"""Opens the BPF object, chooses the programs that this kernel can have, lets it verify them. Nothing is attached yet.
+
+The maps of a set that is pinned already are adopted here (see loader.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agentd.errors import AgentdError
+from agentd.kernel import abi, features, lsm
+from agentd.kernel.compat import cgroup_programs, open_object
+from agentd.kernel.hooks import HOOKS, Hook, LsmHook
+from agentd.kernel.libbpf import KernelError, check, library, map_info, pointer, quiet
+from agentd.kernel.pins import adopt, close_all, control_id, epoch_of
+from agentd.model import Point
+from agentd.resources import bpf_object
+
+WORD: Final = 4
+SERVICE_PINS: Final = Path("/sys/fs/bpf/agentd")
+OBJECT: Final = "agentd.bpf.o"
+MIN_ARENA_WORDS: Final = 1 << 18  # 1 MiB
+
+
+@dataclass(slots=True)
+class Prepared:
+    """Programs that are attached nowhere. `obj` is libbpf's object, owned."""
+
+    obj: int
+    arena_words: int
+    epoch: int
+    adopted: int  # the kernel's id of the adopted map `control`; 0: the maps are new
+    point: Point  # what the LSM hooks are here
+    hooks: tuple[Hook | LsmHook, ...]
+
+    def fits(self, pins: Path, arena_words: int) -> bool:
+        """Is what was prepared still what is wanted? Another agentd may have taken charge meanwhile."""
+        adopted = adopt(pins)
+        try:
+            if control_id(adopted) != self.adopted or epoch_of(adopted) + 1 != self.epoch:
+                return False
+            return bool(adopted) or self.arena_words >= arena_words
+        finally:
+            close_all(adopted)
+
+
+class Preparation:
+    """Lets the kernel verify in a thread what `load` will attach: that takes longer than anything else at a start.
+
+    The thread makes one call that doesn't need Python: between two, it would wait for the other's turn to end.
+    pins, arena_words: guesses; `load` prepares again when they turn out to be others, or not enough.
+    """
+
+    def __init__(self, pins: Path, arena_words: int = MIN_ARENA_WORDS) -> None:
+        self._result: Prepared | None = None
+        self._thread = threading.Thread(target=self._run, name="prepare", daemon=True)
+        try:
+            features.require_root()
+            features.require_btf()
+            features.bpffs()
+            self._result = _open(bpf_object(OBJECT), pins, arena_words, pin=True)
+        except (AgentdError, OSError):
+            pass  # load() meets the same, and tells
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            with quiet():  # a message is a call back into Python
+                if self._result:
+                    _verify(self._result)
+        except AgentdError:
+            self._result = None
+
+    def take(self) -> Prepared | None:
+        """What was prepared, to be owned; None: it failed, or was taken already."""
+        self._thread.join()
+        result, self._result = self._result, None
+        return result
+
+
+def prepare(path: Path, pins: Path, arena_words: int, pin: bool) -> Prepared:
+    """The programs of an object file, verified. Raises KernelError."""
+    opened = _open(path, pins, arena_words, pin)
+    _verify(opened)
+    return opened
+
+
+def _verify(opened: Prepared) -> None:
+    try:
+        pointer_or_error(library().bpf_object__load(opened.obj), "the programs")
+    except BaseException:
+        library().bpf_object__close(opened.obj)
+        raise
+
+
+def _open(path: Path, pins: Path, arena_words: int, pin: bool) -> Prepared:
+    lib = library()
+    obj = open_object(path)
+    adopted: dict[str, int] = {}
+    try:
+        adopted = adopt(pins) if pin else {}
+        if adopted:
+            arena_words = map_info(adopted["arena"]).value_size // WORD
+        epoch = epoch_of(adopted) + 1
+        set_map(obj, ".rodata.agentd", abi.Constants(epoch=epoch, arena_mask=arena_words - 1))
+        arena = pointer(lib.bpf_object__find_map_by_name(obj, b"arena"), "map arena")
+        check(lib.bpf_map__set_value_size(arena, arena_words * WORD), "size of the arena", "kernel-load")
+        for name, fd in adopted.items():
+            found = pointer(lib.bpf_object__find_map_by_name(obj, name.encode()), f"map {name}")
+            check(lib.bpf_map__reuse_fd(found, fd), f"adopt map {name}", "kernel-load")
+        point = lsm.point()
+        hooks = _choose_hooks(obj, point)
+        return Prepared(obj, arena_words, epoch, control_id(adopted), point, hooks)
+    except BaseException:
+        lib.bpf_object__close(obj)
+        raise
+    finally:
+        close_all(adopted)
+
+
+def _choose_hooks(obj: int, point: Point) -> tuple[Hook | LsmHook, ...]:
+    """The hooks that this kernel has. The network's are cgroup programs, or LSM hooks where those can't do it."""
+    by_cgroup = cgroup_programs()
+    for hook in HOOKS:
+        if hook.cgroup and not by_cgroup:
+            library().bpf_program__set_autoload(program_of(obj, hook.program), False)
+    plain = tuple(hook for hook in HOOKS if by_cgroup or not hook.cgroup)
+    return (*plain, *lsm.choose(obj, point, network=not by_cgroup))
+
+
+def program_of(obj: int, name: str) -> int:
+    """libbpf's program of that name. Raises KernelError."""
+    return pointer(library().bpf_object__find_program_by_name(obj, name.encode()), name)
+
+
+def pointer_or_error(result: int, what: str) -> None:
+    """bpf_object__load: the one call whose failure has many causes."""
+    if result >= 0:
+        return
+    number = ctypes.get_errno() or -result
+    hint = {
+        errno.EPERM: "the kernel refuses bpf(): check root, lockdown and kernel.unprivileged_bpf_disabled",
+        errno.ENOMEM: "not enough memory for the policy tables; make arena_mib smaller",
+    }.get(number, "this kernel's verifier or BTF does not accept the programs; run agentd doctor")
+    raise KernelError("kernel-load", f"load {what}", number, hint)
+
+
+def set_map(obj: int, name: str, value: ctypes.Structure) -> None:
+    """The contents that a map of an object that isn't loaded yet begins with. Raises KernelError."""
+    found = pointer(library().bpf_object__find_map_by_name(obj, name.encode()), f"map {name}")
+    check(
+        library().bpf_map__set_initial_value(found, ctypes.byref(value), ctypes.sizeof(value)),
+        f"map {name}",
+        "kernel-load",
+    )
