@@ -93,6 +93,7 @@ enum agentd_guarantee {
 #define AGENTD_LIST_MAX 512 /* pairs of a list; user space refuses longer ones */
 #define AGENTD_NO_GROUP 0xffffffffu
 #define AGENTD_RULE_DEFAULT 0xffffffffu /* no rule matched: default deny */
+#define AGENTD_RULE_GUARD 0xfffffffdu /* an attempt on agentd itself: no policy allows it */
 #define AGENTD_RULE_UNRESOLVED 0xfffffffeu /* the object could not be resolved completely */
 
 struct agentd_dfa {
@@ -228,6 +229,8 @@ struct agentd_control {
 	agentd_u64 untracked; /* forks that could not be tagged (and were killed) */
 	agentd_u32 doomed; /* workloads in the map of that name: 0 saves the look-up */
 	agentd_u32 point; /* of the LSM hooks: AGENTD_POINT_LSM or _FMOD_RET */
+	agentd_u32 daemon; /* process id of the agentd in charge, which no workload may touch; 0: none */
+	agentd_u32 reserved;
 	agentd_u64 prevented; /* one bit an operation: LSM hooks judge it, before its effect */
 	agentd_u64 hash_seed[2]; /* secret keys of the object hashes; never changed while a workload lives */
 	agentd_u32 name_ttl_min; /* seconds; an answer is good for at least this, and at most that */

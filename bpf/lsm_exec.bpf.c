@@ -24,6 +24,8 @@ static __always_inline int judge_program(struct agentd_tag *tag, u32 slot, struc
 		return 0; /* recorded once, by exec.bpf.c */
 	if (KREAD(bprm, interp) == KREAD(bprm, filename))
 		tag->granted[0] = tag->granted[1] = 0; /* a new attempt */
+	target_set(s, 0, AGENTD_OP_EXEC, KREAD(file, f_path.mnt), KREAD(file, f_path.dentry));
+	s->targets = 1;
 	len = path_of_file(slot, file);
 	if (len)
 		early_verdict(&s->v[0], slot, tag->agent);

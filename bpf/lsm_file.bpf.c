@@ -4,9 +4,10 @@
  *
  * file_open                        read and write, by the file that was found; O_TRUNC counts as write
  * file_receive                     a descriptor that arrives over a unix socket or by pidfd_getfd
- * path_mknod, path_mkdir, path_symlink   create (open(O_CREAT) and bind() on a unix socket come through path_mknod)
+ * path_mknod, path_mkdir           create (open(O_CREAT) and bind() on a unix socket come through path_mknod)
  * path_unlink, path_rmdir          delete
  * path_rename, path_link           both names
+ * path_symlink                     link: what it points to is text, the new name is the effect
  * path_truncate                    write
  * path_chmod, path_chown           setattr; what touches times and extended attributes only stays with `trace`
  * path_chroot, sb_mount, sb_umount, sb_pivotroot, move_mount
@@ -118,7 +119,7 @@ int BPF_PROG(lsm_path_mkdir, struct path *dir, struct dentry *dentry)
 SEC("?lsm/path_symlink")
 int BPF_PROG(lsm_path_symlink, struct path *dir, struct dentry *dentry)
 {
-	return judge_path(AGENTD_OP_CREATE, KREAD(dir, mnt), dentry);
+	return judge_path(AGENTD_OP_LINK, KREAD(dir, mnt), dentry);
 }
 
 SEC("?lsm/path_unlink")

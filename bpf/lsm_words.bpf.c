@@ -3,6 +3,8 @@
  * Calls whose object is a word, before the effect (LSM hooks; see lib/prevent.bpf.h).
  *
  * ptrace_access_check, ptrace_traceme    ptrace, process_vm_readv and writev, pidfd_getfd
+ * task_kill, task_setrlimit, task_setscheduler, task_setnice
+ *                                        the guard: what touches agentd's own process, as ptrace_access_check does too
  * userns_create                          the other namespaces have no hook and stay with `trace`
  * bpf, perf_event_open, kernel_read_file, kernel_load_data
  * task_alloc                             a child gets its mark before it exists, io_uring's workers too; no memory for
@@ -17,9 +19,69 @@
 #define READING_KEXEC_INITRAMFS 4
 #define ENOMEM 12
 
+/* Is that agentd? Then no, whatever the policy says and in whatever mode: 0, or -EPERM, recorded as `ptrace` of `agentd`. */
+static __always_inline int guard(struct task_struct *victim)
+{
+	struct agentd_control *c = control_get();
+	struct agentd_tag *tag;
+	struct emission *m;
+	struct scratch *s;
+	u32 slot;
+
+	if (!c || !c->daemon || (u32)KREAD(victim, tgid) != c->daemon)
+		return 0;
+	tag = current_tag();
+	if (!tag)
+		return 0;
+	s = begin(&slot);
+	if (!s)
+		return -EPERM;
+	verdict_deny(&s->v[0]);
+	s->v[0].rule = AGENTD_RULE_GUARD;
+	s->v[0].toolop = 0xffffffff;
+	s->v[0].unresolved = 0;
+	s->hash[0] = s->hash[1] = 0;
+	m = emission_here(s, AGENTD_OP_PTRACE, word_set(s, "agentd"));
+	m->object_off = s->path_off;
+	m->details = true;
+	m->type = AGENTD_EVENT_VIOLATION;
+	m->action = AGENTD_ACTION_DENY;
+	report_denied(slot, tag, &s->v[0], m);
+	scratch_give(slot);
+	return -EPERM;
+}
+
+SEC("?lsm/task_kill")
+int BPF_PROG(lsm_task_kill, struct task_struct *victim)
+{
+	return guard(victim);
+}
+
+SEC("?lsm/task_setrlimit")
+int BPF_PROG(lsm_task_setrlimit, struct task_struct *victim)
+{
+	return guard(victim);
+}
+
+SEC("?lsm/task_setscheduler")
+int BPF_PROG(lsm_task_setscheduler, struct task_struct *victim)
+{
+	return guard(victim);
+}
+
+SEC("?lsm/task_setnice")
+int BPF_PROG(lsm_task_setnice, struct task_struct *victim)
+{
+	return guard(victim);
+}
+
 SEC("?lsm/ptrace_access_check")
 int BPF_PROG(lsm_ptrace_access_check, struct task_struct *child, unsigned int mode)
 {
+	int error = guard(child);
+
+	if (error)
+		return error;
 	if (!(mode & PTRACE_MODE_ATTACH)) /* reading /proc/PID: judged by the file */
 		return 0;
 	return PREVENT_WORD(AGENTD_OP_PTRACE, "ptrace:attach");

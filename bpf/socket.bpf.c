@@ -9,6 +9,8 @@
 #include "lib/call.bpf.h"
 #include "lib/sockets.bpf.h"
 
+#define SYS_LISTEN 4 /* of socketcall(2), linux/net.h */
+
 static __always_inline struct sock *sock_of(s64 fd)
 {
 	struct file *f = file_of(fd);
@@ -19,16 +21,6 @@ static __always_inline struct sock *sock_of(s64 fd)
 		return NULL;
 	socket = KREAD(f, private_data);
 	return socket ? KREAD(socket, sk) : NULL;
-}
-
-static __always_inline void judge_listen(struct call *c, struct scratch *s, struct sock *sk)
-{
-	struct emission *m = emission_begin(s, AGENTD_OP_LISTEN, AGENTD_POINT_TRACE, AGENTD_CONTAINED);
-
-	m->syscall = c->nr;
-	m->flags = event_flags(c);
-	m->object_len = host_verdict(&s->v[0], c->slot, c->tag->agent, AGENTD_OP_LISTEN, listen_key(s, sk));
-	act(c->slot, c->tag, &s->v[0], m, false);
 }
 
 /*
@@ -193,8 +185,6 @@ static __noinline void judge_socket(struct call *c)
 			judge(c, AGENTD_OP_SOCKET, AGENTD_CONTAINED, 0, len);
 		return;
 	}
-	if (c->kind == CALL_LISTEN && (family == AF_INET || family == AF_INET6))
-		judge_listen(c, s, sk);
 	if (family != AF_UNIX)
 		return;
 	switch (c->kind) {
@@ -213,4 +203,34 @@ static __noinline void judge_socket(struct call *c)
 		judge(c, AGENTD_OP_UNIX_CONNECT, AGENTD_DETECTED, 0, unix_destination(c, a.address, a.size));
 		break;
 	}
+}
+
+/* listen: not in judge_socket(), because Linux 6.1 has no stack for both and for the names of a host. */
+static __noinline void judge_listen(struct call *c)
+{
+	struct scratch *s = scratch_get(c->slot);
+	struct socket_args a = {};
+	struct sock *sk = NULL;
+	struct emission *m;
+	bool known = true;
+	u16 family;
+
+	if (!s) {
+		kill_current(c->tag, NULL);
+		return;
+	}
+	if (socket_args(c, &a, &known) && known)
+		sk = sock_of((s32)a.fd);
+	if (!sk) { /* another thread has changed the memory or the descriptor since */
+		judge(c, AGENTD_OP_LISTEN, AGENTD_DETECTED, 0, 0);
+		return;
+	}
+	family = KREAD(sk, __sk_common.skc_family);
+	if (family != AF_INET && family != AF_INET6)
+		return;
+	m = emission_begin(s, AGENTD_OP_LISTEN, AGENTD_POINT_TRACE, AGENTD_CONTAINED);
+	m->syscall = c->nr;
+	m->flags = event_flags(c);
+	m->object_len = host_verdict(&s->v[0], c->slot, c->tag->agent, AGENTD_OP_LISTEN, listen_key(s, sk));
+	act(c->slot, c->tag, &s->v[0], m, false);
 }

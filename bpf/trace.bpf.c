@@ -37,8 +37,8 @@ static const u8 covered_by[CALL_KINDS] = {
 	[CALL_RENAMEAT] = 1 + AGENTD_OP_RENAME,
 	[CALL_LINK] = 1 + AGENTD_OP_LINK,
 	[CALL_LINKAT] = 1 + AGENTD_OP_LINK,
-	[CALL_SYMLINK] = 1 + AGENTD_OP_CREATE,
-	[CALL_SYMLINKAT] = 1 + AGENTD_OP_CREATE,
+	[CALL_SYMLINK] = 1 + AGENTD_OP_LINK,
+	[CALL_SYMLINKAT] = 1 + AGENTD_OP_LINK,
 	[CALL_MKDIR] = 1 + AGENTD_OP_CREATE,
 	[CALL_MKDIRAT] = 1 + AGENTD_OP_CREATE,
 	[CALL_TRUNCATE] = 1 + AGENTD_OP_WRITE,
@@ -84,14 +84,29 @@ static __always_inline bool judged_before(const struct call *c)
 	u32 op = covered_by[c->kind & (CALL_KINDS - 1)];
 
 	if (op)
-		return covered(c, op - 1);
-	return c->kind >= CALL_SETATTR && c->kind <= CALL_FSETATTR && covered(c, AGENTD_OP_SETATTR) && !c->compat &&
+		return covered(op - 1);
+	return c->kind >= CALL_SETATTR && c->kind <= CALL_FSETATTR && covered(AGENTD_OP_SETATTR) && !c->compat &&
 	       mode_or_owner(c->nr);
+}
+
+/* What is at hand: the file of a descriptor whose attributes were set, the new root that chroot has just made. */
+static __noinline void judge_place(struct call *c)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct file *f;
+
+	if (c->kind == CALL_CHROOT) {
+		judge(c, AGENTD_OP_CHROOT, AGENTD_DETECTED, 0,
+		      path_resolve(c->slot, (u64)KREAD(task, fs, root.mnt), (u64)KREAD(task, fs, root.dentry),
+				   AGENTD_PATH_MAX));
+		return;
+	}
+	f = file_of((s32)argument(c, 0));
+	judge(c, AGENTD_OP_SETATTR, AGENTD_DETECTED, 0, f ? path_of_file(c->slot, f) : 0);
 }
 
 static __always_inline void judge_call(struct call *c)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	struct scratch *s;
 	u32 len;
 
@@ -111,14 +126,10 @@ static __always_inline void judge_call(struct call *c)
 	}
 	if (c->kind >= CALL_OPEN && c->kind <= CALL_OPEN_BY_HANDLE) {
 		judge_open(c);
-	} else if (c->kind == CALL_FSETATTR) {
-		struct file *f = file_of((s32)argument(c, 0));
-
-		judge(c, AGENTD_OP_SETATTR, AGENTD_DETECTED, 0, f ? path_of_file(c->slot, f) : 0);
-	} else if (c->kind == CALL_CHROOT) { /* the new root is what the call has just set */
-		judge(c, AGENTD_OP_CHROOT, AGENTD_DETECTED, 0,
-		      path_resolve(c->slot, (u64)KREAD(task, fs, root.mnt), (u64)KREAD(task, fs, root.dentry),
-				   AGENTD_PATH_MAX));
+	} else if (c->kind == CALL_FSETATTR || c->kind == CALL_CHROOT) {
+		judge_place(c);
+	} else if (c->kind == CALL_LISTEN || (c->kind == CALL_SOCKETCALL && argument(c, 0) == SYS_LISTEN)) {
+		judge_listen(c);
 	} else if (c->kind >= CALL_SOCKET) {
 		judge_socket(c);
 	} else if (c->kind >= CALL_UNSHARE || c->kind == CALL_MOUNT_OTHER) {
@@ -177,12 +188,10 @@ int BPF_PROG(syscall_returned, struct pt_regs *regs, long ret)
 {
 	struct agentd_tag *tag = current_tag();
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct agentd_control *shared = control_get();
 	struct call c = {};
 	u32 nr;
 
-	if (!tag || !shared ||
-	    tag->flags & AGENTD_TAG_ROOT_EXEC) /* the latter: agentd's own child, on its way to the exec */
+	if (!tag || tag->flags & AGENTD_TAG_ROOT_EXEC) /* the latter: agentd's own child, on its way to the exec */
 		return 0;
 	if (tag->flags && settle(tag, ret))
 		return 0;
@@ -200,7 +209,6 @@ int BPF_PROG(syscall_returned, struct pt_regs *regs, long ret)
 		return 0;
 	c.tag = tag;
 	c.regs = regs;
-	c.prevented = shared->prevented;
 	if (!c.compat && !(c.nr & X32_BIT) && judged_before(&c))
 		return 0;
 	judge_call(&c);

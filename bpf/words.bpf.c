@@ -57,9 +57,9 @@ static __always_inline u32 namespace_word(struct scratch *s, u64 flags)
 }
 
 /* A new user namespace has an LSM hook of its own, the others have none. */
-static __always_inline u64 unjudged(const struct call *c, u64 flags)
+static __always_inline u64 unjudged(u64 flags)
 {
-	return covered(c, AGENTD_OP_NAMESPACE) ? flags & ~(u64)CLONE_NEWUSER : flags;
+	return covered(AGENTD_OP_NAMESPACE) ? flags & ~(u64)CLONE_NEWUSER : flags;
 }
 
 static __noinline void judge_words(struct call *c)
@@ -76,7 +76,7 @@ static __noinline void judge_words(struct call *c)
 	switch (c->kind) {
 	case CALL_UNSHARE:
 		op = AGENTD_OP_NAMESPACE;
-		len = namespace_word(s, unjudged(c, first));
+		len = namespace_word(s, unjudged(first));
 		break;
 	case CALL_SETNS:
 		op = AGENTD_OP_NAMESPACE;
@@ -87,7 +87,7 @@ static __noinline void judge_words(struct call *c)
 			return;
 		op = AGENTD_OP_NAMESPACE;
 		guarantee = AGENTD_CONTAINED;
-		len = namespace_word(s, unjudged(c, namespaces_apart()));
+		len = namespace_word(s, unjudged(namespaces_apart()));
 		break;
 	case CALL_PTRACE:
 		op = AGENTD_OP_PTRACE;

@@ -39,6 +39,8 @@ class AgentView:
         """The stable id of a rule index that the kernel gave (AGENTD_RULE_*)."""
         if number in (abi.RULE_DEFAULT, RULE_DEFAULT):
             return "default-deny"
+        if number == abi.RULE_GUARD:
+            return "guard"
         if number in (abi.RULE_UNRESOLVED, RULE_UNRESOLVED):
             return "unresolved"
         return self.rules[number] if number < len(self.rules) else f"rule-{number}"

@@ -53,6 +53,8 @@ def process_of(event: KernelEvent) -> Process:
 
 def reason_of(decision: Decision, rule: int, tool: str, operation: str) -> str:
     """Why, in aegize's words where aegize has them."""
+    if rule == abi.RULE_GUARD:
+        return "no workload may touch agentd (deny)"
     if rule in (abi.RULE_UNRESOLVED, RULE_UNRESOLVED):
         return f"the object could not be resolved for tool '{tool}' operation '{operation}' (deny)"
     if rule in (abi.RULE_DEFAULT, RULE_DEFAULT):

@@ -17,6 +17,7 @@ HOST_NAME_MAX: Final = 253
 HOST_NAME_ROOM: Final = 256
 NAME_SLOTS: Final = 4
 RULE_DEFAULT: Final = 0xFFFFFFFF
+RULE_GUARD: Final = 0xFFFFFFFD
 RULE_UNRESOLVED: Final = 0xFFFFFFFE
 NO_OUTCOME: Final = 0xFFFFFFFF
 
@@ -139,6 +140,8 @@ class Control(ctypes.Structure):
         ("untracked", c_uint64),
         ("doomed", c_uint32),
         ("point", c_uint32),
+        ("daemon", c_uint32),
+        ("reserved", c_uint32),
         ("prevented", c_uint64),
         ("hash_seed", c_uint64 * 2),
         ("name_ttl_min", c_uint32),

@@ -61,7 +61,7 @@ LSM_HOOKS: Final = (
     LsmHook("file_receive"),
     LsmHook("path_mknod", (Op.CREATE,)),
     LsmHook("path_mkdir", (Op.CREATE,)),
-    LsmHook("path_symlink", (Op.CREATE,)),
+    LsmHook("path_symlink", (Op.LINK,)),
     LsmHook("path_unlink", (Op.DELETE,)),
     LsmHook("path_rmdir", (Op.DELETE,)),
     LsmHook("path_rename", (Op.RENAME,)),
@@ -90,6 +90,10 @@ LSM_HOOKS: Final = (
     LsmHook("kernel_read_file", (Op.MODULE, Op.KEXEC)),
     LsmHook("kernel_load_data", (Op.MODULE, Op.KEXEC)),
     LsmHook("task_alloc"),
+    LsmHook("task_kill"),  # the guard, with ptrace_access_check
+    LsmHook("task_setrlimit"),
+    LsmHook("task_setscheduler"),
+    LsmHook("task_setnice"),
 )
 
 

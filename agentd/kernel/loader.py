@@ -205,6 +205,7 @@ def _attach(prepared: Prepared, pins: Path, pin: bool) -> LoadedObject:
             loaded.pinned = True
         loaded.control.point = prepared.point
         loaded.control.prevented = sum(1 << op for op in loaded.prevented)
+        loaded.control.daemon = os.getpid()
         loaded.control.tagging = 0  # left by an agentd that died while it tagged
         loaded.control.epoch = prepared.epoch  # in charge from here on
     except BaseException:

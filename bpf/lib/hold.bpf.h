@@ -21,23 +21,51 @@ static __always_inline u64 mix(u64 h, u64 value)
 	return h ^ (h >> 32);
 }
 
-/* Into m->key, which is what a struct agentd_grant_key is: 512 bytes of stack are little. */
+/* When the inode was last changed, in ns: its contents, its mode, its names. */
+static __noinline u64 changed(const struct inode *inode)
+{
+	if (bpf_core_field_exists(inode->i_ctime_sec))
+		return KREAD(inode, i_ctime_sec) * 1000000000ull + KREAD(inode, i_ctime_nsec);
+	if (bpf_core_field_exists(struct inode___v66, __i_ctime))
+		return KREAD((const struct inode___v66 *)inode, __i_ctime.tv_sec) * 1000000000ull +
+		       KREAD((const struct inode___v66 *)inode, __i_ctime.tv_nsec);
+	return KREAD((const struct inode___v65 *)inode, i_ctime.tv_sec) * 1000000000ull +
+	       KREAD((const struct inode___v65 *)inode, i_ctime.tv_nsec);
+}
+
+static __always_inline u64 mix_inode(u64 h, const struct inode *inode, bool contents)
+{
+	h = mix(h, KREAD(inode, i_sb, s_dev));
+	h = mix(h, KREAD(inode, i_ino));
+	return contents ? mix(h, changed(inode)) : h;
+}
+
+/*
+ * The hash of an action: agent, policy generation, operation and outcome, the object by name and, where an LSM hook has it,
+ * the very file (for an exec with its time of change: another program in its place is another action), the process and
+ * the file it runs. Into m->key, which is what a struct agentd_grant_key is.
+ */
 static __noinline void action_key(struct emission *m, const struct scratch *s, const struct agentd_tag *tag,
 				  const struct verdict *v)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct inode *exe = KREAD(task, mm, exe_file, f_inode);
 
-	for (int i = 0; i < 2; i++) {
-		u64 h = s->hash[i];
+	for (u32 lane = 0; lane < 2; lane++) {
+		u64 h = s->hash[lane]; /* keyed: nobody outside can look for two actions with one hash */
 
 		h = mix(h, ((u64)tag->agent << 32) | v->generation);
 		h = mix(h, ((u64)m->op << 32) | v->outcome);
 		h = mix(h, bpf_get_current_pid_tgid() >> 32);
 		h = mix(h, KREAD(task, group_leader, start_boottime));
-		h = mix(h, KREAD(exe, i_sb, s_dev));
-		h = mix(h, KREAD(exe, i_ino));
-		m->key[i] = h;
+		h = mix_inode(h, exe, true);
+		for (u32 i = 0; i < 2; i++) {
+			const struct dentry *dentry = (const struct dentry *)s->target[i].dentry;
+
+			if (i < s->targets)
+				h = mix_inode(h, KREAD(dentry, d_inode), m->op == AGENTD_OP_EXEC);
+		}
+		m->key[lane] = h;
 	}
 }
 

@@ -55,7 +55,13 @@ struct inode {
 	unsigned long i_ino;
 	struct super_block *i_sb;
 	char *i_link;
-	s64 i_ctime_sec;
+	s64 i_ctime_sec; /* since 6.11 */
+	u32 i_ctime_nsec;
+};
+struct inode___v66 { /* 6.6 to 6.10 */
+	struct timespec64 __i_ctime;
+};
+struct inode___v65 {
 	struct timespec64 i_ctime;
 };
 struct file_system_type {

@@ -178,6 +178,8 @@ struct scratch {
 	struct names_run names;
 	struct verdict v[2];
 	struct target target[2];
+	u32 targets; /* how many of them the LSM hook of this call has; 0: its object is no file */
+	u32 unused2;
 	struct emission m;
 	struct agentd_count_key count_key;
 	struct agentd_count count_fresh;

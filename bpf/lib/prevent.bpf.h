@@ -79,6 +79,7 @@ static __always_inline int judge_targets(struct agentd_tag *tag, u32 slot, u32 c
 
 	if (!s)
 		return -EPERM;
+	s->targets = count;
 	len = target_look(slot, tag->agent, 0);
 	if (count > 1) {
 		u32 second = target_look(slot, tag->agent, 1);

@@ -25,6 +25,7 @@ static long scratch_try(u32 i, u32 *taken)
 	if (!s || __sync_val_compare_and_swap(&s->busy, 0, 1) != 0)
 		return 0;
 	s->set = 0;
+	s->targets = 0;
 	s->netns = 0;
 	s->resolver = 0;
 	s->names.kept = 0;

@@ -139,7 +139,7 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
     runs(16, "a setuid program", "spawn nobody {nobin}/suid x {mark}", object="{nobin}/suid", prepare=opened),
     may(16, "a setuid program that may run", "spawn nobody {bin}/suid x {mark}", prepare=opened),
     Probe(16, "what a setuid program does is judged", "read", "spawn nobody {bin}/suidprobe x read {denied}/key",
-          secret, "{denied}/key", prepare=lambda ground: (
+          secret, "{denied}/key", records=None, prepare=lambda ground: (
               shutil.copy(ground.programs / "probe", ground.dir / "bin/suidprobe"),
               (ground.dir / "bin/suidprobe").chmod(0o4755), (ground.dir / "denied/key").chmod(0o600))),
     runs(16, "a program with a file capability", "spawn nobody {nobin}/capable x {mark}", object="{nobin}/capable",

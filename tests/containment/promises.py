@@ -69,6 +69,7 @@ class Gap:
 _CODE: Final = Gap("no kernel operation stands for memory that is made executable", frozenset())
 _ELSEWHERE: Final = Gap("a descriptor is judged where it was opened, and that was outside the workload")
 _GUARD: Final = Gap("agentd has no guard for itself on this kind of host")
+_GUARDED: Final = Gap("agentd guards its process where there are LSM hooks; its files are the policy's", frozenset())
 _RING: Final = Gap("where the policy allows io_uring, its requests pass no system call")
 
 # (row, name of the probe): why it is open.
@@ -80,7 +81,7 @@ GAPS: Final[dict[tuple[int, str], Gap]] = {
     (12, "machine code in memory"): _CODE,
     (12, "machine code in a file of its own"): _CODE,
     (22, "over a unix socket"): _ELSEWHERE,
-    (22, "inherited"): _ELSEWHERE,
+    (22, "inherited"): Gap(_ELSEWHERE.why, frozenset()),
     **{
         (24, f"{operation}{how}, where rings are allowed"): _RING
         for operation in ("open", "unlink", "rename", "link")
@@ -89,13 +90,13 @@ GAPS: Final[dict[tuple[int, str], Gap]] = {
     (24, "open into registered files, where rings are allowed"): _RING,
     (34, "the second message of sendmmsg"): Gap("of several messages only the first is judged"),
     (60, "a signal"): _GUARD,
-    (60, "oom_score_adj"): _GUARD,
+    (60, "oom_score_adj"): _GUARDED,
     (60, "prlimit"): _GUARD,
     (60, "ptrace, where it is allowed"): _GUARD,
-    (61, "a link by its id, where bpf is allowed"): _GUARD,
-    (61, "removal of a pin"): _GUARD,
-    (62, "the audit log, opened to write"): _GUARD,
-    (62, "the policy, opened to write"): _GUARD,
+    (61, "a link by its id, where bpf is allowed"): _GUARDED,
+    (61, "removal of a pin"): _GUARDED,
+    (62, "the audit log, opened to write"): _GUARDED,
+    (62, "the policy, opened to write"): _GUARDED,
 }
 
 

@@ -65,11 +65,15 @@ def prepare() -> None:
 
 
 def run(
-    rows: set[int], factor: float | None = 1.0, told: Callable[[Finding], None] = lambda found: None
+    rows: set[int],
+    factor: float | None = 1.0,
+    told: Callable[[Finding], None] = lambda found: None,
+    begun: Callable[[Suite], None] = lambda live: None,
 ) -> list[Finding]:
-    """What came of every probe of these rows."""
+    """What came of every probe of these rows. begun: told when the suite enforces."""
     found = []
     with suite(factor) as live:
+        begun(live)
         if set(rows) >= set(ROWS):
             for problem in promises.complaints(live.host.engine.status()["enforcement"]):
                 found.append(Finding(0, "the status", "-", "-", "-", "differs", problem=problem))

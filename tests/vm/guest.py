@@ -1,26 +1,30 @@
-"""What runs in each kernel when `./dev vm` is given no command: the programs first, then tests of whole programs.
+"""What runs in each kernel when `./dev vm` is given no command: every program is loaded, and the containment suite.
 
-One pytest runs them all, because starting Python and importing takes seconds under emulation.
+The suite starts one engine for everything, because Python, imports and the verifier are slow under emulation; the host
+has compiled its probes and its policy (tests/vm/__main__.py). Left out: the rows whose subject is a daemon that dies or
+loads its policy very often (63 and above), which don't depend on the kernel and take minutes here.
 
 Reports go to the file that AGENTD_VM_REPORT names, a JSON object a line; see table.py. Exit status 1: something failed.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sys
-from pathlib import Path
+from collections import Counter
 from typing import Any, Final
 
-import pytest
-
+from agentd.errors import AgentdError
 from agentd.kernel import prepare
+from agentd.kernel.libbpf import prog_info
+from tests.containment import run as containment
+from tests.containment.suite import Finding, Suite
 from tests.vm.programs import verified
 
-# What fits in the time of an arm, and differs between kernels: tests, with `-k` in mind.
-TESTS: Final = ("tests/live/test_exec.py", "tests/live/test_files_read.py")
-OPTIONS: Final = ("-q", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=200", "--basetemp=/tmp/tests")
+ROWS: Final = frozenset(row for row in containment.ROWS if row < 63)
+FACTOR: Final = 0.03  # of the rounds of the long rows
 
 
 def emit(**what: Any) -> None:
@@ -29,51 +33,65 @@ def emit(**what: Any) -> None:
         file.write(json.dumps(what) + "\n")
 
 
+def program(name: str, instructions: int | None, error: str = "") -> None:
+    """A line about one program."""
+    emit(kind="program", object=prepare.OBJECT, program=name, instructions=instructions, error=error)
+
+
 def programs() -> bool:
-    """Does every program load?"""
+    """Does every program load? Each is tried alone if not."""
     fine = True
     for found in verified():
-        emit(
-            kind="program",
-            object=prepare.OBJECT,
-            program=found.program,
-            instructions=found.instructions,
-            error=found.said,
-        )
+        program(found.program, found.instructions, found.said)
         if found.instructions is None:
             fine = False
             print(f"{found.program}: refused: {found.said}", flush=True)
     return fine
 
 
-class Rows:
-    """A pytest plugin: each test is a row."""
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """A test counts when it ran, or when it could not be set up or cleaned up."""
-        if report.when != "call" and report.outcome == "passed":
-            return
-        file, _, name = report.nodeid.partition("::")
-        print(f"{report.outcome} {report.nodeid}", flush=True)
-        emit(
-            kind="row",
-            row=name,
-            point=Path(file).stem.removeprefix("test_"),
-            result=report.outcome,
-            seconds=round(report.duration, 1),
-            detail=report.longreprtext[-2000:],
-        )
+def begun(live: Suite) -> None:
+    """What the verifier had to do for the programs that are in force."""
+    for name, fd in sorted(live.host.engine.loaded.programs.items()):
+        program(name, prog_info(fd).verified_insns)
 
 
-def tests(words: list[str]) -> bool:
-    """Do the tests pass?"""
-    return pytest.main([*OPTIONS, *(words or TESTS)], plugins=[Rows()]) == pytest.ExitCode.OK
+def told(finding: Finding) -> None:
+    """Who reads along sees what went wrong."""
+    if finding.problem:
+        print(f"FAIL row {finding.row}, {finding.probe}: {finding.outcome}: {finding.problem}", flush=True)
+
+
+def report(found: list[Finding]) -> None:
+    """A line for each row of the catalogue and each point that held it."""
+    for row in sorted({finding.row for finding in found}):
+        mine = [finding for finding in found if finding.row == row]
+        for point in sorted({finding.point for finding in mine}):
+            here = [finding for finding in mine if finding.point == point]
+            outcomes = Counter(finding.outcome for finding in here).most_common()
+            bad = [finding for finding in here if finding.problem]
+            emit(
+                kind="row",
+                row=f"{row:2}",
+                point=point,
+                result=("FAIL " if bad else "") + ", ".join(f"{count} {outcome}" for outcome, count in outcomes),
+                seconds=round(sum(finding.seconds for finding in here), 1),
+                detail="; ".join(f"{finding.probe}: {finding.problem}" for finding in bad)[:2000],
+            )
 
 
 def main() -> int:
-    """0: all is well. Arguments are for pytest, in the place of TESTS."""
-    fine = programs()
-    return 0 if tests(sys.argv[1:]) and fine else 1
+    """0: all is well."""
+    ctypes.CDLL(None).prctl(containment.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        found = containment.run(set(ROWS), FACTOR, told, begun)
+    except AgentdError as error:
+        print(f"the suite did not start: {error}", flush=True)
+        programs()
+        return 1
+    report(found)
+    bad = sum(bool(finding.problem) for finding in found)
+    print(f"{len(found)} probes, {bad} failed", flush=True)
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":
