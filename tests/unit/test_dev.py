@@ -121,9 +121,9 @@ def test_set_up_is_silent_when_there_is_nothing_to_do() -> None:
 
 
 def test_ci_runs_the_same_jobs() -> None:
-    """.ci/run calls ./dev check and ./dev test with CI=1, and its limits add up to less than 40 minutes."""
+    """.ci/run calls ./dev check, ./dev test and ./dev vm with CI=1, and its limits add up to less than 40 minutes."""
     text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     steps = [line.split() for line in text.splitlines() if line.startswith("step ")]
     assert "export CI=1" in text
-    assert [job for _, _, dev_, job, *_ in steps if dev_ == "./dev"] == ["setup", "check", "build", "test"]
+    assert [job for _, _, dev_, job, *_ in steps if dev_ == "./dev"] == ["setup", "check", "build", "test", "vm"]
     assert sum(int(limit) for _, limit, *_ in steps) < 40 * 60
