@@ -118,12 +118,14 @@ def _scan(log: mmap.mmap, seq: int) -> Shown | None:
 
 
 def parse(line: bytes) -> Shown:
-    """One line as an object, or what can be shown of a line that is none."""
+    """One line as a record, or what can be shown of a line that is none."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
         value = None
-    return value if isinstance(value, dict) else {"unreadable": rawbytes.printable(line[:200].rstrip(b"\n"))}
+    if isinstance(value, dict) and "seq" in value and "event" in value:
+        return value
+    return {"unreadable": rawbytes.printable(line[:200].rstrip(b"\n"))}
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
