@@ -25,6 +25,7 @@ static __always_inline int judge_program(struct agentd_tag *tag, u32 slot, struc
 	if (KREAD(bprm, interp) == KREAD(bprm, filename))
 		tag->granted[0] = tag->granted[1] = 0; /* a new attempt */
 	target_set(s, 0, AGENTD_OP_EXEC, KREAD(file, f_path.mnt), KREAD(file, f_path.dentry));
+	s->target[0].hash[0] = s->target[0].hash[1] = 0; /* the path is in the hash of the object */
 	s->targets = 1;
 	len = path_of_file(slot, file);
 	if (len)

@@ -92,9 +92,9 @@ static __always_inline int judge_sockaddr(struct socket *sock, struct sockaddr_i
 	if (!tag || !address || (own != AF_INET && own != AF_INET6))
 		return 0;
 	family = KREAD(address, sin6_family);
+	/* net/ipv4: udp_sendmsg and inet_bind take it for an inet address; a connect ends the connection */
 	if (family == AF_UNSPEC && own == AF_INET && op != AGENTD_OP_CONNECT)
-		family =
-			AF_INET; /* net/ipv4: udp_sendmsg and inet_bind take it for that; a connect ends the connection */
+		family = AF_INET;
 	if (family != AF_INET && family != AF_INET6)
 		return 0;
 	if (stream && op == AGENTD_OP_SEND)

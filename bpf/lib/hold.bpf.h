@@ -62,8 +62,10 @@ static __noinline void action_key(struct emission *m, const struct scratch *s, c
 		for (u32 i = 0; i < 2; i++) {
 			const struct dentry *dentry = (const struct dentry *)s->target[i].dentry;
 
-			if (i < s->targets)
-				h = mix_inode(h, KREAD(dentry, d_inode), m->op == AGENTD_OP_EXEC);
+			if (i >= s->targets)
+				continue;
+			h = mix(h, s->target[i].hash[lane]);
+			h = mix_inode(h, KREAD(dentry, d_inode), m->op == AGENTD_OP_EXEC);
 		}
 		m->key[lane] = h;
 	}

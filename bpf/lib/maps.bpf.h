@@ -153,6 +153,7 @@ struct target {
 	u32 op;
 	u32 node; /* a device node */
 	u64 mnt, dentry; /* kernel pointers, as numbers */
+	u64 hash[2]; /* keyed hash of its path, when it was judged */
 };
 
 struct scratch {

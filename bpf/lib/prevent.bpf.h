@@ -63,6 +63,8 @@ __noinline int target_look(u32 slot, u32 agent, u32 i)
 		path_verdict(v, slot, agent, t->op);
 	else
 		verdict_unresolved(v, agent, t->op);
+	t->hash[0] = s->hash[0];
+	t->hash[1] = s->hash[1];
 	return len;
 }
 

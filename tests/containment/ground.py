@@ -218,6 +218,7 @@ class Ground:
             {"tool": "asked"},
             {"tool": "network", "hosts": [f"127.0.0.1:{port['ask']}", f"127.0.0.1:{port['ask2']}"]},
             {"tool": "file_reader", "paths": [f"{d}/ask/**"]},
+            {"tool": "file", "operations": ["rename"], "paths": [f"{d}/ask/**"]},
         ]
         tools = {
             "bad": {

@@ -135,6 +135,29 @@ def swap_destination(suite: Suite) -> Told:
     return Told("connect", "cgroup" if not asked.get("point") else asked["point"], asked["guarantee"])
 
 
+def swap_name(suite: Suite) -> Told:
+    """A new name that is approved, and another one that is there when the call is issued again: asked anew."""
+    suite.ground.fresh()
+    source, first, second = (suite.ground.dir / "ask" / name for name in ("moves", "first", "second"))
+    go = suite.ground.dir / "state/go"
+    touch(source)
+    workload, asked = held(suite, "swapname", source, first, second, go)
+    touch(go)
+    suite.host.until(lambda: b"swapped" in workload.output, "the swap")
+    suite.host.answer(asked, True)
+    if asked["guarantee"] == "prevented":
+        suite.host.until(lambda: workload.ended or bool(suite.host.pending()), "a question of its own")
+        for again in suite.host.pending():
+            suite.host.answer(again, False)
+    run = workload.wait()
+    moved = [path.name for path in (first, second) if path.exists()]
+    for path in (source, first, second, go):
+        path.unlink(missing_ok=True)
+    # without LSM hooks the question comes after the effect: what was approved has happened, and nothing else
+    assert moved == ([] if asked["guarantee"] == "prevented" else ["first"]), (moved, run)
+    return Told("rename", "-", asked["guarantee"])
+
+
 def swap_program(suite: Suite) -> Told:
     """A program that is approved, and another one at its path before it goes on: the other one doesn't run."""
     suite.ground.fresh()
@@ -253,6 +276,7 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
     Scenario(50, "an argument changes during execve", flip_argument),
     Scenario(51, "preempted by a task with real-time priority", preempt),
     Scenario(52, "another destination", swap_destination),
+    Scenario(52, "another new name", swap_name),
     Scenario(52, "another program at the path", swap_program),
     Scenario(52, "another target of a symlink", swap_link),
     Scenario(52, "an approval used twice", second_use),

@@ -265,6 +265,25 @@ static int swapport_word(int argc, char **argv)
 	return 0;
 }
 
+/* swapname FROM FIRST SECOND GO: renames; while that is held, another process of the workload writes another name over it */
+static int swapname_word(int argc, char **argv)
+{
+	char *to = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int pid;
+
+	strcpy(to, argv[2]);
+	pid = fork();
+	if (!pid) {
+		wait_for(argv[4]);
+		strcpy(to, argv[3]);
+		say("swapped\n");
+		_exit(0);
+	}
+	result(rename(argv[1], to));
+	waitpid(pid, 0, 0);
+	return 0;
+}
+
 static char **doing;
 
 static void *meanwhile(void *unused)
@@ -322,6 +341,6 @@ static int waken_word(int argc, char **argv)
 const struct word race_words[] = {
 	{ "flip", 5, flip_word },	  { "flipport", 3, flipport_word },
 	{ "flipargv", 3, flipargv_word }, { "preempt", 3, preempt_word },
-	{ "swapport", 3, swapport_word }, { "busy", 2, busy_word },
+	{ "swapport", 3, swapport_word }, { "swapname", 4, swapname_word }, { "busy", 2, busy_word },
 	{ "waken", 3, waken_word },	  { 0 },
 };
