@@ -287,7 +287,7 @@ class Engine:
         lines = self.marks.list()
         self.questions.adopt(lines)
         self._census(lines)
-        self.questions.forget_used({line.hold_id for line in lines if line.hold_id})
+        self.questions.follow_up(lines)
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
         self.commit()

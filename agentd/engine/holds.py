@@ -14,9 +14,10 @@ from collections.abc import Collection
 from agentd.actions import signals
 from agentd.approvals.book import ApprovalBook, Hold
 from agentd.engine.pending import HeldAction
+from agentd.kernel import abi
 from agentd.kernel.answers import AnswerMaps
 from agentd.kernel.loader import LoadedObject
-from agentd.workloads.processes import start_ticks
+from agentd.workloads.processes import start_ticks, ticks
 
 
 class HoldAnswers:
@@ -45,9 +46,19 @@ class HoldAnswers:
             else:
                 signals.send(hold.pid, hold.start, signal.SIGKILL, start_ticks)
         for hold in holds:
-            # A process with another thread's question open stays stopped: SIGCONT wakes all threads.
-            if (hold.retried or allow) and not book.waiting(hold.pid, hold.start):
-                signals.send(hold.pid, hold.start, signal.SIGCONT, start_ticks)
+            if hold.retried or allow:
+                self.wake(hold.pid, hold.start, book)
+
+    def wake(self, pid: int, start: int, book: ApprovalBook[HeldAction]) -> None:
+        """Lets a process go on, unless a question of another thread is open: SIGCONT wakes all. start: in ticks."""
+        if not book.waiting(pid, start):
+            signals.send(pid, start, signal.SIGCONT, start_ticks)
+
+    def wake_again(self, lines: Collection[abi.TaskLine], book: ApprovalBook[HeldAction]) -> None:
+        """Whoever carries an answered hold still: the SIGSTOP may have come after the SIGCONT of a very fast answer."""
+        for line in lines:
+            if line.hold_id in self._answered:
+                self.wake(line.pid, ticks(line.start_time), book)
 
     def ask_anew(self, hold_id: int) -> None:
         """This question is closed: if the call comes again and finds no grant (another thread took it, or it is too

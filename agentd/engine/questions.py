@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from agentd.actions import signals
@@ -56,9 +56,10 @@ class Questions:
         self._agents = agents
         self._origin = origin
 
-    def forget_used(self, live_holds: set[int]) -> None:
-        """Drops answers whose thread has gone on; live_holds: what marked threads still carry."""
-        self._answers.forget_used(live_holds)
+    def follow_up(self, lines: Collection[abi.TaskLine]) -> None:
+        """Drops answers whose thread has gone on, and wakes those that haven't; lines: the marked threads."""
+        self._answers.forget_used({line.hold_id for line in lines if line.hold_id})
+        self._answers.wake_again(lines, self.book)
 
     def ask(self, event: KernelEvent, agent: str, names: Names, origin: str, now: int, again: str = "") -> None:
         """Makes a question of a hold. again: why, if it was asked before."""
@@ -98,6 +99,8 @@ class Questions:
             self._closed(pending, Answer.EXPIRED, "the process ended while it was held", None)
         elif not self.book.answered(event.hold_id) and not self.book.knows(event.hold_id):
             self._lapsed(event.hold_id, agent, event.pid, "the process ended while it was held")
+        # Only the thread may be gone (by another one's exec), and its SIGSTOP holds the process for nobody.
+        self._answers.wake(event.pid, processes.ticks(event.start_time), self.book)
 
     def answer(self, number: str, allow: bool, by: str, reason: str = "") -> Pending[HeldAction]:
         """Answers an approval. Raises AgentdError `no-such-approval`, `approval-answered`."""
