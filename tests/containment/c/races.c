@@ -339,8 +339,7 @@ static int waken_word(int argc, char **argv)
 }
 
 const struct word race_words[] = {
-	{ "flip", 5, flip_word },	  { "flipport", 3, flipport_word },
-	{ "flipargv", 3, flipargv_word }, { "preempt", 3, preempt_word },
-	{ "swapport", 3, swapport_word }, { "swapname", 4, swapname_word }, { "busy", 2, busy_word },
-	{ "waken", 3, waken_word },	  { 0 },
+	{ "flip", 5, flip_word },	{ "flipport", 3, flipport_word }, { "flipargv", 3, flipargv_word },
+	{ "preempt", 3, preempt_word }, { "swapport", 3, swapport_word }, { "swapname", 4, swapname_word },
+	{ "busy", 2, busy_word },	{ "waken", 3, waken_word },	  { 0 },
 };
