@@ -1,43 +1,160 @@
-"""Which enforcement point judges each kernel operation on this host, and what that guarantees."""
+"""What each enforcement point gives for each kernel operation: the one source of every claim about guarantees.
+
+`agentd status`, `agentd doctor`, README's table, minimum_guarantee and the containment suite all read KINDS. A kind is
+a kernel operation, or (with words behind a comma) a part of one whose guarantee differs. A new operation, or a hook
+that closes a kind, is one line here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Final
 
-from agentd.model import Op, Point
+from agentd.model import Guarantee, Op, Point
 
-# What the LSM hooks leave to the point that there is besides.
-PREVENTED_BUT: Final = {
-    Op.EXEC: "prevented (contained where the arguments decide)",
-    Op.SETATTR: "prevented (mode and owner), detected (times and extended attributes)",
-    Op.NAMESPACE: "prevented (user), detected (others)",
-    Op.MOUNT: "prevented (detected: fsopen and its kin)",
-    Op.PERF: "prevented (contained: fanotify, userfaultfd)",
-}
+INLINE: Final = frozenset({Point.LSM, Point.FMOD_RET})  # they run before the effect
+DETECTED, CONTAINED, PREVENTED = Guarantee.DETECTED, Guarantee.CONTAINED, Guarantee.PREVENTED
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """point, guarantee: without LSM hooks. hooks: LSM hooks judge it before its effect, where they judge the operation
+    at all. static: `agentd run` has it refused by a seccomp filter, too, where there are no hooks.
+    """
+
+    op: Op
+    part: str
+    point: Point
+    guarantee: Guarantee
+    hooks: bool = True
+    static: bool = False
+
+    @property
+    def name(self) -> str:
+        """The operation, with the part behind a comma."""
+        return f"{self.op.word}, {self.part}" if self.part else self.op.word
+
+    @property
+    def promises(self) -> dict[Point, Guarantee]:
+        """What each point gives that may judge it."""
+        return {self.point: self.guarantee, **(dict.fromkeys(INLINE, PREVENTED) if self.hooks else {})}
+
+
+# The first kind of an operation is the operation as such; the others are parts of it.
+KINDS: Final = (
+    Kind(Op.EXEC, "", Point.EXEC, CONTAINED),
+    Kind(Op.EXEC, "where arguments decide", Point.EXEC, CONTAINED, hooks=False),
+    Kind(Op.READ, "", Point.TRACE, CONTAINED),
+    Kind(Op.READ, "shared descriptors", Point.TRACE, DETECTED),  # another thread may have used the descriptor
+    Kind(Op.WRITE, "", Point.TRACE, DETECTED),
+    Kind(Op.WRITE, "nothing truncated", Point.TRACE, CONTAINED),
+    Kind(Op.CREATE, "", Point.TRACE, DETECTED),
+    Kind(Op.DELETE, "", Point.TRACE, DETECTED),
+    Kind(Op.RENAME, "", Point.TRACE, DETECTED),
+    Kind(Op.LINK, "", Point.TRACE, DETECTED),
+    Kind(Op.SETATTR, "", Point.TRACE, DETECTED),
+    Kind(Op.SETATTR, "times and extended attributes", Point.TRACE, DETECTED, hooks=False),
+    Kind(Op.MOUNT, "", Point.TRACE, DETECTED),
+    Kind(Op.MOUNT, "fsopen and its kin", Point.TRACE, DETECTED, hooks=False),
+    Kind(Op.CHROOT, "", Point.TRACE, DETECTED),
+    Kind(Op.UNIX_CONNECT, "", Point.TRACE, CONTAINED),
+    Kind(Op.UNIX_CONNECT, "datagram", Point.TRACE, DETECTED),
+    Kind(Op.PTRACE, "", Point.TRACE, DETECTED),
+    Kind(Op.PTRACE, "descriptor", Point.TRACE, CONTAINED),
+    Kind(Op.NAMESPACE, "", Point.TRACE, DETECTED),
+    Kind(Op.NAMESPACE, "other than user", Point.TRACE, DETECTED, hooks=False),
+    Kind(Op.BPF, "", Point.TRACE, DETECTED, static=True),
+    Kind(Op.MODULE, "", Point.TRACE, DETECTED, static=True),
+    Kind(Op.MODULE, "removal", Point.TRACE, DETECTED, hooks=False, static=True),
+    Kind(Op.KEXEC, "", Point.TRACE, DETECTED, static=True),
+    Kind(Op.IO_URING, "", Point.TRACE, DETECTED, hooks=False, static=True),
+    Kind(Op.IO_URING, "setup", Point.TRACE, CONTAINED, hooks=False, static=True),
+    Kind(Op.SOCKET, "", Point.CGROUP, PREVENTED),
+    Kind(Op.SOCKET, "not inet", Point.TRACE, CONTAINED),
+    Kind(Op.PERF, "", Point.TRACE, DETECTED, static=True),
+    Kind(Op.PERF, "fanotify and userfaultfd", Point.TRACE, CONTAINED, hooks=False, static=True),
+    Kind(Op.COMPAT, "", Point.TRACE, DETECTED, hooks=False),
+    Kind(Op.CONNECT, "", Point.CGROUP, PREVENTED),
+    Kind(Op.BIND, "", Point.CGROUP, PREVENTED),
+    Kind(Op.LISTEN, "", Point.TRACE, CONTAINED),
+    Kind(Op.SEND, "", Point.CGROUP, PREVENTED),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """Which point judges a kind on a host, and what that gives."""
+
+    kind: Kind
+    point: Point
+    guarantee: Guarantee
+
+
+def of_host(hooks: Point, prevented: Collection[Op], *, started: bool = False) -> list[Cover]:
+    """Every kind on a host. hooks: what the LSM hooks are there; prevented: the operations they judge; started: for a
+    workload that `agentd run` has started, not one that was tagged later.
+    """
+    found = []
+    for kind in KINDS:
+        if kind.hooks and kind.op in prevented:
+            found.append(Cover(kind, hooks, PREVENTED))
+        elif started and kind.static:
+            found.append(Cover(kind, Point.SECCOMP, PREVENTED))
+        else:
+            found.append(Cover(kind, kind.point, kind.guarantee))
+    return found
 
 
 def enforcement(hooks: Point, prevented: Collection[Op]) -> list[dict[str, str]]:
-    """Which point judges each kernel operation on this host, and what that guarantees.
+    """One row an operation, as `agentd status` shows it, for tagged processes."""
+    covers = of_host(hooks, prevented)
+    return [
+        {"operation": op.word, "point": main(covers, op).point.word, "guarantee": in_words(covers, op)} for op in Op
+    ]
 
-    hooks: what the LSM hooks are here; prevented: the operations they judge.
-    """
-    rows = []
+
+def main(covers: Collection[Cover], op: Op) -> Cover:
+    """What holds for an operation as such."""
+    return next(cover for cover in covers if cover.kind.op is op)
+
+
+def worst(covers: Collection[Cover], op: Op) -> Cover:
+    """The weakest of an operation's kinds."""
+    return min((cover for cover in covers if cover.kind.op is op), key=lambda cover: cover.guarantee)
+
+
+def in_words(covers: Collection[Cover], op: Op) -> str:
+    """The guarantee of an operation, with the parts for which it is another one."""
+    first = main(covers, op)
+    parts: dict[str, list[str]] = {}
+    for cover in covers:
+        if cover.kind.op is op and cover.guarantee is not first.guarantee:
+            parts.setdefault(cover.guarantee.word, []).append(cover.kind.part)
+    rest = "; ".join(f"{word}: {', '.join(names)}" for word, names in parts.items())
+    return f"{first.guarantee.word} ({rest})" if rest else first.guarantee.word
+
+
+def markdown() -> str:
+    """The table of README: operations with the same guarantees share a row."""
+    hosts = (
+        of_host(Point.LSM, set(Op)),
+        of_host(Point.NONE, (), started=True),
+        of_host(Point.NONE, ()),
+    )
+    rows: dict[tuple[str, ...], list[str]] = {}
     for op in Op:
-        if op in prevented:
-            rows.append({"operation": op.word, "point": hooks.word, "guarantee": PREVENTED_BUT.get(op, "prevented")})
-            continue
-        if op is Op.EXEC:
-            point, guarantee = Point.EXEC, "contained"
-        elif op in (Op.CONNECT, Op.BIND, Op.SEND):
-            point, guarantee = Point.CGROUP, "prevented"
-        elif op is Op.SOCKET:
-            point, guarantee = Point.CGROUP, "prevented (inet), contained (others)"
-        elif op is Op.READ:
-            point, guarantee = Point.TRACE, "contained (detected if threads share descriptors)"
-        elif op in (Op.LISTEN, Op.UNIX_CONNECT):
-            point, guarantee = Point.TRACE, "contained"
-        else:
-            point, guarantee = Point.TRACE, "detected"
-        rows.append({"operation": op.word, "point": point.word, "guarantee": guarantee})
-    return rows
+        cells = [f"{in_words(covers, op)} ({main(covers, op).point.word})" for covers in hosts]
+        cells[0] = in_words(hosts[0], op) if op in _hooked() else "as without"
+        rows.setdefault(tuple(cells), []).append(f"`{op.word}`")
+    lines = [
+        "| kernel operation | with `lsm` or `fmod_ret` | without, started by `agentd run` | without, tagged |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {', '.join(ops)} | {' | '.join(cells)} |" for cells, ops in rows.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _hooked() -> set[Op]:
+    """The operations that LSM hooks can judge."""
+    return {kind.op for kind in KINDS if kind.hooks}

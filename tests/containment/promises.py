@@ -1,8 +1,8 @@
 """What is promised, and what is known not to hold: the two tables that the outcomes of the suite are compared with.
 
-A promise is what an enforcement point gives for one kind of operation. A kind is a kernel operation, with what makes a
-difference to the guarantee behind a comma. A gap is a probe that agentd doesn't stop on some hosts, with the reason. It
-must be open exactly there: a probe that is stopped although its gap is listed fails, so that the table follows a fix.
+A promise is what an enforcement point gives for one kind of operation; they stand in agentd/engine/coverage.py. A gap
+is a probe that agentd doesn't stop on some hosts, with the reason. It must be open exactly there: a probe that is
+stopped although its gap is listed fails, so that the table follows a fix.
 """
 
 from __future__ import annotations
@@ -10,46 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from agentd.engine.coverage import INLINE, KINDS
 from agentd.model import Guarantee, Op, Point
 
-INLINE: Final = frozenset({Point.LSM, Point.FMOD_RET})  # they run before the effect
-_INLINE: Final = dict.fromkeys(INLINE, Guarantee.PREVENTED)
-_TRACE: Final = {Point.TRACE: Guarantee.DETECTED, **_INLINE}
-_USELESS: Final = {Point.TRACE: Guarantee.CONTAINED, **_INLINE}  # the process ends before it can use what it got
-_CGROUP: Final = {Point.CGROUP: Guarantee.PREVENTED, **_INLINE}
-
 PROMISES: Final[dict[str, dict[Point, Guarantee]]] = {
-    "exec": {Point.EXEC: Guarantee.CONTAINED, **_INLINE},
-    "read": _USELESS,
-    "read, shared descriptors": _TRACE,  # another thread may have used the descriptor
-    "write": _TRACE,
-    "write, nothing truncated": _USELESS,
-    "create": _TRACE,
-    "delete": _TRACE,
-    "rename": _TRACE,
-    "link": _TRACE,
-    "setattr": _TRACE,
-    "mount": _TRACE,
-    "chroot": _TRACE,
-    "namespace": _TRACE,
-    "unix_connect": _USELESS,
-    "unix_connect, datagram": _TRACE,
-    "ptrace": _TRACE,
-    "ptrace, descriptor": _USELESS,
-    "bpf": _TRACE,
-    "module": _TRACE,
-    "kexec": _TRACE,
-    "io_uring": _TRACE,
-    "io_uring, setup": _USELESS,
-    "socket": _CGROUP,
-    "socket, not inet": _USELESS,
-    "perf": _TRACE,
-    "compat": _TRACE,
-    "connect": _CGROUP,
-    "bind": _CGROUP,
-    "listen": _USELESS,
-    "guard": _INLINE,  # whatever operation agentd's own guard is recorded as
-    "send": _CGROUP,
+    **{kind.name: kind.promises for kind in KINDS},
+    "guard": dict.fromkeys(INLINE, Guarantee.PREVENTED),  # whatever operation agentd's own guard is recorded as
 }
 
 
