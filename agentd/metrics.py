@@ -84,6 +84,11 @@ class Metrics:
         self._processes = gauge("workload_processes", "Processes in workloads.", "agent")
         self._policy = gauge("policy_info", "The policy in force (1).", "sha256")
         self._reloads = counter("policy_reloads_total", "Policy loads by result.", "result")
+        self._verified = gauge(
+            "enforcement_verified", "1 after a probe has shown that the operation is held so on this host.",
+            "operation", "point", "guarantee",
+        )  # fmt: skip
+        self._failures = counter("enforcement_failures_total", "Probes that showed a claim not to hold.", "operation")
         self._read_errors = counter(
             "metrics_read_errors_total", "Sources that could not be read for a scrape.", "source"
         )
@@ -137,6 +142,18 @@ class Metrics:
     def set_processes(self, agent: str, count: int) -> None:
         """How many processes the agent's workloads have."""
         self._processes.labels(self._agent(agent)).set(count)
+
+    def declare_enforcement(self, claims: Iterable[tuple[str, str, str]]) -> None:
+        """Make the series of every (operation, point, guarantee) that is claimed on this host, at 0."""
+        for operation, point, guarantee in claims:
+            self._verified.labels(operation, point, guarantee).set(0)
+            self._failures.labels(operation)
+
+    def set_verified(self, operation: str, point: str, guarantee: str, verified: bool, failed: bool = False) -> None:
+        """A probe has tried a declared claim. failed: and it does not hold."""
+        self._verified.labels(operation, point, guarantee).set(int(verified))
+        if failed:
+            self._failures.labels(operation).inc()
 
     def policy_loaded(self, sha256: str) -> None:
         """A policy is in force (from now on, this one only)."""

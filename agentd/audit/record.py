@@ -36,6 +36,8 @@ EVENTS: Final = (
     "workload_ended",
     "tagged",
     "ended",  # the kernel ended a process without a verdict of its own
+    "enforcement_failed",  # a probe showed that an operation is not held as it is claimed
+    "enforcement_verified",  # and, later, that it is again
     "log_repaired",  # a torn tail was cut when the log was opened
 )
 

@@ -25,6 +25,7 @@ COMMANDS: Final = (
     ("release", "agentd.cli.daemon:release"),
     ("tag", "agentd.cli.tag:tag"),
     ("status", "agentd.cli.status:status"),
+    ("doctor", "agentd.cli.doctor:doctor"),
     ("approvals", "agentd.cli.approvals:approvals"),
     ("policy", "agentd.cli.policy:policy"),
     ("audit", "agentd.cli.audit:audit"),

@@ -41,6 +41,7 @@ STYLES: Final = {
     "approved": "green",
     "gap": "bold red",
     "policy_rejected": "bold red",
+    "enforcement_failed": "bold red",
     "log_repaired": "bold yellow",
 }
 

@@ -21,7 +21,8 @@ from agentd.errors import AgentdError
 def tag(agent: str, pid: int | None, cgroup: Path | None, unit: str | None, socket: Path | None, as_json: bool) -> None:
     """Hold running processes to AGENT's policy, from now on.
 
-    What they have open already stays open. Everything they start later is held too.
+    What they have open already stays open. Everything they start later is held too. Shows how well each
+    kernel operation is held, and how well it would be had `agentd run` started them.
 
     Example: agentd tag --agent research_bot --pid 4711
     """
@@ -42,6 +43,15 @@ def tag(agent: str, pid: int | None, cgroup: Path | None, unit: str | None, sock
         click.echo(f"workload {result['workload']}: {result['threads']} threads are held to {agent}'s policy")
         if result["io_uring"]:
             click.echo(f"agentd: {result['io_uring']} of them have an io_uring: its requests are not judged", err=True)
+        click.echo("")
+        render.table(
+            ("kernel operation", "point", "guarantee", "if agentd run had started it"),
+            [
+                (row["operation"], row["point"], row["guarantee"],
+                 "the same" if row["started"] == row["guarantee"] else f"{row['started']} by {row['started_point']}")
+                for row in result["enforcement"]
+            ],
+        )  # fmt: skip
 
 
 def _unit_cgroup(unit: str) -> Path:

@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentd.daemon.peers import GROUP, Peer, admit
+from agentd.engine import report
 from agentd.engine.core import Engine
 from agentd.engine.pending import describe
 from agentd.errors import AgentdError
+from agentd.model import Point
 
 LINE_MAX: Final = 1 << 20
 MAX_CLIENTS: Final = 64
@@ -159,6 +161,10 @@ def _status(server: Server, peer: Peer, params: Params) -> Any:
     return server.engine.status()
 
 
+def _doctor(server: Server, peer: Peer, params: Params) -> Any:
+    return report.of(server.engine.verification, Point(server.engine.loaded.control.point))
+
+
 def _approvals(server: Server, peer: Peer, params: Params) -> Any:
     server.engine.pump()
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -216,7 +222,12 @@ def _tag(server: Server, peer: Peer, params: Params) -> Any:
             )
         workload, threads = engine.tag_tree(pid, agent, f"agentd tag pid {pid} by {peer.name}")
     engine.commit()
-    return {"workload": workload.number, "threads": threads, "io_uring": engine.marks.rings_found()}
+    return {
+        "workload": workload.number,
+        "threads": threads,
+        "io_uring": engine.marks.rings_found(),
+        "enforcement": report.rows(engine.verification.claims(), engine.verification.claims(started=True)),
+    }
 
 
 def _reload(server: Server, peer: Peer, params: Params) -> Any:
@@ -227,6 +238,7 @@ def _reload(server: Server, peer: Peer, params: Params) -> Any:
 
 METHODS: Final[dict[str, Callable[[Server, Peer, Params], Any]]] = {
     "status": _status,
+    "doctor": _doctor,
     "approvals.list": _approvals,
     "approvals.show": _approval,
     "approvals.approve": _answer(True),

@@ -1,8 +1,8 @@
-"""How full the kernel's maps are, for the metrics."""
+"""How full the kernel's maps are and how long its verdicts took, for the metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agentd.kernel import abi
@@ -10,6 +10,7 @@ from agentd.kernel.hosts import HostNames
 from agentd.kernel.loader import LoadedObject
 from agentd.kernel.maps import HashMap
 from agentd.kernel.tables import PolicyTables
+from agentd.metrics import VerdictTimes
 
 
 def of(
@@ -40,3 +41,13 @@ def of(
         }
 
     return capacities, read
+
+
+def verdict_times(stats: Sequence[int]) -> VerdictTimes:
+    """The kernel's histogram."""
+    counts, total = [], 0
+    for number in range(abi.STAT_BUCKETS):
+        total += stats[abi.STAT_BUCKET0 + number]
+        counts.append(total)
+    bounds = tuple(2 ** (8 + number) / 1e9 for number in range(abi.STAT_BUCKETS - 1))
+    return VerdictTimes(bounds, tuple(counts), stats[abi.STAT_VERDICT_NS] / 1e9)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from agentd.kernel import abi
 
+PROBES = 0xFFFFFFFF  # the number of the canary's processes: no workload of an agent
 START_SECONDS = 5  # a workload without a process for so long after it was announced has none
 
 
@@ -31,7 +32,7 @@ class Census:
     def __init__(self, lines: Iterable[abi.TaskLine]) -> None:
         """lines: the marked threads there are; their numbers are not given again."""
         self.workloads: dict[int, Workload] = {}
-        self._next = 1 + max((line.workload for line in lines), default=0)
+        self._next = 1 + max((line.workload for line in lines if line.workload != PROBES), default=0)
 
     def new(self, agent: str, origin: str) -> Workload:
         """A workload that has no process yet."""
@@ -47,6 +48,7 @@ class Census:
 
     def take(self, lines: list[abi.TaskLine], names: Mapping[int, str]) -> tuple[list[Workload], dict[str, int]]:
         """Counts the marked threads; (the workloads that have ended, the number of processes of each agent)."""
+        lines = [line for line in lines if line.workload != PROBES]
         threads = Counter(line.workload for line in lines)
         pids: dict[int, set[int]] = {}
         agents: dict[int, set[int]] = {}

@@ -24,10 +24,11 @@ from agentd.engine.accounts import Accounts
 from agentd.engine.archive import Archive
 from agentd.engine.census import Census, Workload
 from agentd.engine.orphans import HoldMemory
-from agentd.engine.policies import Compiled, PolicySet
+from agentd.engine.policies import CANARY, Compiled, PolicySet
 from agentd.engine.questions import Questions
 from agentd.engine.records import Names
 from agentd.engine.resolvers import Resolvers
+from agentd.engine.verify import Verification
 from agentd.errors import AgentdError
 from agentd.kernel import abi
 from agentd.kernel.hosts import HostNames, Resolver
@@ -35,7 +36,7 @@ from agentd.kernel.loader import LoadedObject
 from agentd.kernel.ring import EventRing, KernelEvent, parse
 from agentd.kernel.tables import PolicyTables
 from agentd.kernel.tasks import TaskMarks
-from agentd.metrics import Metrics, VerdictTimes
+from agentd.metrics import Metrics
 from agentd.model import Action, Decision, Point
 from agentd.workloads import processes
 
@@ -91,6 +92,9 @@ class Engine:
         self._stats = loaded.stats.read()
         self._flushed = time.monotonic()
         self._idle_ticks = 0
+        self.verification = Verification(
+            loaded, self.marks, self.policies, metrics, record=self._record, pump=self.pump
+        )
         self._handlers: dict[int, Callable[[KernelEvent, str, Names], None]] = {
             abi.EVENT_VIOLATION: self._violation,
             abi.EVENT_HOLD: self._hold,
@@ -100,7 +104,7 @@ class Engine:
             abi.EVENT_REFUSED: self._refused,
             abi.EVENT_ENDED: self._ended,
         }
-        metrics.read_verdicts(self._verdict_times)
+        metrics.read_verdicts(lambda: capacity.verdict_times(loaded.stats.read()))
         metrics.read_programs(loaded.programs, loaded.program_seconds)
         metrics.read_maps(*capacity.of(loaded, self._tables, self.names))
         metrics.read_audit(lambda: (audit.bytes_written, audit.head.seq))
@@ -194,6 +198,9 @@ class Engine:
             event = parse(raw)
             view = self.policies.view(event.agent, event.generation)
             agent = view.name if view else self.policies.names().get(event.agent, f"agent-{event.agent}")
+            if agent == CANARY:
+                self.verification.saw(event)
+                continue
             names = records.names_of(event, view)
             if event.type == abi.EVENT_HOLD and not event.point.repeats:
                 self.questions.memory.keep(event.hold_id, raw, names, self._workloads.origin(event.workload))
@@ -305,6 +312,8 @@ class Engine:
         for key, count, raw in self._accounts.flush():
             view = self.policies.view(key.agent, key.generation)
             agent = view.name if view else self.policies.names().get(key.agent, f"agent-{key.agent}")
+            if agent == CANARY:
+                continue
             record = records.summary_record(key, count, raw, agent, view)
             self._record(record)
             self.metrics.decided(
@@ -342,16 +351,6 @@ class Engine:
         for name, count in counts.items():
             self.metrics.set_processes(name, count)
 
-    def _verdict_times(self) -> VerdictTimes:
-        stats = self.loaded.stats.read()
-        counts, total = [0], 0
-        bounds = tuple(2 ** (8 + i) / 1e9 for i in range(abi.STAT_BUCKETS - 1))
-        counts = []
-        for i in range(abi.STAT_BUCKETS):
-            total += stats[abi.STAT_BUCKET0 + i]
-            counts.append(total)
-        return VerdictTimes(bounds, tuple(counts), stats[abi.STAT_VERDICT_NS] / 1e9)
-
     def status(self) -> dict[str, Any]:
         """Everything `agentd status` shows."""
         self._census(self.marks.list())
@@ -374,6 +373,7 @@ class Engine:
             ],
             "approvals_pending": len(self.questions.book),
             "enforcement": coverage.enforcement(Point(self.loaded.control.point), self.loaded.prevented),
+            "verification": self.verification.status(),
             "verdicts": stats[abi.STAT_VERDICTS],
             "unresolved": stats[abi.STAT_UNRESOLVED],
             "lost": {reason: stats[stat] for stat, reason, _ in LOSSES},

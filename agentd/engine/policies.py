@@ -14,11 +14,13 @@ from agentd.engine.automata import for_this_host
 from agentd.errors import AgentdError
 from agentd.kernel.tables import PolicyTables, Prepared, arena_words_for
 from agentd.model import Mode
+from agentd.policy import resolve
 from agentd.policy.hosts import RESOLVERS
 from agentd.policy.resolved import ResolvedAgent, ResolvedPolicy
 from agentd.policy.tables import AgentTables, build
 
 KEPT_GENERATIONS: Final = 64
+CANARY: Final = "(canary)"  # the agent that probes run as: it may do nothing. No policy can name it
 MAX_ARENA_WORDS: Final = 64 << 20  # 256 MiB: what can be asked for, not what is taken
 
 
@@ -69,6 +71,10 @@ class PolicySet:
         All tables are built and must fit before the first one is installed. An agent that the new policy doesn't name
         but that the kernel knows (it may have workloads) is denied everything.
         """
+        if CANARY in compiled.tables:
+            raise AgentdError(
+                "policy-invalid", compiled.policy.source, f"the name {CANARY} is agentd's own", "choose another"
+            )
         fresh: dict[tuple[int, int], AgentView] = {}
         gone = {name for name in self._tables.names() if name not in compiled.tables}
         everything = dict(compiled.tables)
@@ -101,6 +107,17 @@ class PolicySet:
         while len(self._views) > KEPT_GENERATIONS + len(everything):
             self._views.popitem(last=False)
         self.current = compiled.policy
+
+    def canary_slot(self) -> int:
+        """The kernel's number of the canary agent; installed if it isn't. Raises AgentdError `policy-too-large`."""
+        known = self._tables.names().get(CANARY)
+        if known is not None:
+            return known
+        document = b"version: 1\nagents:\n  canary:\n    on_violation: deny\n    deny: []\n"
+        agent = dataclasses.replace(resolve.load_text(document, "canary", workspace="/").agents["canary"], name=CANARY)
+        agent = dataclasses.replace(agent, rules=())  # the runtime baseline too: nothing is allowed
+        tables = build(agent, max_words=MAX_ARENA_WORDS, automata=for_this_host())
+        return self._tables.install(CANARY, tables, mode=Mode.ENFORCE, strict=False).agent
 
     def view(self, agent: int, generation: int) -> AgentView | None:
         """What a generation meant; None: installed by an agentd before this one, whose notes are lost."""

@@ -1,0 +1,94 @@
+"""What `agentd doctor` says: for each kernel operation the point, guarantee, proof, and what is weak."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+from agentd.engine import coverage, verify
+from agentd.engine.coverage import Cover
+from agentd.engine.verify import Proof, Verification
+from agentd.model import Guarantee, Op, Point
+
+HELD, SOME_DETECTED, CANNOT = 0, 1, 2  # exit codes of `agentd doctor`
+NOTES: Final = {
+    Point.LSM: ("operations are judged in the kernel's LSM hooks, by programs of the kind lsm", "nothing to do"),
+    Point.FMOD_RET: (
+        "bpf is not in this kernel's list of security modules; fmod_ret programs judge the same hooks",
+        "add lsm=...,bpf to the kernel command line, or nothing: fmod_ret already covers it",
+    ),
+    Point.NONE: (
+        "this kernel loads no LSM or fmod_ret programs (it has no BPF trampolines, or refuses them)",
+        "boot a kernel that has them (those of Debian, Ubuntu, Fedora and SUSE do), or start the agent with agentd run",
+    ),
+}
+
+
+def rows(covers: Collection[Cover], started: Collection[Cover]) -> list[dict[str, str]]:
+    """One row an operation. covers: of processes that were tagged; started: of workloads of `agentd run`."""
+    return [
+        {
+            "operation": op.word,
+            "point": coverage.main(covers, op).point.word,
+            "guarantee": coverage.in_words(covers, op),
+            "started_point": coverage.main(started, op).point.word,
+            "started": coverage.in_words(started, op),
+        }
+        for op in Op
+    ]
+
+
+def of(verification: Verification, hooks: Point) -> dict[str, Any]:
+    """Tries everything, and says what came of it. hooks: what the LSM hooks are on this host."""
+    proofs = {proof.cover.kind.op: proof for proof in verification.run()}
+    covers, started = verification.claims(), verification.claims(started=True)
+    made = rows(covers, started)
+    for row, op in zip(made, Op, strict=True):
+        row.update(verify.in_json(proofs[op]) | {"guarantee": row["guarantee"]})
+    return {
+        "hooks": hooks.word,
+        "note": NOTES[hooks][0],
+        "remedy": NOTES[hooks][1],
+        "operations": made,
+        "weak": weak_spots(covers, started, list(proofs.values()), hooks),
+        "exit": verdict(covers, list(proofs.values())),
+    }
+
+
+def verdict(covers: Collection[Cover], proofs: Collection[Proof]) -> int:
+    """0: all is prevented or contained; 1: some is only detected; 2: something is not held as it is claimed."""
+    if any(proof.failed for proof in proofs):
+        return CANNOT
+    return SOME_DETECTED if any(cover.guarantee < Guarantee.CONTAINED for cover in covers) else HELD
+
+
+def weak_spots(
+    covers: Sequence[Cover], started: Sequence[Cover], proofs: Sequence[Proof], hooks: Point
+) -> list[dict[str, Any]]:
+    """Each with the kinds it is about, the reason and the remedy; the worst first."""
+    found: dict[tuple[str, str], list[str]] = {}
+
+    def add(name: str, reason: str, remedy: str) -> None:
+        found.setdefault((reason, remedy), []).append(name)
+
+    for proof in proofs:
+        if proof.failed:
+            add(
+                proof.cover.kind.op.word,
+                f"the probe failed: {proof.text}",
+                "don't rely on it: stop the agents that may not do it, and report this",
+            )
+    for cover, better in zip(covers, started, strict=True):
+        if cover.guarantee >= Guarantee.CONTAINED:
+            continue
+        if hooks is not Point.NONE and not cover.kind.hooks:
+            reason, remedy = "no LSM hook sees this part, so it is judged after the call", "none but a newer agentd"
+        else:
+            reason, remedy = "without LSM hooks it is judged after the call", "a kernel with BPF trampolines"
+        if better.guarantee > cover.guarantee:
+            remedy = f"start the agent with agentd run: {better.guarantee.word} by {better.point.word}"
+        add(cover.kind.name, f"only {cover.guarantee.word}: {reason}", remedy)
+    for proof in proofs:
+        if not proof.tried:
+            add(proof.cover.kind.op.word, f"no proof: {proof.text}", "none needed where the kernel has no such call")
+    return [{"kinds": kinds, "reason": reason, "remedy": remedy} for (reason, remedy), kinds in found.items()]

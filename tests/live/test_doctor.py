@@ -1,0 +1,106 @@
+"""`agentd doctor` and the probes behind it: what is claimed is tried, and what doesn't hold is found."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from agentd.engine import coverage, report
+from agentd.kernel import canary
+from agentd.kernel.libbpf import library
+from agentd.kernel.pins import unpin_links
+from agentd.model import Op, Point
+from tests.live.harness import agent, enforcing
+from tests.live.service import Service, agentd, bot
+
+pytestmark = pytest.mark.root
+MAY_BE_MISSING = {"module", "kexec", "compat", "namespace", "perf", "io_uring"}  # calls that some kernels don't have
+
+
+def test_every_operation_is_tried_and_holds(tmp_path: Path) -> None:
+    """Each operation works untagged and comes to its guarantee tagged; the agents' records show nothing of it."""
+    with enforcing(tmp_path, {"bot": agent()}) as host:
+        before = host.engine.audit.head.seq
+        proofs = host.engine.verification.run()
+        assert {proof.cover.kind.op for proof in proofs} == set(Op)
+        assert not [proof for proof in proofs if proof.failed]
+        assert {proof.cover.kind.op.word for proof in proofs if not proof.verified} <= MAY_BE_MISSING
+        host.engine.tick()
+        host.engine.flush()
+        assert not host.records(before)
+        assert not host.engine.status()["workloads"]
+        shown = host.engine.metrics.exposition()
+        assert re.search(r'agentd_enforcement_verified{guarantee="\w+",operation="delete",point="\w+"} 1.0', shown)
+
+
+def test_a_point_that_is_gone_is_found(tmp_path: Path) -> None:
+    """With the programs that judge it detached, a probe fails: a record and the metric; and both again later."""
+    with enforcing(tmp_path, {"bot": agent()}) as host:
+        engine = host.engine
+        control = engine.verification.run()
+        assert not [proof for proof in control if proof.failed]
+        gone = [name for name in engine.loaded.links() if re.search("bind", name)]
+        unpin_links(engine.loaded.pins, engine.loaded.control.epoch, gone)
+        for name in gone:
+            library().bpf_link__destroy(engine.loaded._links.pop(name))
+        failed = [proof for proof in engine.verification.run() if proof.failed]
+        assert [proof.cover.kind.op for proof in failed] == [Op.BIND]
+        assert "it worked" in failed[0].text
+        assert report.verdict(engine.verification.claims(), failed) == report.CANNOT
+        record = host.records()[-1]
+        assert (record["event"], record["kernel_operation"]) == ("enforcement_failed", "bind")
+        shown = engine.metrics.exposition()
+        assert 'agentd_enforcement_failures_total{operation="bind"} 1.0' in shown
+        assert re.search(r'agentd_enforcement_verified{guarantee="prevented",operation="bind",point="\w+"} 0.0', shown)
+        engine.loaded.unwatch()
+        engine.verification.run()  # a mark attaches the programs, all of them
+        assert host.records()[-1]["event"] == "enforcement_verified"
+
+
+def test_doctor_without_a_service(tmp_path: Path) -> None:
+    """It loads the programs itself, exits by what the host gives, and leaves nothing pinned."""
+    before = set(Path("/sys/fs/bpf/agentd-run").glob("*"))
+    done = agentd("doctor", "--json")
+    found = json.loads(done.stdout)
+    weakest = min(cover.guarantee for cover in coverage.of_host(Point[found["hooks"].upper()], _prevented(found)))
+    assert done.returncode == found["exit"] == (report.SOME_DETECTED if weakest.word == "detected" else report.HELD)
+    assert {row["operation"] for row in found["operations"]} == {op.word for op in Op}
+    assert all(row["untagged_us"] for row in found["operations"] if row["tried"])
+    assert set(Path("/sys/fs/bpf/agentd-run").glob("*")) <= before
+    text = agentd("doctor").stdout
+    assert "reason" in text and "remedy" in text
+
+
+def _prevented(found: dict[str, list[dict[str, str]]]) -> set[Op]:
+    return {Op[row["operation"].upper()] for row in found["operations"] if row["point"] in ("lsm", "fmod_ret")}
+
+
+def test_doctor_asks_the_service() -> None:
+    """A service that runs is asked, and tries its own programs; its log shows nothing of the canary."""
+    with Service({"bot": bot()}) as service:
+        done = service.cli("doctor", "--json")
+        assert json.loads(done.stdout)["by"] == "the service"
+        assert done.returncode in (report.HELD, report.SOME_DETECTED), done.stderr
+        assert not [record for record in service.records() if "canary" in json.dumps(record)]
+        assert any(line.startswith("bind") and "EPERM" in line for line in service.cli("doctor").stdout.splitlines())
+
+
+def test_doctor_says_who_may_not() -> None:
+    """An unprivileged user gets one clear line and exit code 2."""
+    done = agentd("doctor", user=65534, env={"HOME": "/"})
+    assert done.returncode == report.CANNOT
+    assert done.stderr.startswith("agentd: ") and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_the_promises_are_printed_without_trying() -> None:
+    """--table is the table of README, for anybody."""
+    done = agentd("doctor", "--table", user=65534, env={"HOME": "/"})
+    assert (done.returncode, done.stdout) == (0, coverage.markdown())
+
+
+def test_every_operation_has_an_attempt() -> None:
+    """An operation that no probe tries can't be proved."""
+    assert {op.word for op in Op} == set(canary.ATTEMPTS)

@@ -1,0 +1,37 @@
+"""What `agentd doctor` concludes from what its probes showed."""
+
+from __future__ import annotations
+
+from agentd.engine import coverage, report
+from agentd.engine.coverage import Cover
+from agentd.engine.verify import Proof
+from agentd.model import Guarantee, Op, Point
+
+HOOKED = coverage.of_host(Point.LSM, set(Op))
+BARE = coverage.of_host(Point.NONE, ())
+
+
+def proof(cover: Cover, *, verified: bool = True, tried: bool = True) -> Proof:
+    return Proof(cover, verified, tried, "as it is")
+
+
+def test_the_exit_code_is_the_worst_of_all() -> None:
+    """2 for a probe that failed, 1 where a part is only detected, else 0; what can't be tried changes nothing."""
+    held = [cover for cover in HOOKED if cover.guarantee >= Guarantee.CONTAINED]
+    assert report.verdict(held, [proof(held[0])]) == report.HELD
+    assert report.verdict(held, [proof(held[0], verified=False, tried=False)]) == report.HELD
+    assert report.verdict(BARE, [proof(BARE[0])]) == report.SOME_DETECTED
+    assert report.verdict(held, [proof(held[0], verified=False)]) == report.CANNOT
+
+
+def test_every_weak_spot_has_a_reason_and_a_remedy() -> None:
+    """All kinds that are only detected are among the weak spots, and a failed probe stands first."""
+    started = coverage.of_host(Point.NONE, (), started=True)
+    bad = proof(coverage.main(BARE, Op.CONNECT), verified=False)
+    spots = report.weak_spots(BARE, started, [bad], Point.NONE)
+    assert spots[0]["kinds"] == ["connect"] and "failed" in spots[0]["reason"]
+    named = {kind for spot in spots for kind in spot["kinds"]}
+    assert {cover.kind.name for cover in BARE if cover.guarantee is Guarantee.DETECTED} <= named
+    assert all(spot["reason"] and spot["remedy"] for spot in spots)
+    better = next(spot for spot in spots if "bpf" in spot["kinds"])
+    assert "agentd run" in better["remedy"]
