@@ -23,9 +23,11 @@ EVENTS: Final = (
     "allowed",  # summary: `count` operations between `first` and `last`, exactly
     "denied",
     "approval_required",
+    "approval_vote",  # a yes of one person where several must say it
     "approved",
     "approval_denied",
     "approval_expired",
+    "approval_revoked",  # an answer that stood is taken back
     "gap",  # a loss: `count` things that have no record of their own, of what kinds and why in metadata
     "started",
     "stopped",

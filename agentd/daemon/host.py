@@ -72,7 +72,7 @@ def start(
                 [note("started", f"agentd {agentd.__version__} enforces", metadata={"pid": os.getpid()})]
             )
             engine.install(compiled)
-            engine.questions.resume()
+            engine.takeover.resume()
             return engine
         except BaseException:
             if stood:
@@ -88,11 +88,12 @@ def start(
 def stop(engine: Engine, *, release: bool) -> None:
     """Ends an engine. release: ends enforcement too; else the pins keep it."""
     if release:
-        engine.questions.deny_all("enforcement ends (deny)")
+        engine.takeover.deny_all("enforcement ends (deny)")
     engine.close()
     engine.audit.append([note("stopped", "enforcement ends" if release else "enforcement goes on by the pins")])
     engine.commit()
     if release:
+        engine.reasons.forget_all()
         engine.loaded.release()
     else:
         engine.loaded.close()

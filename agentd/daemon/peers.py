@@ -13,13 +13,16 @@ import pwd
 import socket
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+from agentd.approvals.book import Approver
 from agentd.errors import AgentdError
 from agentd.kernel.tasks import TaskMarks, marked_elsewhere
 
 GROUP: Final = "agentd"
 SO_PEERPIDFD: Final = 77
+NO_LOGIN: Final = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,14 @@ class Peer:
             return pwd.getpwuid(self.uid).pw_name
         except KeyError:
             return f"uid {self.uid}"
+
+    def approver(self) -> Approver:
+        """Who this is, for the record: the user that logged in too, which sudo doesn't change (pam_loginuid(8))."""
+        try:
+            login = int(Path(f"/proc/{self.pid}/loginuid").read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            login = NO_LOGIN
+        return Approver(self.name, self.uid, self.pid, None if login == NO_LOGIN else login)
 
 
 def peer_of(connection: socket.socket) -> Peer:

@@ -115,10 +115,7 @@ async def _run_alone(request: RunRequest, say: Callable[[str], None], preparatio
         on_event = _event_writer(stack, request.events) if request.events else None
         engine = host.start(compiled, pins=run_pins(), audit_dir=state, preparation=preparation)
         engine.on_event = on_event
-        engine.questions.on_hold = lambda held: say(
-            f"held: {held['summary']} ({held['tool']}/{held['operation']}); "
-            f"answer with: agentd approvals approve {held['id']}"
-        )
+        engine.questions.on_notice.append(lambda notice: _tell(notice, say))
         loop = EngineLoop(engine)
         server = Server(engine, SERVICE_SOCKET.parent / f"run-{os.getpid()}.sock")
         try:
@@ -135,6 +132,17 @@ async def _run_alone(request: RunRequest, say: Callable[[str], None], preparatio
         if left:
             say(f"{left} processes outlived {request.command[0]}: killed, because their policy ends with this run")
     return code
+
+
+def _tell(notice: dict[str, Any], say: Callable[[str], None]) -> None:
+    """On the terminal of the command: only where to look. Nobody can answer there (see peers.py)."""
+    if notice["event"] == "asked":
+        say(
+            f"held: {notice['summary']} ({notice['tool']}/{notice['operation']}); "
+            f"answer from another terminal: agentd approvals approve {notice['id']}"
+        )
+    elif notice["event"] == "flood":
+        say(f"{notice['agent']}: {notice['reason']}")
 
 
 async def _supervise(request: RunRequest, engine: Engine, loop: EngineLoop) -> int:

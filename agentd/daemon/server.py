@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import os
 import shutil
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from agentd.daemon import answers
 from agentd.daemon.peers import GROUP, Peer, admit
 from agentd.engine import report
 from agentd.engine.core import Engine
-from agentd.engine.pending import describe
 from agentd.errors import AgentdError
 from agentd.model import Point
 
@@ -39,6 +39,7 @@ class Server:
         self.engine = engine
         self.path = path
         self.reload = reload
+        self.terminals = answers.guard(self)
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
@@ -74,7 +75,7 @@ class Server:
                 await writer.drain()
                 return
             while line := await reader.readline():
-                writer.write(self._respond(line, connection))
+                writer.write(await self._respond(line, connection))
                 await writer.drain()
         except (ConnectionError, asyncio.LimitOverrunError, ValueError):
             pass  # the peer is gone, or sent a line without an end
@@ -84,7 +85,7 @@ class Server:
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
 
-    def _respond(self, line: bytes, connection: socket.socket) -> bytes:
+    async def _respond(self, line: bytes, connection: socket.socket) -> bytes:
         try:
             peer = admit(connection, self.engine.marks)  # again: it may have been marked since it connected
             try:
@@ -98,7 +99,10 @@ class Server:
                 raise AgentdError(
                     "usage", "request", f"unknown method {request.get('method')!r}", "see CONTRIBUTING.md"
                 )
-            return _line({"ok": True, "result": method(self, peer, Params(request.get("params", {})))})
+            result = method(self, peer, Params(request.get("params", {})))
+            if inspect.isawaitable(result):
+                result = await result
+            return _line({"ok": True, "result": result})
         except AgentdError as error:
             return _failure(error)
         except OSError as exc:  # a process or a cgroup that went away between two looks at it
@@ -149,11 +153,11 @@ class Params:
             raise AgentdError("usage", f"parameter {name}", "expected a string")
         return value
 
-    def number(self, name: str) -> int:
-        """A positive whole number."""
-        value = self._raw.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value <= 0 or value > 1 << 31:
-            raise AgentdError("usage", f"parameter {name}", "expected a positive whole number")
+    def number(self, name: str, default: int | None = None, *, least: int = 1, most: int = 1 << 31) -> int:
+        """A whole number from `least` to `most`."""
+        value = self._raw.get(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise AgentdError("usage", f"parameter {name}", f"expected a whole number, {least} at least")
         return value
 
 
@@ -163,27 +167,6 @@ def _status(server: Server, peer: Peer, params: Params) -> Any:
 
 def _doctor(server: Server, peer: Peer, params: Params) -> Any:
     return report.of(server.engine.verification, Point(server.engine.loaded.control.point))
-
-
-def _approvals(server: Server, peer: Peer, params: Params) -> Any:
-    server.engine.pump()
-    now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    return [describe(pending, now) for pending in server.engine.questions.book]
-
-
-def _approval(server: Server, peer: Peer, params: Params) -> Any:
-    server.engine.pump()
-    return describe(server.engine.questions.book.get(params.text("id")), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
-
-
-def _answer(allow: bool) -> Callable[[Server, Peer, Params], Any]:
-    def method(server: Server, peer: Peer, params: Params) -> Any:
-        server.engine.pump()
-        by = f"{peer.name} (uid {peer.uid}, pid {peer.pid})"
-        pending = server.engine.questions.answer(params.text("id"), allow, by, params.text("reason", ""))
-        return {"id": pending.id, "answer": "approved" if allow else "denied", "by": by}
-
-    return method
 
 
 def _mark(server: Server, peer: Peer, params: Params) -> Any:
@@ -236,13 +219,18 @@ def _reload(server: Server, peer: Peer, params: Params) -> Any:
     return server.reload()
 
 
+# A method may be a coroutine: then it is awaited, and other peers are answered meanwhile.
 METHODS: Final[dict[str, Callable[[Server, Peer, Params], Any]]] = {
     "status": _status,
     "doctor": _doctor,
-    "approvals.list": _approvals,
-    "approvals.show": _approval,
-    "approvals.approve": _answer(True),
-    "approvals.deny": _answer(False),
+    "approvals.list": answers.listing,
+    "approvals.summary": answers.summary,
+    "approvals.wait": answers.wait,
+    "approvals.show": answers.show,
+    "approvals.approve": answers.answer(True),
+    "approvals.deny": answers.answer(False),
+    "approvals.standing": answers.standing,
+    "approvals.revoke": answers.revoke,
     "run.mark": _mark,
     "tag": _tag,
     "reload": _reload,

@@ -99,7 +99,7 @@ class _Service:
         try:
             compiled = host.read_policy(self._config.policy, self._config.workspace)
             self._engine.install(compiled)
-            self._engine.questions.judge_again("the policy was loaded again, and judges this anew")
+            self._engine.takeover.judge_again("the policy was loaded again, and judges this anew")
             self._tag_running()
         except AgentdError as error:
             self._engine.policy_rejected(error)

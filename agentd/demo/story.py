@@ -66,7 +66,8 @@ class Run:
         self._process = subprocess.Popen(
             command, cwd=stage.workspace, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(stage.home), "LANG": "C.UTF-8"},
-            text=True, errors="backslashreplace", process_group=0,
+            text=True, errors="backslashreplace",
+            start_new_session=True,  # without the terminal, from which nobody could answer then
         )  # fmt: skip
         self.errors: list[str] = []
         self._threads = [threading.Thread(target=target) for target in (self._take_output, self._take_errors)]

@@ -16,7 +16,7 @@ from typing import Final
 
 from agentd.kernel import abi
 from agentd.model import Action, Decision, Risk
-from agentd.policy.resolved import RULE_DEFAULT, RULE_UNRESOLVED, Outcome
+from agentd.policy.resolved import RULE_DEFAULT, RULE_UNRESOLVED, Outcome, ResolvedAgent
 
 KEPT: Final = 2  # generations of each agent
 
@@ -30,6 +30,7 @@ class AgentView:
     rules: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
     policy_sha256: str
+    terms: tuple[tuple[str, int], ...] = ()  # of each rule: digest, approvers
 
     def toolop(self, number: int) -> tuple[str, str]:
         """(tool, operation) of a number that the kernel gave."""
@@ -44,6 +45,22 @@ class AgentView:
         if number in (abi.RULE_UNRESOLVED, RULE_UNRESOLVED):
             return "unresolved"
         return self.rules[number] if number < len(self.rules) else f"rule-{number}"
+
+    def rule_terms(self, number: int) -> tuple[str, int]:
+        """(Digest of what the rule says, how many people must say yes) of a rule index; no rule: ("", 1)."""
+        return self.terms[number] if number < len(self.terms) else ("", 1)
+
+
+def view_of(name: str, agent: ResolvedAgent, outcomes: tuple[Outcome, ...], sha256: str) -> AgentView:
+    """What a generation of `agent` means."""
+    return AgentView(
+        name,
+        tuple(agent.toolops),
+        tuple(rule.id for rule in agent.rules),
+        outcomes,
+        sha256,
+        tuple((rule.digest, rule.approvers) for rule in agent.rules),
+    )
 
 
 class Archive:
@@ -73,6 +90,7 @@ class Archive:
                 "rules": view.rules,
                 "outcomes": [(o.decision, o.action, o.risk, o.rule, o.toolop, o.timeout) for o in view.outcomes],
                 "sha256": view.policy_sha256,
+                "terms": view.terms,
             }
             with contextlib.suppress(OSError):
                 self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -104,7 +122,8 @@ def _view(note: dict[str, object]) -> AgentView:
         for decision, action, risk, rule, toolop, timeout in _list(note["outcomes"])
     )
     rules = tuple(str(rule) for rule in _list(note["rules"]))
-    return AgentView(str(note["name"]), toolops, rules, outcomes, str(note["sha256"]))
+    terms = tuple((str(digest), int(approvers)) for digest, approvers in _list(note["terms"]))
+    return AgentView(str(note["name"]), toolops, rules, outcomes, str(note["sha256"]), terms)
 
 
 def _list(value: object) -> list:  # type: ignore[type-arg]

@@ -19,15 +19,18 @@ from agentd.actions import signals
 from agentd.audit.canonical import Json
 from agentd.audit.record import Record, gap
 from agentd.audit.writer import AuditWriter, new_action_id
-from agentd.engine import capacity, coverage, orphans, records
+from agentd.engine import capacity, orphans, records
 from agentd.engine.accounts import Accounts
 from agentd.engine.archive import Archive
 from agentd.engine.census import Census, Workload
-from agentd.engine.orphans import HoldMemory
 from agentd.engine.policies import CANARY, Compiled, PolicySet
 from agentd.engine.questions import Questions
+from agentd.engine.reasons import Reasons
 from agentd.engine.records import Names
 from agentd.engine.resolvers import Resolvers
+from agentd.engine.status import LOSSES, status_of
+from agentd.engine.surroundings import Surroundings
+from agentd.engine.takeover import Takeover
 from agentd.engine.verify import Verification
 from agentd.errors import AgentdError
 from agentd.kernel import abi
@@ -37,17 +40,12 @@ from agentd.kernel.ring import EventRing, KernelEvent, parse
 from agentd.kernel.tables import PolicyTables
 from agentd.kernel.tasks import TaskMarks
 from agentd.metrics import Metrics
-from agentd.model import Action, Decision, Point
+from agentd.model import Action, Decision
 from agentd.workloads import processes
 
 FLUSH_SECONDS: Final = 10
 IDLE_TICKS: Final = 3  # without a workload, before the programs are detached
 COMMIT_RECORDS: Final = 2000  # the log's queue holds a few times as many: a flood must not overrun it
-# What the kernel counts as lost -> (the metric's reason, what was lost in words).
-LOSSES: Final = (
-    (abi.STAT_LOST_EVENTS, "ring-full", "denial or hold events"),
-    (abi.STAT_LOST_COUNTS, "counts-full", "allowed operations"),
-)
 
 
 class Engine:
@@ -75,18 +73,26 @@ class Engine:
         self.resolvers = Resolvers(self.names, resolvers)
         self.on_event: Callable[[Record], None] | None = None
         self._accounts = Accounts(loaded)
-        self._workloads = Census(self.marks.list())
+        self.workloads = Census(self.marks.list())
+        seed = b"".join(number.to_bytes(8, "little") for number in loaded.control.hash_seed)
+        self.reasons = Reasons(seed, self.policies.agent)
         self.questions = Questions(
             loaded,
             self.marks,
             metrics,
-            HoldMemory(audit.path.parent / "held", pins),
-            record=self._record,
-            commit=self.commit,
-            pump=self.pump,
-            agents=self.policies.names,
-            origin=self._workloads.origin,
+            audit.path.parent,
+            pins,
+            Surroundings(
+                record=self._record,
+                commit=self.commit,
+                pump=self.pump,
+                agents=self.policies.names,
+                agent=self.policies.agent,
+                origin=self.workloads.origin,
+                denied=self.reasons.denied,
+            ),
         )
+        self.takeover = Takeover(self.questions)
         self._events = EventRing(loaded, "events")
         self._backlog: deque[bytes] = deque()
         self._stats = loaded.stats.read()
@@ -140,13 +146,14 @@ class Engine:
     def new_workload(self, agent: str, origin: str) -> tuple[Workload, int]:
         """(A workload without processes, the agent's number in the kernel). Raises AgentdError `unknown-agent`."""
         slot = self.policies.slot(agent)
-        return self._workloads.new(agent, origin), slot
+        return self.workloads.new(agent, origin), slot
 
     def mark_started(self, pidfd: int, agent: str, origin: str, command: list[str]) -> Workload:
         """Marks a process that waits to exec its command: the root of a new workload."""
         workload, slot = self.new_workload(agent, origin)
         self.marks.mark_process(pidfd, slot, workload.number, root_exec=True)
         self._workload_record("workload_started", workload, {"command": [*command]})
+        self.reasons.begin(workload.number, agent)
         return workload
 
     def tag_tree(self, pid: int, agent: str, origin: str) -> tuple[Workload, int]:
@@ -203,10 +210,11 @@ class Engine:
                 continue
             names = records.names_of(event, view)
             if event.type == abi.EVENT_HOLD and not event.point.repeats:
-                self.questions.memory.keep(event.hold_id, raw, names, self._workloads.origin(event.workload))
+                self.questions.memory.keep(event.hold_id, raw, names, self.workloads.origin(event.workload))
             self._handlers.get(event.type, self._unknown)(event, agent, names)
             if self.audit.pending >= COMMIT_RECORDS:
                 self.commit()
+        self.reasons.flush()  # before the disk: whoever was denied is looking already
         self.commit()
         return handled
 
@@ -215,13 +223,14 @@ class Engine:
         self.metrics.lost("event-malformed")
         self._record(gap(time.time_ns(), new_action_id(), {f"events of kind {event.type}": 1}, "event-malformed"))
 
-    def commit(self) -> None:
-        """Puts what was recorded on disk."""
+    def commit(self) -> bool:
+        """Puts what was recorded on disk; is all of it there?"""
         if self.audit.pending:
             self.audit.commit()
         if bool(self.audit.failed) != self._unrecorded:
             self._unrecorded = bool(self.audit.failed)
             self._tables.set_unrecorded(self._unrecorded)
+        return not self.audit.pending
 
     def _record(self, record: Record) -> None:
         self.audit.append([record])
@@ -243,6 +252,8 @@ class Engine:
         if event.decision is Decision.REQUIRE_APPROVAL and event.action is Action.NONE:
             kind = "approval_required"
         self._record(records.event_record(kind, event, agent, names, reason=reason))
+        if event.action is not Action.NONE:
+            self.reasons.denied(event, agent, names, reason)
         if event.flags & abi.FLAG_DOOMED and event.action is Action.KILL:
             self._end(event.workload)
 
@@ -254,7 +265,7 @@ class Engine:
 
     def _hold(self, event: KernelEvent, agent: str, names: Names) -> None:
         self._count(event, agent, names)
-        self.questions.ask(event, agent, names, self._workloads.origin(event.workload), event.time)
+        self.questions.ask(event, agent, names, self.workloads.origin(event.workload), event.time)
 
     def _gone(self, event: KernelEvent, agent: str, names: Names) -> None:
         self.questions.gone(event, agent)
@@ -292,7 +303,7 @@ class Engine:
             self._record(records.note("resolvers_changed", f"host names are learned from {self.resolvers.text()}"))
         self._losses()
         lines = self.marks.list()
-        self.questions.adopt(lines)
+        self.takeover.adopt(lines)
         self._census(lines)
         self.questions.follow_up(lines)
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
@@ -344,7 +355,8 @@ class Engine:
         self._stats = now
 
     def _census(self, lines: list[abi.TaskLine]) -> None:
-        ended, counts = self._workloads.take(lines, self.policies.names())
+        ended, counts = self.workloads.take(lines, self.policies.names())
+        self.reasons.forget([workload.number for workload in ended])
         for workload in ended:
             self.marks.forget_doom(workload.number)
             self._workload_record("workload_ended", workload, {})
@@ -354,39 +366,7 @@ class Engine:
     def status(self) -> dict[str, Any]:
         """Everything `agentd status` shows."""
         self._census(self.marks.list())
-        stats = self.loaded.stats.read()
-        policy = self.policies.current
-        return {
-            "policy": {"source": policy.source, "sha256": policy.sha256, "agents": sorted(policy.agents)}
-            if policy
-            else None,
-            "workloads": [
-                {
-                    "workload": w.number,
-                    "agent": w.agent,
-                    "origin": w.origin,
-                    "started": w.started,
-                    "processes": w.processes,
-                    "threads": w.threads,
-                }
-                for w in self._workloads.workloads.values()
-            ],
-            "approvals_pending": len(self.questions.book),
-            "enforcement": coverage.enforcement(Point(self.loaded.control.point), self.loaded.prevented),
-            "verification": self.verification.status(),
-            "verdicts": stats[abi.STAT_VERDICTS],
-            "unresolved": stats[abi.STAT_UNRESOLVED],
-            "lost": {reason: stats[stat] for stat, reason, _ in LOSSES},
-            "audit": {
-                "path": str(self.audit.path),
-                "head": self.audit.head.hash,
-                "records": self.audit.head.seq,
-                "failed": self.audit.failed,
-            },
-            "pins": str(self.loaded.pins),
-            "attached": self.loaded.watching,
-            "names": self.resolvers.status(stats),
-        }
+        return status_of(self)
 
     def close(self) -> None:
         """Takes the last events and counts, and lets go of the rings (not of the kernel's programs)."""
@@ -394,5 +374,6 @@ class Engine:
             pass
         self.tick()
         self.flush()
+        self.questions.ledger.journal.close()
         self._events.close()
         self._accounts.close()

@@ -9,6 +9,7 @@ is SIGKILL.
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Collection
 
 from agentd.actions import signals
@@ -27,16 +28,15 @@ class HoldAnswers:
         self._maps = AnswerMaps(loaded)
         self._answered: set[int] = set(self._maps.let_go_of())  # an agentd before this one's too
 
-    def settle(
-        self, holds: Collection[Hold], key: tuple[int, int], allow: bool, book: ApprovalBook[HeldAction]
-    ) -> None:
+    def settle(self, holds: Collection[Hold], allow: bool, book: ApprovalBook[HeldAction]) -> None:
         """Answers all holds of one approval. The approval must be off the book already.
 
         Raises KernelError if the kernel's map is full: the threads stay held then.
         """
-        retried = [hold for hold in holds if hold.retried]
-        if retried:
-            self._maps.grant(key, retried[0].hold_id, allow=allow, uses=len(retried))
+        keys = Counter(hold.key for hold in holds if hold.retried)
+        first = {hold.key: hold.hold_id for hold in reversed([*holds]) if hold.retried}
+        for key, uses in keys.items():
+            self._maps.grant(key, first[key], allow=allow, uses=uses)
         for hold in holds:
             if hold.retried:
                 self.ask_anew(hold.hold_id)

@@ -62,6 +62,8 @@ class HoldMemory:
             "rule": names.rule,
             "risk": None if names.risk is None else int(names.risk),
             "policy": names.policy_sha256,
+            "terms": names.terms,
+            "approvers": names.approvers,
             "started_by": started_by,
         }
         try:
@@ -78,7 +80,15 @@ class HoldMemory:
                 return None
             event = parse(bytes.fromhex(note["event"]))
             risk = None if note["risk"] is None else Risk(note["risk"])
-            names = Names(note["tool"], note["operation"], note["rule"], risk, note["policy"])
+            names = Names(
+                note["tool"],
+                note["operation"],
+                note["rule"],
+                risk,
+                note["policy"],
+                note["terms"],
+                int(note["approvers"]),
+            )
             return Remembered(event, names, note["started_by"]) if event.hold_id == hold_id else None
         except (OSError, ValueError, KeyError, TypeError):
             return None

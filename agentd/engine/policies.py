@@ -9,7 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-from agentd.engine.archive import AgentView, Archive
+from agentd.engine.archive import AgentView, Archive, view_of
 from agentd.engine.automata import for_this_host
 from agentd.errors import AgentdError
 from agentd.kernel.tables import PolicyTables, Prepared, arena_words_for
@@ -95,13 +95,7 @@ class PolicySet:
             agent = agents[name]
             put = self._tables.flip(prepared[name])
             self._slots[name] = put.agent
-            fresh[put.agent, put.generation] = AgentView(
-                name,
-                tuple(agent.toolops),
-                tuple(rule.id for rule in agent.rules),
-                tables.outcomes,
-                compiled.policy.sha256,
-            )
+            fresh[put.agent, put.generation] = view_of(name, agent, tables.outcomes, compiled.policy.sha256)
         self._views.update(fresh)
         self._archive.keep(fresh)
         while len(self._views) > KEPT_GENERATIONS + len(everything):
@@ -118,6 +112,10 @@ class PolicySet:
         agent = dataclasses.replace(agent, rules=())  # the runtime baseline too: nothing is allowed
         tables = build(agent, max_words=MAX_ARENA_WORDS, automata=for_this_host())
         return self._tables.install(CANARY, tables, mode=Mode.ENFORCE, strict=False).agent
+
+    def agent(self, name: str) -> ResolvedAgent | None:
+        """An agent of the policy in force; None: it names none such."""
+        return self.current.agents.get(name) if self.current else None
 
     def view(self, agent: int, generation: int) -> AgentView | None:
         """What a generation meant; None: installed by an agentd before this one, whose notes are lost."""

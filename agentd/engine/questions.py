@@ -1,25 +1,31 @@
-"""Held operations as questions: asked, answered, timed out, taken over from an agentd before this one.
+"""Held operations as questions: asked, answered, timed out.
 
 The engine gives every hold here and every end of a held thread; what comes of it goes to the log through the engine's
 own record and commit, in the order in which it was decided.
+
+An answer takes effect when it is in the journal (ledger.py), which survives a killed agentd; the log's copy is synced
+to the disk while the process goes on already, and before whoever answered is told. For an agent with a strict log the
+sync comes first.
 """
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Collection
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
-from agentd.actions import signals
-from agentd.approvals.book import Answer, ApprovalBook, Hold, Pending
+from agentd.approvals.book import Answer, ApprovalBook, Approver, Hold, Pending
+from agentd.approvals.standing import Scope, Standing
 from agentd.audit.canonical import Json
-from agentd.audit.record import Record
-from agentd.engine import orphans, records
+from agentd.engine import records
 from agentd.engine.holds import HoldAnswers
+from agentd.engine.ledger import Ledger
 from agentd.engine.orphans import HoldMemory
-from agentd.engine.pending import HeldAction, describe
+from agentd.engine.pending import HeldAction, brief, describe, question_of
 from agentd.engine.records import Names
+from agentd.engine.surroundings import Surroundings
+from agentd.errors import AgentdError
 from agentd.kernel import abi
 from agentd.kernel.loader import LoadedObject
 from agentd.kernel.ring import KernelEvent
@@ -27,57 +33,73 @@ from agentd.kernel.tasks import TaskMarks
 from agentd.metrics import Metrics
 from agentd.workloads import processes
 
+MAX_STANDING_SECONDS: Final = 30 * 86400
+KINDS: Final = {
+    Answer.APPROVED: "approved",
+    Answer.DENIED: "approval_denied",
+    Answer.EXPIRED: "approval_expired",
+}
+Notice = dict[str, Any]
+
+
+def boot_now() -> int:
+    """ns, CLOCK_BOOTTIME."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
 
 class Questions:
-    """The approvals of one engine. record, commit and pump are the engine's; agents gives kernel number -> name."""
+    """The approvals of one engine."""
 
     def __init__(
         self,
         loaded: LoadedObject,
         marks: TaskMarks,
         metrics: Metrics,
-        memory: HoldMemory,
-        *,
-        record: Callable[[Record], None],
-        commit: Callable[[], None],
-        pump: Callable[[], int],
-        agents: Callable[[], dict[int, str]],
-        origin: Callable[[int], str],
+        folder: Path,
+        identity: str,
+        around: Surroundings,
     ) -> None:
+        """folder: of the log; identity: of the set of pins."""
         self.book: ApprovalBook[HeldAction] = ApprovalBook()
-        self.memory = memory
-        self.on_hold: Callable[[dict[str, Any]], None] | None = None
-        self._marks = marks
+        self.memory = HoldMemory(folder / "held", identity)
+        self.ledger = Ledger(folder, identity)
+        self.on_notice: list[Callable[[Notice], None]] = []  # whoever wants to know: they must not wait, nor raise
+        self.marks = marks
         self._metrics = metrics
-        self._answers = HoldAnswers(loaded)
-        self._record = record
-        self._commit = commit
-        self._pump = pump
-        self._agents = agents
-        self._origin = origin
+        self.answers = HoldAnswers(loaded)
+        self.around = around
 
     def follow_up(self, lines: Collection[abi.TaskLine]) -> None:
         """Drops answers whose thread has gone on, and wakes those that haven't; lines: the marked threads."""
-        self._answers.forget_used({line.hold_id for line in lines if line.hold_id})
-        self._answers.wake_again(lines, self.book)
+        self.answers.forget_used({line.hold_id for line in lines if line.hold_id})
+        self.answers.wake_again(lines, self.book)
+        live = {(line.pid, processes.ticks(line.start_time)) for line in lines} if len(self.ledger.standing) else set()
+        self.ledger.follow_up(boot_now(), live, {line.workload for line in lines})
+        if self.ledger.journal.grown:
+            self.ledger.rewrite(self.book.carried(), list(self.book))
+
+    # -- asked
 
     def ask(self, event: KernelEvent, agent: str, names: Names, origin: str, now: int, again: str = "") -> None:
-        """Makes a question of a hold. again: why, if it was asked before."""
+        """Makes a question of a hold, unless an answer stands. again: why, if it was asked before."""
+        hold = Hold(
+            event.hold_id, event.pid, event.tid, processes.ticks(event.start_time), event.point.repeats, event.key
+        )
+        question = question_of(event, agent, names)
+        standing = self.ledger.standing.find(question, hold.pid, hold.start, now)
+        if standing is not None:
+            self._by_standing(standing, hold, event, names)
+            return
         detail = HeldAction(
             event, names, origin, processes.working_directory(event.pid), processes.ancestors(event.pid)
         )
-        hold = Hold(event.hold_id, event.pid, event.tid, processes.ticks(event.start_time), event.point.repeats)
         timeout = max(event.timeout, 1) * 1_000_000_000
-        pending, fresh = self.book.add(agent, event.key, hold, now, timeout, detail)
+        pending, fresh = self.book.add(question, hold, now, timeout, detail, names.approvers)
         if pending is None:
-            self._answers.settle([hold], event.key, False, self.book)
-            self._record(
-                records.event_record(
-                    "denied", event, agent, names, reason="too many operations wait for approval (deny)"
-                )
-            )
+            self._flooded(hold, event, agent, names)
             return
-        self._record(
+        self.ledger.asked(pending, hold, fresh)
+        self.around.record(
             records.event_record(
                 "approval_required",
                 event,
@@ -88,120 +110,279 @@ class Questions:
                 at=time.time_ns() if again else None,
             )
         )
-        self._metrics.set_pending(agent, self.book.counts().get(agent, 0))
-        if fresh and self.on_hold:
-            self.on_hold(describe(pending, time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
+        self._metrics.set_pending(agent, self.book.count(agent))
+        if fresh:
+            self._tell("asked", pending)
+
+    def _flooded(self, hold: Hold, event: KernelEvent, agent: str, names: Names) -> None:
+        reason = f"{self.book.count(agent)} operations of the agent wait for approval already (deny)"
+        self.around.denied(event, agent, names, reason)
+        self.answers.settle([hold], False, self.book)
+        self.around.record(records.event_record("denied", event, agent, names, reason=reason, metadata={"flood": True}))
+        flood = self.book.floods[agent]
+        if flood.denied == 1:
+            self._notify({"event": "flood", "agent": agent, "pending": self.book.count(agent), "reason": reason})
+
+    def _by_standing(self, standing: Standing, hold: Hold, event: KernelEvent, names: Names) -> None:
+        """An answer given before is given again: the process is on its way before the log is synced."""
+        standing.uses += 1
+        until = {Scope.PROCESS: "this process", Scope.WORKLOAD: "this workload"}.get(standing.scope, "a time")
+        word = "approved" if standing.allow else "denied"
+        reason = f"{word} for {until} by {standing.by}" + (f": {standing.reason}" if standing.reason else "")
+        metadata: dict[str, Json] = {"standing": standing.id, "scope": standing.scope.value, "by": standing.by}
+        kind = KINDS[Answer.APPROVED if standing.allow else Answer.DENIED]
+        self.around.record(records.event_record(kind, event, standing.agent, names, reason=reason, metadata=metadata))
+        if not standing.allow:
+            self.around.denied(event, standing.agent, names, reason, at_once=True)
+        if self.around.strict(standing.agent):
+            self.around.commit()
+        self.answers.settle([hold], standing.allow, self.book)
+        self.memory.forget(hold.hold_id)
 
     def gone(self, event: KernelEvent, agent: str) -> None:
+        """A held thread ended."""
         self.memory.forget(event.hold_id)
         pending = self.book.gone(event.hold_id)
         if pending is not None:
-            self._closed(pending, Answer.EXPIRED, "the process ended while it was held", None)
+            self.closed(pending, Answer.EXPIRED, "the process ended while it was held", None)
         elif not self.book.answered(event.hold_id) and not self.book.knows(event.hold_id):
-            self._lapsed(event.hold_id, agent, event.pid, "the process ended while it was held")
+            if all(carried.id != str(event.hold_id) for _, carried in self.book.carried()):
+                self.lapsed(str(event.hold_id), agent, "the process ended while it was held", event.pid)
         # Only the thread may be gone (by another one's exec), and its SIGSTOP holds the process for nobody.
-        self._answers.wake(event.pid, processes.ticks(event.start_time), self.book)
+        self.answers.wake(event.pid, processes.ticks(event.start_time), self.book)
 
-    def answer(self, number: str, allow: bool, by: str, reason: str = "") -> Pending[HeldAction]:
-        """Answers an approval. Raises AgentdError `no-such-approval`, `approval-answered`."""
-        pending = self.book.get(number)
-        self._settle(pending, Answer.APPROVED if allow else Answer.DENIED, reason, by)
-        return pending
+    # -- answered
 
-    def expire(self) -> None:
-        """Timeouts end in deny."""
-        for pending in self.book.late(time.clock_gettime_ns(time.CLOCK_BOOTTIME)):
-            self._settle(pending, Answer.EXPIRED, "nobody answered in time (deny)", None)
+    def answer(
+        self,
+        number: str,
+        allow: bool,
+        by: Approver,
+        reason: str = "",
+        *,
+        scope: Scope = Scope.ONCE,
+        seconds: int = 0,
+        upto: int | None = None,
+    ) -> dict[str, Any]:
+        """Answers an approval; what came of it, as JSON. What waits is under way when this returns, and on record.
 
-    def _settle(self, pending: Pending[HeldAction], answer: Answer, reason: str, by: str | None) -> None:
-        holds = list(pending.holds.values())
-        self.book.close(pending, answer)
-        # On disk before it takes effect: what happens afterwards has its reason in the log.
-        self._closed(pending, answer, reason, by)
-        self._commit()
-        self._answers.settle(holds, pending.key, answer is Answer.APPROVED, self.book)
-        for hold in holds:
-            self.memory.forget(hold.hold_id)
-
-    def _lapsed(self, hold_id: int, agent: str, pid: int, reason: str) -> None:
-        """The end of a question that an agentd before this one asked."""
-        self._record(
-            records.note("approval_expired", reason, agent=agent, metadata={"approval": str(hold_id), "pid": pid})
-        )
-
-    def resume(self) -> None:
-        """Takes over what an agentd before this one left: its events, and whatever it has left held."""
-        reason = "agentd was started again, and judges this anew"
-        self._pump()
-        agents = self._agents()
-        for line in self._marks.list():
-            if line.hold_id and not line.flags & abi.TAG_HELD and not self.book.knows(line.hold_id):
-                self._lapsed(line.hold_id, agents.get(line.agent, f"agent-{line.agent}"), line.pid, reason)
-        self.judge_again(reason)
-        self.memory.forget_others({line.hold_id for line in self._marks.list()})
-
-    def judge_again(self, reason: str) -> None:
-        """After a change of policy: calls that are held and will be tried again are answered by the policy of now,
-        which may hold them again; their questions end here.
+        seconds: how long an answer of scope `time` stands. upto: the latest hold that whoever answers has seen; what
+        came later stays a question. Raises AgentdError `no-such-approval`, `approval-answered`, `usage`.
         """
-        self._pump()
-        for pending in self.book:
-            for hold in [hold for hold in pending.holds.values() if hold.retried]:
-                self.book.take(hold.hold_id)
-            if not pending.holds:
-                self._closed(pending, Answer.EXPIRED, reason, None)
-        self._commit()
-        self.adopt(self._marks.list())
+        pending = self.book.get(number)
+        if (scope is Scope.TIME) != bool(seconds) or not 0 <= seconds <= MAX_STANDING_SECONDS:
+            most = MAX_STANDING_SECONDS // 86400
+            raise AgentdError("usage", "seconds", f"goes with the scope time, and is at most {most} days")
+        if allow and pending.approvers > 1:
+            if scope is not Scope.ONCE:
+                why = f"its rule wants {pending.approvers} approvers each time"
+                raise AgentdError("usage", f"approval {number}", why, "approve it once")
+            if by.person in pending.votes:
+                why = f"{by.name} has said yes already; {pending.approvers - len(pending.votes)} more must"
+                raise AgentdError("approval-answered", f"approval {number}", why, "another person must approve it")
+            if len(pending.votes) + 1 < pending.approvers:
+                return self._vote(pending, by, reason, upto)
+        seen = min(filter(None, (upto, pending.seen)), default=None)
+        if seen is not None:
+            self._split(pending, seen)
+        standing = []
+        if scope is not Scope.ONCE:
+            standing = self.ledger.stand(pending, allow, str(by), reason, scope, boot_now(), seconds)
+        answer = Answer.APPROVED if allow else Answer.DENIED
+        count = len(pending.holds)
+        self.settle(pending, answer, reason, by, scope, standing)
+        if scope is Scope.TIME:
+            for other in self.book:
+                if other.question.action == pending.question.action and other.agent == pending.agent:
+                    self.settle(other, answer, reason, by, scope, standing)
+        self.confirm()
+        return {
+            "id": number,
+            "answer": answer.value,
+            "by": str(by),
+            "scope": scope.value,
+            "waiting_threads": count,
+            "standing": [one.id for one in standing],
+        }
 
-    def deny_all(self, reason: str) -> None:
-        """Refuses whatever waits, because there will be nothing left that could hold it."""
-        self._pump()
-        for pending in self.book:
-            self._settle(pending, Answer.EXPIRED, reason, None)
-        for _ in range(200):
-            held = {(line.pid, processes.ticks(line.start_time)) for line in self._marks.list() if line.hold_id}
-            if not held:
-                return
-            time.sleep(0.01)
-        for pid, start in held:
-            signals.send(pid, start, signal.SIGKILL, processes.start_ticks)
-
-    def adopt(self, lines: list[abi.TaskLine]) -> None:
-        """Wakes or adopts what is held and that no question speaks of."""
-        if not any(line.hold_id for line in lines):
-            return
-        self._pump()  # the question may just have come
-        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        agents = self._agents()
-        for line in orphans.claim(lines, self.book, self._answers):
-            note = self.memory.recall(line.hold_id)
-            event = note.event if note else orphans.unknown_event(line)
-            names = note.names if note else Names("unknown", "unknown", "unknown", None, None)
-            origin = note.started_by if note else self._origin(line.workload)
-            agent = agents.get(line.agent, f"agent-{line.agent}")
-            self.ask(event, agent, names, origin, now, "still held: an agentd before this one asked")
-
-    def _closed(self, pending: Pending[HeldAction], answer: Answer, reason: str, by: str | None) -> None:
-        event = pending.detail.event
-        waited = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - pending.since) / 1e9
-        metadata: dict[str, Json] = {"approval": pending.id, "waited_ms": int(waited * 1000)}
-        if by:
-            metadata["by"] = by
-        kind = {
-            Answer.APPROVED: "approved",
-            Answer.DENIED: "approval_denied",
-            Answer.EXPIRED: "approval_expired",
-        }[answer]
-        self._record(
+    def _vote(self, pending: Pending[HeldAction], by: Approver, reason: str, upto: int | None) -> dict[str, Any]:
+        seen = min(filter(None, (upto, pending.seen, max(pending.holds, default=0))))
+        pending.seen = seen
+        pending.votes[by.person] = str(by)
+        self.book.version += 1
+        self.ledger.voted(pending, by)
+        missing = pending.approvers - len(pending.votes)
+        self.around.record(
             records.event_record(
-                kind,
-                event,
+                "approval_vote",
+                pending.detail.event,
                 pending.agent,
                 pending.detail.names,
-                reason=reason or f"{answer.value} by {by}",
-                metadata=metadata,
+                reason=reason or f"approved by {by}; {missing} more must",
+                metadata={"approval": pending.id, "missing": missing, **_who(by)},
                 at=time.time_ns(),
             )
         )
+        self._tell("vote", pending, by=str(by), missing=missing)
+        self.confirm()
+        return {
+            "id": pending.id,
+            "answer": "waiting",
+            "by": str(by),
+            "missing": missing,
+            "scope": "once",
+            "standing": [],
+        }
+
+    def _split(self, pending: Pending[HeldAction], seen: int) -> None:
+        if not any(number <= seen for number in pending.holds):
+            raise AgentdError(
+                "approval-answered", f"approval {pending.id}", "nothing that was shown waits any more", "look again"
+            )
+        later = self.book.split(pending, seen)
+        if later is not None:
+            for hold in later.holds.values():
+                self.ledger.asked(later, hold, hold.hold_id == int(later.id))
+            self._tell("asked", later)
+
+    def revoke(self, name: str, by: Approver, reason: str = "") -> dict[str, Any]:
+        """Takes a standing answer back: from the next operation on. Raises AgentdError `no-such-approval`,
+        `audit-unwritable` (it is revoked then, but an agentd that starts after a crash would not know).
+        """
+        gone, kept = self.ledger.revoke(name)
+        self.around.record(
+            records.note(
+                "approval_revoked",
+                reason or f"revoked by {by}",
+                agent=gone.agent,
+                metadata={"standing": name, "uses": gone.uses, "workload": gone.workload, **_who(by)},
+            )
+        )
+        self.book.version += 1
+        self._notify(
+            {"event": "revoked", "agent": gone.agent, "standing": name, "summary": gone.summary, "by": str(by)}
+        )
+        self.confirm()
+        if not kept:
+            why = f"revoked, but not written down: {self.ledger.journal.failed}"
+            raise AgentdError("audit-unwritable", str(self.ledger.journal.path), why, "make room on the disk")
+        return {"standing": name, "uses": gone.uses, "by": str(by)}
+
+    def expire(self) -> None:
+        """Timeouts end in deny."""
+        now = boot_now()
+        for pending in self.book.late(now):
+            self.settle(pending, Answer.EXPIRED, "nobody answered in time (deny)", None)
+        for question, carried in self.book.lapsed(now):
+            self.lapsed(carried.id, question.agent, "agentd judged this anew, and nothing asks any more")
+
+    def settle(
+        self,
+        pending: Pending[HeldAction],
+        answer: Answer,
+        reason: str,
+        by: Approver | None,
+        scope: Scope = Scope.ONCE,
+        standing: Collection[Standing] = (),
+    ) -> None:
+        """Ends an approval, and puts the answer into effect."""
+        holds = self.book.close(pending, answer)
+        self.closed(pending, answer, reason, by, scope, standing, len(holds))
+        if answer is not Answer.APPROVED:
+            why = reason or "denied" + (f" by {by.name}" if by else "")
+            self.around.denied(pending.detail.event, pending.agent, pending.detail.names, why, at_once=True)
+        if self.around.strict(pending.agent):
+            self.around.commit()
+        self.answers.settle(holds, answer is Answer.APPROVED, self.book)
+        for hold in holds:
+            self.memory.forget(hold.hold_id)
+
+    def closed(
+        self,
+        pending: Pending[HeldAction],
+        answer: Answer,
+        reason: str,
+        by: Approver | None,
+        scope: Scope = Scope.ONCE,
+        standing: Collection[Standing] = (),
+        holds: int = 0,
+    ) -> None:
+        """Records that an approval has ended."""
+        waited = (boot_now() - pending.since) / 1e9
+        metadata: dict[str, Json] = {"approval": pending.id, "waited_ms": int(waited * 1000), "threads": holds}
+        if by:
+            metadata.update(_who(by))
+            metadata["scope"] = scope.value
+        if pending.votes:
+            metadata["approved_by"] = [
+                *pending.votes.values(),
+                *([str(by)] if by and answer is Answer.APPROVED else []),
+            ]
+        if standing:
+            metadata["standing"] = [one.id for one in standing]
+        record = records.event_record(
+            KINDS[answer],
+            pending.detail.event,
+            pending.agent,
+            pending.detail.names,
+            reason=reason or f"{answer.value} by {by}",
+            metadata=metadata,
+            at=time.time_ns(),
+        )
+        self.around.record(record)
+        self.ledger.ended(pending, answer, record.event, record.action_id, str(by or ""), record.reason, scope)
         self._metrics.answered(waited)
-        self._metrics.set_pending(pending.agent, self.book.counts().get(pending.agent, 0))
+        self._metrics.set_pending(pending.agent, self.book.count(pending.agent))
+        if self.on_notice:
+            self._tell("answered", pending, answer=answer.value, by=str(by or ""), reason=record.reason)
+
+    def confirm(self) -> None:
+        """Puts what was recorded on disk, and notes in the journal that it is."""
+        if self.around.commit():
+            self.ledger.logged()
+
+    def _tell(self, event: str, pending: Pending[HeldAction], **more: Any) -> None:
+        if self.on_notice:
+            self._notify({"event": event, **brief(pending, boot_now()), **more})
+
+    def _notify(self, notice: Notice) -> None:
+        for listener in self.on_notice:
+            listener(notice)
+
+    def lapsed(self, number: str, agent: str, reason: str, pid: int | None = None) -> None:
+        """The end of a question that an agentd before this one asked, or that nobody asks any more."""
+        self.ledger.forgotten(number)
+        metadata: dict[str, Json] = {"approval": number, **({} if pid is None else {"pid": pid})}
+        self.around.record(records.note("approval_expired", reason, agent=agent, metadata=metadata))
+
+    # -- for people
+
+    def show(self, number: str) -> dict[str, Any]:
+        """Everything about one approval. Raises AgentdError as book.get()."""
+        pending = self.book.get(number)
+        return {**describe(pending, boot_now()), **self.ledger.before(pending.question)}
+
+    def summary(self) -> dict[str, Any]:
+        """What is not in the list: how many wait, floods, standing answers."""
+        now = boot_now()
+        return {
+            "version": self.book.version,
+            "pending": len(self.book),
+            "by_agent": self.book.counts(),
+            "standing": len(self.ledger.standing),
+            "limit": self.book.limit,
+            "floods": [
+                {
+                    "agent": agent,
+                    "denied": flood.denied,
+                    "seconds_since_first": round((now - flood.first) / 1e9, 1),
+                    "seconds_since_last": round((now - flood.last) / 1e9, 1),
+                }
+                for agent, flood in self.book.floods.items()
+            ],
+            "journal": self.ledger.journal.failed,
+        }
+
+
+def _who(by: Approver) -> dict[str, Json]:
+    return {"by": str(by), "by_uid": by.uid, "by_login_uid": by.login_uid}

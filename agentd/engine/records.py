@@ -75,6 +75,8 @@ class Names:
     rule: str
     risk: Risk | None
     policy_sha256: str | None
+    terms: str = ""  # digest of what the rule says; empty: of no rule
+    approvers: int = 1
 
 
 def names_of(event: KernelEvent, view: AgentView | None) -> Names:
@@ -82,7 +84,9 @@ def names_of(event: KernelEvent, view: AgentView | None) -> Names:
     if view is None:
         return Names("unknown", "unknown", f"rule-{event.rule} (of an earlier policy)", None, None)
     risk = view.outcomes[event.outcome].risk if event.outcome < len(view.outcomes) else None
-    return Names(*view.toolop(event.toolop), view.rule_id(event.rule), risk, view.policy_sha256)
+    return Names(
+        *view.toolop(event.toolop), view.rule_id(event.rule), risk, view.policy_sha256, *view.rule_terms(event.rule)
+    )
 
 
 def metadata_of(event: KernelEvent) -> dict[str, Json]:
@@ -198,6 +202,18 @@ def ended_record(event: KernelEvent, agent: str) -> Record:
     hold: dict[str, Json] = {"hold": event.hold_id} if event.hold_id else {}
     made = note("ended", reason, agent=agent, metadata={"workload": event.workload, "tid": event.tid, **hold})
     return dataclasses.replace(made, timestamp=wall_time(event.time), process=process_of(event))
+
+
+def recovered(line: Mapping[str, object], metadata: Mapping[str, Json]) -> Record:
+    """The record of an answer that had taken effect, and had not reached the log when agentd was killed."""
+    kind = str(line.get("kind"))
+    made = note(
+        kind if kind in ("approved", "approval_denied", "approval_expired") else "approval_expired",
+        str(line.get("reason", "")),
+        agent=str(line.get("agent", "")),
+        metadata=metadata,
+    )
+    return dataclasses.replace(made, action_id=str(line.get("action_id") or made.action_id))
 
 
 def note(event: str, reason: str, *, agent: str | None = None, metadata: Mapping[str, Json] | None = None) -> Record:

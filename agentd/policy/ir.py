@@ -65,6 +65,7 @@ class RuleSource:
     timeout: int | None = None  # seconds
     action: Action | None = None
     id: str | None = None
+    approvers: int = 1  # different people who must say yes
 
 
 @dataclass(frozen=True, slots=True)

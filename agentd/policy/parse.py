@@ -31,6 +31,7 @@ from agentd.policy.reader import Reader, Value, shown
 from agentd.policy.source import Mapping, Node, Scalar
 
 MAX_TIMEOUT: Final = 7 * 86400
+MAX_APPROVERS: Final = 9
 DEFAULT_ENTRY_RISK: Final = Risk.HIGH  # of a policy's own `tools:` entry: unknown is not low
 
 _TOP: Final = {Language.AEGIZE: ("agents",), Language.AGENTD: ("version", "tools", "agents")}
@@ -50,7 +51,7 @@ _AGENT: Final = {
 }
 _RULE: Final = {
     Language.AEGIZE: ("tool", "operations", "risk_level_max", "paths"),
-    Language.AGENTD: ("tool", "operations", "paths", "hosts", "risk_level_max", "timeout", "action", "id"),
+    Language.AGENTD: ("tool", "operations", "paths", "hosts", "risk_level_max", "timeout", "action", "id", "approvers"),
 }
 _ENTRY: Final = (*OP_BY_WORD, "args", "risk")
 ACTIONS: Final = {"deny": Action.DENY, "kill": Action.KILL, "pause": Action.PAUSE}
@@ -240,9 +241,22 @@ def _rule(section: str, index: int, reader: Reader, language: Language) -> RuleS
     if timeout is not None and section == "allow":
         present["timeout"].error("an allow rule never waits", "remove timeout")
     rule_id = _id(present["id"]) if "id" in present else None
+    approvers = _approvers(section, present["approvers"]) if "approvers" in present else 1
     if tool is None:
         return None
-    return RuleSource(section, index, reader.at, tool, operations, paths, hosts, risk_max, timeout, action, rule_id)
+    return RuleSource(
+        section, index, reader.at, tool, operations, paths, hosts, risk_max, timeout, action, rule_id, approvers
+    )
+
+
+def _approvers(section: str, reader: Reader) -> int:
+    value = reader.node.value if isinstance(reader.node, Scalar) else None
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_APPROVERS:
+        reader.expected(f"a number from 1 to {MAX_APPROVERS}", "write how many different people must say yes")
+        return 1
+    if section == "allow":
+        reader.error("an allow rule asks nobody", "remove approvers, or move the rule to require_approval")
+    return value
 
 
 def _operations(reader: Reader, language: Language) -> tuple[TextAt, ...] | None:

@@ -214,6 +214,10 @@ class _AgentBuilder:
             at = rule.at
             hint = "remove timeout, or set `action: pause`"
             self._problems.error(at.line, at.column, f"{at.path}.timeout", "the rule denies at once", hint)
+        if rule.approvers > 1 and rule.section == "deny" and not held:
+            at = rule.at
+            hint = "remove approvers, or set `action: pause`"
+            self._problems.error(at.line, at.column, f"{at.path}.approvers", "the rule denies at once", hint)
         return Rule(
             id=rule.id or f"{name}/{rule.section}/{rule.index}",
             index=index,
@@ -228,6 +232,7 @@ class _AgentBuilder:
             where=f"{self._problems.file}:{rule.at.line}:{rule.at.column}",
             paths_text=None if rule.paths is None else tuple(text.text for text in rule.paths),
             hosts_text=None if rule.hosts is None else tuple(text.text for text in rule.hosts),
+            approvers=rule.approvers,
         )
 
     def _baseline(self, catalogue: ShippedCatalogue) -> Rule:

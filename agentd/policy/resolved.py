@@ -7,6 +7,7 @@ require_approval, allow, the baseline), so the smallest index wins.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -44,6 +45,34 @@ class Rule:
     where: str
     paths_text: tuple[str, ...] | None = None
     hosts_text: tuple[str, ...] | None = None
+    approvers: int = 1  # different people who must say yes to a held operation
+
+    @property
+    def digest(self) -> str:
+        """The same for two rules that say the same, wherever they stand."""
+        operations = None if self.operations is None else sorted(self.operations)
+        said = (
+            self.id, self.decision.word, self.tool, operations, self.paths_text, self.hosts_text,
+            None if self.risk_max is None else self.risk_max.word, self.approvers,
+        )  # fmt: skip
+        return hashlib.sha256(repr(said).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+    def text(self) -> str:
+        """The rule as a line of the policy, for people."""
+        parts = [f"tool: {self.tool}"]
+        for word, value in (
+            ("operations", None if self.operations is None else ", ".join(sorted(self.operations))),
+            ("paths", None if self.paths_text is None else ", ".join(self.paths_text)),
+            ("hosts", None if self.hosts_text is None else ", ".join(self.hosts_text)),
+        ):
+            if value is not None:
+                parts.append(f"{word}: [{value}]")
+        if self.risk_max is not None:
+            parts.append(f"risk_level_max: {self.risk_max.word}")
+        if self.decision is Decision.REQUIRE_APPROVAL:
+            parts.append(f"timeout: {self.timeout}s")
+            parts += [f"approvers: {self.approvers}"] if self.approvers > 1 else []
+        return f"{self.decision.word}: {{{', '.join(parts)}}}"
 
     def names(self, tool: str, operation: str) -> bool:
         """Whether the rule speaks of this tool and operation at all."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from agentd.model import OP_BY_WORD, RISK_BY_WORD, Mode
 from agentd.policy.ir import MatchKind
-from agentd.policy.parse import ACTIONS, GUARANTEES, ID_PATTERN, MAX_TIMEOUT
+from agentd.policy.parse import ACTIONS, GUARANTEES, ID_PATTERN, MAX_APPROVERS, MAX_TIMEOUT
 
 _NAME: Final = {"type": "string", "minLength": 1, "maxLength": 255}
 _DURATION: Final = {
@@ -66,6 +66,12 @@ def _agentd_rule(section: str) -> dict[str, Any]:
     rule["hosts"] = _texts(hosts)
     if section != "allow":
         rule["timeout"] = _DURATION
+        rule["approvers"] = {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": MAX_APPROVERS,
+            "description": "How many different people must say yes; 1 when left out.",
+        }
         rule["action"] = {"enum": ["pause"] if section == "require_approval" else list(ACTIONS)}
     return {"type": ["array", "null"], "items": _closed(rule, required=["tool"])}
 

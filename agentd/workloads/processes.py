@@ -5,6 +5,7 @@ after the fact, and the process may have changed or be gone.
 from __future__ import annotations
 
 import os
+import pwd
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -65,6 +66,14 @@ def uid_of(pid: int) -> int:
         return os.stat(f"/proc/{pid}").st_uid
     except OSError:
         return 0
+
+
+def user_name(uid: int) -> str:
+    """The name of a user; its number if it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return str(uid)
 
 
 def exe_path(pid: int) -> bytes | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from agentd.approvals.book import Approver
 from agentd.daemon import host as composition
 from agentd.daemon.launch import launch
 from agentd.daemon.places import run_pins
@@ -24,6 +25,8 @@ from agentd.kernel.hosts import Resolver
 from agentd.kernel.seccomp import refuse_early
 from agentd.resources import policies_dir
 from tests.live.probes import PATIENCE, Run
+
+TESTER = Approver("a test", 0, os.getpid())
 
 
 @functools.cache
@@ -227,7 +230,7 @@ class Host:
 
     def answer(self, approval: dict[str, Any], allow: bool) -> None:
         """What approve and deny do."""
-        self.engine.questions.answer(approval["id"], allow, "a test")
+        self.engine.questions.answer(approval["id"], allow, TESTER)
 
     def close(self) -> None:
         """Ends enforcement."""

@@ -204,36 +204,6 @@ for _ in range(2):
     assert server.arrived() == 1
 
 
-def test_two_processes_that_wait_for_the_same_action(live: Host, server: Server) -> None:
-    """Two processes held at the same action are two questions; an answer is for the one it names."""
-    code = f"""
-pids = []
-for _ in range(2):
-    pid = os.fork()
-    if not pid:
-        s = socket.socket()
-        try:
-            s.connect(('127.0.0.1', {server.port}))
-        except OSError as error:
-            os._exit(error.errno)
-        os._exit(0)
-    pids.append(pid)
-say("attempt")
-say("ok " + str([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]) + str(pids))
-"""
-    workload = live.start(probes.python(code))
-    live.until(lambda: len(live.pending()) == 2, "two questions")
-    first, second = live.pending()
-    assert first["processes"] != second["processes"] and first["object"] == second["object"]
-    live.answer(second, False)
-    live.answer(first, True)
-    run = workload.wait()
-    codes, pids = eval(run.value.replace("][", "], ["))
-    by_pid = dict(zip(pids, codes, strict=True))
-    assert by_pid == {first["processes"][0]: 0, second["processes"][0]: errno.EPERM}
-    assert server.arrived() == 1
-
-
 def test_threads_that_wait_for_the_same_action(live: Host, server: Server) -> None:
     """Threads of one process held at the same action are answered together, once each."""
     code = f"""

@@ -1,0 +1,57 @@
+"""Everything `agentd status` shows of an engine, and what the metrics read of its counters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from agentd.engine import coverage
+from agentd.kernel import abi
+from agentd.model import Point
+
+if TYPE_CHECKING:
+    from agentd.engine.core import Engine
+
+# What the kernel counts as lost -> (the metric's reason, what was lost in words).
+LOSSES: Final = (
+    (abi.STAT_LOST_EVENTS, "ring-full", "denial or hold events"),
+    (abi.STAT_LOST_COUNTS, "counts-full", "allowed operations"),
+)
+
+
+def status_of(engine: Engine) -> dict[str, Any]:
+    """The status as JSON; the census must be fresh."""
+    stats = engine.loaded.stats.read()
+    policy = engine.policies.current
+    return {
+        "policy": {"source": policy.source, "sha256": policy.sha256, "agents": sorted(policy.agents)}
+        if policy
+        else None,
+        "workloads": [
+            {
+                "workload": w.number,
+                "agent": w.agent,
+                "origin": w.origin,
+                "started": w.started,
+                "processes": w.processes,
+                "threads": w.threads,
+                "denials": str(engine.reasons.path(w.number)),
+            }
+            for w in engine.workloads.workloads.values()
+        ],
+        "approvals_pending": len(engine.questions.book),
+        "approvals": engine.questions.summary(),
+        "enforcement": coverage.enforcement(Point(engine.loaded.control.point), engine.loaded.prevented),
+        "verification": engine.verification.status(),
+        "verdicts": stats[abi.STAT_VERDICTS],
+        "unresolved": stats[abi.STAT_UNRESOLVED],
+        "lost": {reason: stats[stat] for stat, reason, _ in LOSSES},
+        "audit": {
+            "path": str(engine.audit.path),
+            "head": engine.audit.head.hash,
+            "records": engine.audit.head.seq,
+            "failed": engine.audit.failed,
+        },
+        "pins": str(engine.loaded.pins),
+        "attached": engine.loaded.watching,
+        "names": engine.resolvers.status(stats),
+    }
