@@ -16,7 +16,7 @@ typedef unsigned long long agentd_u64;
 typedef long long agentd_s64;
 typedef int agentd_s32;
 
-#define AGENTD_ABI_VERSION 2
+#define AGENTD_ABI_VERSION 3
 
 enum agentd_op {
 	AGENTD_OP_EXEC = 0,
@@ -210,6 +210,7 @@ struct agentd_tag {
 	agentd_u32 continued_ms; /* and when the latest came, in ms */
 	agentd_u64 process_hold; /* in the leader's tag: the latest hold that must not resume without an answer */
 	agentd_u64 granted[2]; /* hash of the program that this execve was approved for, before its effect */
+	agentd_u64 marked; /* address of the socket that notes.bpf.c has marked just now */
 };
 #define AGENTD_TAG_ROOT_EXEC 1u /* the next exec is the operator's own command line */
 #define AGENTD_TAG_STOP 2u /* a cgroup program returned -ERESTARTNOINTR: stop at the syscall's exit */
@@ -235,6 +236,7 @@ struct agentd_control {
 	agentd_u64 hash_seed[2]; /* secret keys of the object hashes; never changed while a workload lives */
 	agentd_u32 name_ttl_min; /* seconds; an answer is good for at least this, and at most that */
 	agentd_u32 name_ttl_max;
+	agentd_u64 resolver_ports; /* bit (port % 64) of every resolver: a quick no for other ports */
 };
 
 /* What the tagging iterator is asked to do, and how many tasks it marked (.data.request of the object). */
@@ -268,6 +270,8 @@ struct agentd_task_line {
 struct agentd_constants {
 	agentd_u32 epoch; /* the generation of this set of programs */
 	agentd_u32 arena_mask; /* size of the arena in words, minus one */
+	agentd_u32 sockets; /* may the programs of LSM hooks have socket storage? (fmod_ret may not) */
+	agentd_u32 reserved;
 };
 
 enum agentd_event_type {

@@ -24,4 +24,5 @@
 #include "lsm_file.bpf.c"
 #include "lsm_exec.bpf.c"
 #include "lsm_socket.bpf.c"
+#include "notes.bpf.c"
 #include "lsm_words.bpf.c"

@@ -3,8 +3,10 @@
  * Answers of the configured resolvers, read before the workload sees them. Attached only while a policy with names is in
  * force; cgroup programs on the root of the v2 hierarchy, so in every cgroup.
  *
- * cgroup_skb/egress   a question leaves a socket that a workload has pointed at a resolver (net.bpf.c): its id, name and
- *                     type are noted at the socket. A packet of a workload that claims to come from a resolver is dropped.
+ * cgroup_skb/egress   a question leaves a socket that a workload has pointed at a resolver (lsm_socket.bpf.c or net.bpf.c):
+ *                     its id, name and type are noted at the socket. A packet of a workload that claims to come from a
+ *                     resolver is dropped, and so is what a raw socket sends that could become one on its way (fragments,
+ *                     tunnels).
  * cgroup_skb/ingress  before the packet is queued to the socket, and so before recv returns: an answer from that very
  *                     resolver, with that id, name and type, fills the table of names (hosts.bpf.c).
  *
@@ -29,7 +31,7 @@ struct datagram {
 	u32 len; /* of the payload */
 };
 
-/* Is this a UDP datagram? The data of a cgroup_skb program begins with the IP header. */
+/* Is this a whole UDP datagram? The data of a cgroup_skb program begins with the IP header. */
 static __always_inline bool datagram_read(struct __sk_buff *skb, struct datagram *d)
 {
 	u8 ip[40];
@@ -56,10 +58,27 @@ static __always_inline bool datagram_read(struct __sk_buff *skb, struct datagram
 	d->source.port = udp[0];
 	d->payload = at + 8;
 	d->len = bpf_ntohs(udp[2]);
-	if (d->len < 8 + HEADER)
-		return false;
-	d->len -= 8;
+	d->len = d->len < 8 ? 0 : d->len - 8;
 	return true;
+}
+
+/* What a raw socket sends, and is no whole datagram: can it not become one? */
+static __always_inline bool harmless(struct __sk_buff *skb)
+{
+	bool v4 = skb->protocol == bpf_htons(ETH_P_IP);
+	u8 protocol;
+
+	if (bpf_skb_load_bytes(skb, v4 ? 9 : 6, &protocol, 1))
+		return false;
+	return protocol == IPPROTO_ICMP || protocol == IPPROTO_TCP || protocol == IPPROTO_ICMPV6;
+}
+
+/* Could a resolver have this port? */
+static __always_inline bool resolver_port(u16 port)
+{
+	struct agentd_control *c = control_get();
+
+	return !c || c->resolver_ports >> (bpf_ntohs(port) & 63) & 1;
 }
 
 /* Takes a work buffer with the payload of the packet as its message. NO_SLOT: none is free, or it is too long. */
@@ -88,6 +107,14 @@ static __always_inline struct asked *asked_by(struct __sk_buff *skb)
 
 	sk = sk ? bpf_sk_fullsock(sk) : NULL;
 	return sk ? bpf_sk_storage_get(&asked, sk, 0, 0) : NULL;
+}
+
+static __always_inline bool sends_raw(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	sk = sk ? bpf_sk_fullsock(sk) : NULL;
+	return !sk || sk->type == SOCK_RAW;
 }
 
 /* Notes the question in the packet. */
@@ -119,9 +146,11 @@ int dns_asks(struct __sk_buff *skb)
 	u32 resolver;
 
 	from = asked_by(skb);
-	if (!from || !in_charge() || !datagram_read(skb, &d))
+	if (!from || !in_charge())
 		return 1;
-	if (bpf_map_lookup_elem(&resolvers, &d.source))
+	if (!datagram_read(skb, &d))
+		return !sends_raw(skb) || harmless(skb);
+	if (resolver_port(d.source.port) && bpf_map_lookup_elem(&resolvers, &d.source))
 		return 0; /* a workload that answers in the resolver's name */
 	resolver = from->resolver;
 	if (resolver)
@@ -163,7 +192,7 @@ int dns_answers(struct __sk_buff *skb)
 	struct datagram d;
 	u32 *resolver;
 
-	if (!to || !in_charge() || !datagram_read(skb, &d))
+	if (!to || !to->next || !in_charge() || !datagram_read(skb, &d)) /* the second: it has never asked anything */
 		return 1;
 	resolver = bpf_map_lookup_elem(&resolvers, &d.source);
 	if (resolver)

@@ -249,7 +249,7 @@ __noinline int name_learn(u32 slot, u32 class, u32 len, u32 ttl)
 	if (ttl > c->name_ttl_max)
 		ttl = c->name_ttl_max;
 	__builtin_memset(&r->slot, 0, sizeof(r->slot));
-	bpf_probe_read_kernel(r->slot.name, len & 255, &s->path[NAME_AT]);
+	bpf_probe_read_kernel(r->slot.name, bounded(len, 255), &s->path[NAME_AT]);
 	r->slot.expires = now + ttl * 1000000000ull;
 	r->slot.generation = generation;
 	r->slot.name_class = class;

@@ -2,24 +2,20 @@
 /*
  * Sockets, before the effect (LSM hooks; see lib/prevent.bpf.h).
  *
- * socket_connect, socket_sendmsg, socket_bind
- *                         inet addresses, where cgroup programs can't ask for the mark of a task (before Linux 6.16);
- *                         elsewhere net.bpf.c judges them
- * socket_create           unusual families, and there also the unusual inet sockets
- * socket_listen           listen on an inet socket
+ * socket_create           unusual families, unusual inet sockets
+ * socket_post_create      a socket for datagrams has its mark (lib/asked.bpf.h) before anybody has the socket
+ * socket_connect          TCP (also by TCP_FASTOPEN_CONNECT) and UDP connect
+ * socket_sendmsg          a datagram with an address of its own, each of sendmmsg's; Fast Open
+ * socket_bind, socket_listen
  * unix_stream_connect     connect to a unix socket, by the listener's own path
- * unix_may_send           a datagram to a unix socket, and connect of one
+ * unix_may_send           each datagram to a unix socket, and connect of one
+ *
+ * A file that bind() on a unix socket creates is path_mknod's. Where the programs are `fmod_ret`, they can't have socket
+ * storage: notes.bpf.c makes the marks, just before them, and points them, just after.
  */
+#include "lib/asked.bpf.h"
 #include "lib/prevent.bpf.h"
 #include "lib/sockets.bpf.h"
-
-/* Do the hooks here judge inet addresses, and not the cgroup programs? */
-static __always_inline bool network_is_ours(void)
-{
-	struct agentd_control *c = control_get();
-
-	return !c || c->prevented >> AGENTD_OP_CONNECT & 1;
-}
 
 SEC("?lsm/socket_create")
 int BPF_PROG(lsm_socket_create, int family, int type, int protocol, int kern)
@@ -35,7 +31,7 @@ int BPF_PROG(lsm_socket_create, int family, int type, int protocol, int kern)
 	if (!s)
 		return -EPERM;
 	if (family == AF_INET || family == AF_INET6)
-		len = network_is_ours() ? unusual_socket(s, type, protocol) : 0;
+		len = unusual_socket(s, type, protocol);
 	else
 		len = family_word(s, family);
 	if (len)
@@ -44,32 +40,73 @@ int BPF_PROG(lsm_socket_create, int family, int type, int protocol, int kern)
 	return error;
 }
 
+/* Is this socket marked now? Where the programs here can't look, those that ran just before have said so. */
+static __always_inline bool is_marked(const struct agentd_tag *tag, struct sock *sk)
+{
+	if (constants.sockets)
+		return asked_mark(sk);
+	return *(volatile u64 *)&tag->marked == (u64)sk;
+}
+
+/* Refuses `op`, because nothing can be known of its socket. */
+static __noinline int refuse_unmarked(struct agentd_tag *tag, u32 op)
+{
+	struct scratch *s;
+	u32 slot;
+	int error = -EPERM;
+
+	s = begin(&slot);
+	if (!s)
+		return error;
+	judge_unresolved(tag, slot, op);
+	scratch_give(slot);
+	return error;
+}
+
+SEC("?lsm/socket_post_create")
+int BPF_PROG(lsm_socket_post_create, struct socket *sock, int family, int type, int protocol, int kern)
+{
+	struct agentd_tag *tag = current_tag();
+	struct sock *sk;
+
+	if (!tag || kern || !speaks_datagrams(family, type))
+		return 0;
+	sk = sock->sk;
+	return sk && is_marked(tag, sk) ? 0 : refuse_unmarked(tag, AGENTD_OP_SOCKET);
+}
+
 /* Judges a host key in scratch->path. */
 static __always_inline int judge_endpoint(struct agentd_tag *tag, u32 slot, u32 op, u32 len)
 {
 	u64 started = bpf_ktime_get_ns();
 	struct scratch *s = scratch_get(slot);
 	struct emission *m;
+	int error;
 
 	if (!s)
 		return -EPERM;
 	m = emission_begin(s, op, hook_point(), AGENTD_PREVENTED);
 	m->object_len = host_verdict(&s->v[0], slot, tag->agent, op, len);
 	verdict_time(started);
-	return refuse_or_hold(slot, tag, &s->v[0], m);
+	error = refuse_or_hold(slot, tag, &s->v[0], m);
+	if (error == -ERESTARTNOINTR && s->netns)
+		name_hold(slot, s->v[0].timeout);
+	return error;
 }
 
 SEC("?lsm/socket_listen")
 int BPF_PROG(lsm_socket_listen, struct socket *sock)
 {
 	struct agentd_tag *tag = current_tag();
-	struct sock *sk = KREAD(sock, sk);
-	u16 family = sk ? KREAD(sk, __sk_common.skc_family) : 0;
 	struct scratch *s;
+	struct sock *sk;
 	u32 slot;
 	int error;
 
-	if (!tag || (family != AF_INET && family != AF_INET6))
+	if (!tag)
+		return 0;
+	sk = sock->sk;
+	if (!sk || (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6))
 		return 0;
 	s = begin(&slot);
 	if (!s)
@@ -79,57 +116,77 @@ int BPF_PROG(lsm_socket_listen, struct socket *sock)
 	return error;
 }
 
-/* `address`: the kernel's copy. What is no inet address is judged elsewhere, or refused by the protocol itself. */
-static __always_inline int judge_sockaddr(struct socket *sock, struct sockaddr_in6 *address, u32 op)
+/* `address`: the kernel's copy. */
+static __always_inline int judge_sockaddr(struct agentd_tag *tag, struct socket *sock, const void *address, u32 op)
 {
-	struct agentd_tag *tag = current_tag();
-	bool stream = KREAD(sock, type) == SOCK_STREAM, outgoing = op != AGENTD_OP_BIND;
-	u16 family, own = KREAD(sock, sk, __sk_common.skc_family);
-	u32 words[4] = {}, slot, len;
+	bool stream = sock->type == SOCK_STREAM, outgoing = op != AGENTD_OP_BIND;
+	struct sock *sk = sock->sk;
+	struct peer_address peer;
+	struct asked *a = NULL;
 	struct scratch *s;
+	u32 slot, len;
 	int error;
 
-	if (!tag || !address || (own != AF_INET && own != AF_INET6))
+	if (!sk)
+		return -EPERM;
+	switch (address_read(&peer, sk, address, op)) {
+	case ADDRESS_OTHER:
 		return 0;
-	family = KREAD(address, sin6_family);
-	/* net/ipv4: udp_sendmsg and inet_bind take it for an inet address; a connect ends the connection */
-	if (family == AF_UNSPEC && own == AF_INET && op != AGENTD_OP_CONNECT)
-		family = AF_INET;
-	if (family != AF_INET && family != AF_INET6)
-		return 0;
+	case ADDRESS_UNREADABLE:
+		return refuse_unmarked(tag, op);
+	default:
+		break;
+	}
 	if (stream && op == AGENTD_OP_SEND)
 		op = AGENTD_OP_CONNECT; /* TCP Fast Open */
+	if (speaks_datagrams(sk->__sk_common.skc_family, sock->type)) {
+		if (constants.sockets) {
+			a = asked_mark(sk);
+			if (!a)
+				return refuse_unmarked(tag, op);
+		} else if (!outgoing && !is_marked(tag, sk)) {
+			return refuse_unmarked(tag, op);
+		}
+	}
 	s = begin(&slot);
 	if (!s)
 		return -EPERM;
-	if (family == AF_INET6)
-		bpf_core_read(words, 16, &address->sin6_addr);
-	else
-		bpf_core_read(words, 4, &((struct sockaddr_in *)address)->sin_addr);
-	len = host_key(s, words, family == AF_INET6, KREAD(address, sin6_port), stream, outgoing);
-	if (outgoing) /* `resolvers` counts; names don't, because here nobody notes what a socket asks */
-		s->netns = KREAD(sock, sk, __sk_common.skc_net.net, net_cookie);
+	len = host_key(s, peer.words, peer.family == AF_INET6, peer.port, stream, outgoing);
+	if (outgoing)
+		s->netns = sk->__sk_common.skc_net.net->net_cookie;
 	error = judge_endpoint(tag, slot, op, len);
+	if (a && outgoing)
+		asked_point(a, tag->agent, error ? 0 : s->resolver, s->netns);
 	scratch_give(slot);
 	return error;
 }
 
 SEC("?lsm/socket_connect")
-int BPF_PROG(lsm_socket_connect, struct socket *sock, struct sockaddr_in6 *address)
+int BPF_PROG(lsm_socket_connect, struct socket *sock, void *address)
 {
-	return judge_sockaddr(sock, address, AGENTD_OP_CONNECT);
+	struct agentd_tag *tag = current_tag();
+
+	return tag && address ? judge_sockaddr(tag, sock, address, AGENTD_OP_CONNECT) : 0;
 }
 
 SEC("?lsm/socket_bind")
-int BPF_PROG(lsm_socket_bind, struct socket *sock, struct sockaddr_in6 *address)
+int BPF_PROG(lsm_socket_bind, struct socket *sock, void *address)
 {
-	return judge_sockaddr(sock, address, AGENTD_OP_BIND);
+	struct agentd_tag *tag = current_tag();
+
+	return tag && address ? judge_sockaddr(tag, sock, address, AGENTD_OP_BIND) : 0;
 }
 
 SEC("?lsm/socket_sendmsg")
 int BPF_PROG(lsm_socket_sendmsg, struct socket *sock, struct msghdr *msg)
 {
-	return judge_sockaddr(sock, KREAD(msg, msg_name), AGENTD_OP_SEND);
+	struct agentd_tag *tag = current_tag();
+	void *address;
+
+	if (!tag)
+		return 0;
+	address = msg->msg_name;
+	return address ? judge_sockaddr(tag, sock, address, AGENTD_OP_SEND) : 0;
 }
 
 static __always_inline int judge_peer(struct sock *other)

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
- * The network, before the effect: cgroup programs on the root of the v2 hierarchy, so that no move between cgroups
- * leaves them.
+ * The network, before the effect, where there are no LSM hooks: cgroup programs on the root of the v2 hierarchy, so that no
+ * move between cgroups leaves them. (Where there are, lsm_socket.bpf.c judges, and nothing here is attached.)
  *
  * cgroup/connect4, connect6   TCP (also Fast Open) and UDP connect
  * cgroup/sendmsg4, sendmsg6   a datagram with an address of its own
  * cgroup/bind4, bind6
  * cgroup/sock_create          raw, ping, SCTP, MPTCP and other inet sockets, which the hooks above don't see
  *
- * connect and sendmsg also note at the socket which resolver it is pointed at, and bind that it could speak for one: for
- * dns.bpf.c.
+ * A socket for datagrams also gets its mark (lib/asked.bpf.h), or is refused, and connect and sendmsg note there which
+ * resolver it is pointed at: for dns.bpf.c.
  *
  * The address is the kernel's copy. v4-mapped is judged as v4; the unspecified address means this host when connecting,
  * and is judged as loopback. Guarantee: prevented. Fails: to EPERM. A hold returns -ERESTARTNOINTR; the SIGSTOP comes
@@ -19,7 +19,7 @@
 #include "lib/hold.bpf.h"
 #include "lib/sockets.bpf.h"
 
-/* Judges the host key in scratch->path[0..len). 1: go on, 0: refused (the errno is set). */
+/* Judges the host key in scratch->path[0..len); 0: what can't be judged. 1: go on, 0: refused (the errno is set). */
 static __always_inline int judge_host(struct agentd_tag *tag, u32 slot, u32 op, u32 len)
 {
 	struct scratch *s = scratch_get(slot);
@@ -29,7 +29,10 @@ static __always_inline int judge_host(struct agentd_tag *tag, u32 slot, u32 op, 
 	if (s) {
 		struct emission *m = emission_begin(s, op, AGENTD_POINT_CGROUP, AGENTD_PREVENTED);
 
-		m->object_len = host_verdict(&s->v[0], slot, tag->agent, op, len);
+		if (len)
+			m->object_len = host_verdict(&s->v[0], slot, tag->agent, op, len);
+		else
+			verdict_unresolved(&s->v[0], tag->agent, op);
 		verdict_time(begin);
 		error = refuse_or_hold(slot, tag, &s->v[0], m);
 		if (error == -ERESTARTNOINTR && s->netns)
@@ -41,17 +44,22 @@ static __always_inline int judge_host(struct agentd_tag *tag, u32 slot, u32 op, 
 }
 
 /* What dns.bpf.c has to know of the socket, after a verdict about it. */
-static __noinline void note_socket(struct bpf_sock_addr *ctx, u32 slot, u32 agent, bool outgoing, bool allowed)
+static __noinline void note_socket(struct bpf_sock_addr *ctx, u32 slot, u32 agent, bool allowed)
 {
 	struct scratch *s = scratch_get(slot);
 	struct bpf_sock *sk = ctx->sk;
+	struct asked *a = sk ? bpf_sk_storage_get(&asked, sk, 0, 0) : NULL;
 
-	if (!s || !sk)
-		return;
-	if (outgoing)
-		asked_point(sk, agent, allowed ? s->resolver : 0, s->netns);
-	else if (allowed && ctx->user_port && ctx->type != SOCK_STREAM)
-		asked_mark(sk);
+	if (s && a)
+		asked_point(a, agent, allowed ? s->resolver : 0, s->netns);
+}
+
+/* Has the socket a mark, if it must? */
+static __noinline bool is_noted(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	return ctx->type == SOCK_STREAM || (sk && asked_mark(sk));
 }
 
 static __always_inline int judge_address(struct bpf_sock_addr *ctx, u32 op, bool v6)
@@ -83,8 +91,9 @@ static __always_inline int judge_address(struct bpf_sock_addr *ctx, u32 op, bool
 	len = host_key(s, words, v6, ctx->user_port, ctx->type == SOCK_STREAM, outgoing);
 	if (outgoing)
 		s->netns = bpf_get_netns_cookie(ctx);
-	ok = judge_host(tag, slot, op, len);
-	note_socket(ctx, slot, tag->agent, outgoing, ok);
+	ok = judge_host(tag, slot, op, is_noted(ctx) ? len : 0);
+	if (outgoing && ctx->type != SOCK_STREAM)
+		note_socket(ctx, slot, tag->agent, ok);
 	scratch_give(slot);
 	return ok;
 }
@@ -151,9 +160,9 @@ int net_sock_create(struct bpf_sock *ctx)
 		error = refuse_or_hold(slot, tag, &s->v[0], m);
 	}
 	scratch_give(slot);
+	if (!error && ctx->type != SOCK_STREAM && !asked_mark(ctx))
+		error = -EPERM;
 	if (error)
 		bpf_set_retval(error);
-	else if (ctx->type == SOCK_RAW)
-		asked_mark(ctx);
 	return !error;
 }

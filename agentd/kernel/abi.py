@@ -10,7 +10,7 @@ from typing import Final
 
 from agentd.model import Op
 
-ABI_VERSION: Final = 2
+ABI_VERSION: Final = 3
 MAX_AGENTS: Final = 256
 NAME_MAX: Final = 64
 HOST_NAME_MAX: Final = 253
@@ -125,6 +125,7 @@ class Tag(ctypes.Structure):
         ("continued_ms", c_uint32),
         ("process_hold", c_uint64),
         ("granted", c_uint64 * 2),
+        ("marked", c_uint64),
     ]
 
 
@@ -146,13 +147,14 @@ class Control(ctypes.Structure):
         ("hash_seed", c_uint64 * 2),
         ("name_ttl_min", c_uint32),
         ("name_ttl_max", c_uint32),
+        ("resolver_ports", c_uint64),
     ]
 
 
 class Constants(ctypes.Structure):
     """struct agentd_constants."""
 
-    _fields_ = [("epoch", c_uint32), ("arena_mask", c_uint32)]
+    _fields_ = [(name, c_uint32) for name in ("epoch", "arena_mask", "sockets", "reserved")]
 
 
 class TagRequest(ctypes.Structure):

@@ -10,7 +10,7 @@ from agentd.model import Op, Point
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """One program that every host can attach."""
+    """One program that is no LSM hook."""
 
     program: str
     point: Point
@@ -40,14 +40,12 @@ HOOKS: Final = (
 @dataclass(frozen=True, slots=True)
 class LsmHook:
     """One LSM hook, whose program is called lsm_NAME. ops: those that it judges; each is prevented when all hooks that
-    name it are attached. function: what the kernel calls, where that isn't security_NAME. instead: of the cgroup
-    programs, where those can't ask for the mark of a task.
+    name it are attached. function: what the kernel calls, where that isn't security_NAME.
     """
 
     name: str
     ops: tuple[Op, ...] = ()
     function: str = ""
-    instead: bool = False
 
     names = False
 
@@ -76,9 +74,10 @@ LSM_HOOKS: Final = (
     LsmHook("move_mount", (Op.MOUNT,)),
     LsmHook("bprm_check_security", (Op.EXEC,), "security_bprm_check"),
     LsmHook("socket_create", (Op.SOCKET,)),
-    LsmHook("socket_connect", (Op.CONNECT,), instead=True),
-    LsmHook("socket_bind", (Op.BIND,), instead=True),
-    LsmHook("socket_sendmsg", (Op.SEND,), instead=True),
+    LsmHook("socket_post_create", (Op.SOCKET,)),
+    LsmHook("socket_connect", (Op.CONNECT,)),
+    LsmHook("socket_bind", (Op.BIND,)),
+    LsmHook("socket_sendmsg", (Op.SEND,)),
     LsmHook("socket_listen", (Op.LISTEN,)),
     LsmHook("unix_stream_connect", (Op.UNIX_CONNECT,)),
     LsmHook("unix_may_send", (Op.UNIX_CONNECT,)),
@@ -94,6 +93,14 @@ LSM_HOOKS: Final = (
     LsmHook("task_setrlimit"),
     LsmHook("task_setscheduler"),
     LsmHook("task_setnice"),
+)
+
+# Beside `fmod_ret` programs, for what those can't have: socket storage (bpf/notes.bpf.c).
+NOTES: Final = (
+    Hook("note_created", Point.NONE),
+    Hook("note_bound", Point.NONE),
+    Hook("note_connected", Point.NONE, names=True),
+    Hook("note_sent", Point.NONE, names=True),
 )
 
 

@@ -60,12 +60,15 @@ class HostNames:
                 "config-invalid", "resolvers", f"{len(resolvers)} of them; at most {MAX_RESOLVERS}", "name fewer"
             )
         wanted = {bytes(key): key for key in map(_key, resolvers)}
+        ports = sum({1 << one.port % 64 for one in resolvers})
+        self._control.resolver_ports |= ports  # before one of them is in the map, after the last has left it
         known = {bytes(key): number.value for key, number in self._resolvers.items()}
         for raw in known.keys() - wanted.keys():
             self._resolvers.delete(abi.ResolverKey.from_buffer_copy(raw))
         free = (number for number in range(1, 2 * MAX_RESOLVERS + 1) if number not in known.values())
         for raw in wanted.keys() - known.keys():
             self._resolvers.put(wanted[raw], ctypes.c_uint32(next(free)), BPF_ANY)
+        self._control.resolver_ports = ports
 
     def believed(self) -> set[Resolver]:
         """Whose answers teach names now."""

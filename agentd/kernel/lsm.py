@@ -10,7 +10,7 @@ import os
 from functools import cache
 from typing import Final
 
-from agentd.kernel.hooks import LSM_HOOKS, LsmHook
+from agentd.kernel.hooks import LSM_HOOKS, NOTES, Hook, LsmHook
 from agentd.kernel.libbpf import BPF_ANY, check, library, pointer
 from agentd.model import Point
 from agentd.resources import bpf_object
@@ -34,14 +34,18 @@ def point() -> Point:
     return Point.NONE
 
 
-def choose(obj: int, kind: Point, *, network: bool) -> tuple[LsmHook, ...]:
-    """Marks the programs of an object that isn't loaded yet; the hooks that this kernel has. network: those too that do
-    what cgroup programs do elsewhere.
-    """
+def choose(obj: int, kind: Point) -> tuple[Hook | LsmHook, ...]:
+    """Marks the programs of an object that isn't loaded yet; the hooks that this kernel has."""
     if kind is Point.NONE:
         return ()
-    wanted = (hook for hook in LSM_HOOKS if network or not hook.instead)
-    return tuple(hook for hook in wanted if _make(obj, hook.program, hook, kind))
+    found = tuple(hook for hook in LSM_HOOKS if _make(obj, hook.program, hook, kind))
+    if kind is not Point.FMOD_RET:
+        return found
+    lib = library()
+    for note in NOTES:
+        program = pointer(lib.bpf_object__find_program_by_name(obj, note.program.encode()), note.program)
+        check(lib.bpf_program__set_autoload(program, True), note.program, "kernel-load")
+    return (*found, *NOTES)
 
 
 def _make(obj: int, program: str, hook: LsmHook, kind: Point) -> bool:

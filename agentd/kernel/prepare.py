@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agentd.errors import AgentdError
+from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi, features, lsm
 from agentd.kernel.compat import cgroup_programs, open_object
 from agentd.kernel.hooks import HOOKS, Hook, LsmHook
@@ -107,13 +107,14 @@ def _open(path: Path, pins: Path, arena_words: int, pin: bool) -> Prepared:
         if adopted:
             arena_words = map_info(adopted["arena"]).value_size // WORD
         epoch = epoch_of(adopted) + 1
-        set_map(obj, ".rodata.agentd", abi.Constants(epoch=epoch, arena_mask=arena_words - 1))
+        point = lsm.point()
+        sockets = int(point is Point.LSM)
+        set_map(obj, ".rodata.agentd", abi.Constants(epoch=epoch, arena_mask=arena_words - 1, sockets=sockets))
         arena = pointer(lib.bpf_object__find_map_by_name(obj, b"arena"), "map arena")
         check(lib.bpf_map__set_value_size(arena, arena_words * WORD), "size of the arena", "kernel-load")
         for name, fd in adopted.items():
             found = pointer(lib.bpf_object__find_map_by_name(obj, name.encode()), f"map {name}")
             check(lib.bpf_map__reuse_fd(found, fd), f"adopt map {name}", "kernel-load")
-        point = lsm.point()
         hooks = _choose_hooks(obj, point)
         return Prepared(obj, arena_words, epoch, control_id(adopted), point, hooks)
     except BaseException:
@@ -124,13 +125,24 @@ def _open(path: Path, pins: Path, arena_words: int, pin: bool) -> Prepared:
 
 
 def _choose_hooks(obj: int, point: Point) -> tuple[Hook | LsmHook, ...]:
-    """The hooks that this kernel has. The network's are cgroup programs, or LSM hooks where those can't do it."""
-    by_cgroup = cgroup_programs()
-    for hook in HOOKS:
-        if hook.cgroup and not by_cgroup:
-            library().bpf_program__set_autoload(program_of(obj, hook.program), False)
-    plain = tuple(hook for hook in HOOKS if by_cgroup or not hook.cgroup)
-    return (*plain, *lsm.choose(obj, point, network=not by_cgroup))
+    """The hooks that this kernel has. The network's are LSM hooks, or cgroup programs where there are none.
+
+    Raises AgentdError `kernel-unsupported` for a host that has neither.
+    """
+    if point is Point.NONE:
+        if not cgroup_programs():
+            raise AgentdError(
+                "kernel-unsupported",
+                "the network",
+                "this kernel runs no LSM programs, and its cgroup programs can't tell whose a socket is",
+                "boot Linux 6.16 or newer, or a kernel with BPF trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)",
+                exit_code=EXIT_CANNOT_ENFORCE,
+            )
+        return HOOKS
+    plain = tuple(hook for hook in HOOKS if hook.point is not Point.CGROUP)
+    for hook in set(HOOKS) - set(plain):
+        library().bpf_program__set_autoload(program_of(obj, hook.program), False)
+    return (*plain, *lsm.choose(obj, point))
 
 
 def program_of(obj: int, name: str) -> int:

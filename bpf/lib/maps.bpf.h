@@ -22,7 +22,7 @@
  * resolvers
  *          the servers whose answers are believed, by address and port. User space refuses more than 64.
  * asked    what a socket of a workload has asked a resolver, in socket storage: freed with the socket, can't evict. No
- *          memory for one: its answers teach nothing.
+ *          memory for one: the socket is not created, or what was to be done with it refused (lib/asked.bpf.h).
  * names    address -> the names an agent knows it by. The one map that evicts, and may: what it forgets is a permission,
  *          never a denial (agentd/policy/named.py). An address it has forgotten has no name until somebody asks again.
  * scratch  work buffers: taken with a compare-and-swap, given back before the program ends; never per CPU, because a

@@ -23,7 +23,14 @@
 #define AF_PACKET 17
 #define AF_ALG 38
 #define AF_VSOCK 40
+#define AF_SMC 43
 #define AF_XDP 44
+
+/* Could a socket of this kind send a datagram in a resolver's name, or ask one? */
+static __always_inline bool speaks_datagrams(u32 family, u32 type)
+{
+	return (family == AF_INET || family == AF_INET6) && type != SOCK_STREAM;
+}
 
 static __always_inline u32 family_word(struct scratch *s, u16 family)
 {
@@ -89,6 +96,43 @@ static __always_inline u32 host_key(struct scratch *s, u32 *words, bool v6, u16 
 	s->path[len] = port;
 	s->path[len + 1] = port >> 8;
 	return len + 2;
+}
+
+/* A struct sockaddr_in or sockaddr_in6; `words` has the address of both, when address_read() is done. */
+struct peer_address {
+	u16 family, port; /* the port in network order */
+	u32 v4;
+	u32 words[4];
+	u32 scope;
+};
+
+enum address_kind {
+	ADDRESS_OTHER, /* of no inet family: judged elsewhere, or refused by the protocol itself */
+	ADDRESS_INET,
+	ADDRESS_UNREADABLE,
+};
+
+/*
+ * Reads an address that the kernel has copied from the caller. It counts by its own family, not the socket's: SMC and RDS,
+ * which are families of sockets, connect to inet addresses, and a TCP socket can be made one of SMC.
+ */
+static __always_inline enum address_kind address_read(struct peer_address *to, const struct sock *sk,
+						      const void *address, u32 op)
+{
+	u16 own = sk->__sk_common.skc_family;
+
+	if (own == AF_UNIX)
+		return ADDRESS_OTHER;
+	if (bpf_probe_read_kernel(to, sizeof(*to), address))
+		return ADDRESS_UNREADABLE;
+	/* net/ipv4: udp_sendmsg and inet_bind take it for an inet address; a connect ends the connection */
+	if (to->family == AF_UNSPEC && op != AGENTD_OP_CONNECT && (own == AF_INET || own == AF_SMC))
+		to->family = AF_INET;
+	if (to->family == AF_INET)
+		to->words[0] = to->v4;
+	else if (to->family != AF_INET6)
+		return ADDRESS_OTHER;
+	return ADDRESS_INET;
 }
 
 /* The path or the name that a unix socket is bound to; `@`: none (a socket pair, or one that was not bound). 0: unresolved. */

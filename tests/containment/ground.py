@@ -247,6 +247,19 @@ class Ground:
             "named": harness.agent(
                 but=["network"], allow=[{"tool": "network", "hosts": ["example.com", "*.example.com"]}]
             ),
+            "surfer": harness.agent(
+                but=["network", "web"],
+                allow=[
+                    {"tool": "web", "operations": ["fetch"], "hosts": ["*.example.test:443"]},
+                    {"tool": "web", "paths": ["**"]},
+                    {
+                        "tool": "network",
+                        "operations": ["connect", "send"],
+                        "hosts": ["resolvers:53", "127.0.0.1", "127.6.6.6:53"],
+                    },
+                    {"tool": "network", "operations": ["listen", "raw"]},
+                ],
+            ),
             "coder": {**coding["agents"]["coding-agent"], "workspace": str(d / "work")},
         }
         return agents, tools

@@ -6,6 +6,7 @@ The servers are real sockets and their messages are made by dnspython; the progr
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import socket
 import subprocess
@@ -19,11 +20,13 @@ import dns.flags
 import dns.message
 import dns.rdatatype
 import dns.rrset
-from pyroute2 import netns
 
 RESOLVER: Final = "127.1.1.1"
 IMPOSTOR: Final = "127.6.6.6"
 WEB: Final = ("203.0.113.5", "203.0.113.6", "2001:db8::5")
+
+CLONE_NEWNET: Final = 0x40000000
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 Records = dict[tuple[str, str], list[str]]
 """(name, type) -> the data of its records; a name with a CNAME leads on."""
@@ -42,13 +45,20 @@ class World:
     mute: bool = False
     servers: list[socket.socket] = field(default_factory=list)
 
+    @property
+    def place(self) -> str:
+        """The namespace as a file."""
+        return f"/run/netns/{self.space}"
+
     def inside(self, command: list[str]) -> list[str]:
         """The command line that runs `command` in the namespace, with a resolv.conf that names the resolver."""
         return ["/usr/sbin/ip", "netns", "exec", self.space, *command]
 
     def enter(self) -> None:
         """Takes the calling thread into the namespace."""
-        netns.setns(self.space)
+        with open(self.place, "rb") as file:
+            if _LIBC.setns(file.fileno(), CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), f"setns {self.place}")
 
     def socket(self, *how: int) -> socket.socket:
         """A socket of the namespace."""
@@ -97,22 +107,19 @@ def _serve(world: World, server: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def world() -> Iterator[World]:
-    """A namespace with servers that answer: the resolver, and one that is not configured and says the same."""
-    made = World(f"agentd-names-{os.getpid()}")
-    config = Path("/etc/netns") / made.space
-    run = ["/usr/sbin/ip", "netns"]
-    subprocess.run([*run, "add", made.space], check=True)
+def serving(made: World) -> Iterator[None]:
+    """Its addresses, and servers that answer: the resolver, and one that is not configured and says the same."""
     threads: list[tuple[threading.Thread, socket.socket, str]] = []
+
+    def lay() -> None:
+        made.enter()
+        for words in (["link", "set", "lo", "up"], *(["addr", "add", f"{a}/{_bits(a)}", "dev", "lo"] for a in WEB)):
+            subprocess.run(["/usr/sbin/ip", *words], check=True)
+
     try:
-        config.mkdir(parents=True)
-        (config / "resolv.conf").write_text(f"nameserver {RESOLVER}\noptions timeout:2 attempts:1\n")
-        (config / "nsswitch.conf").write_text("hosts: dns\n")
-        inside = [*run, "exec", made.space, "/usr/sbin/ip"]
-        subprocess.run([*inside, "link", "set", "lo", "up"], check=True)
-        for address in WEB:
-            length = "128" if ":" in address else "32"
-            subprocess.run([*inside, "addr", "add", f"{address}/{length}", "dev", "lo"], check=True)
+        laying = threading.Thread(target=lay)
+        laying.start()
+        laying.join()
         for address in (RESOLVER, IMPOSTOR):
             server = made.socket(socket.AF_INET, socket.SOCK_DGRAM)
             server.bind((address, 53))
@@ -120,13 +127,33 @@ def world() -> Iterator[World]:
             thread = threading.Thread(target=_serve, args=(made, server), daemon=True)
             thread.start()
             threads.append((thread, server, address))
-        yield made
+        yield
     finally:
         for thread, server, address in threads:
             with made.socket(socket.AF_INET, socket.SOCK_DGRAM) as bell:
                 bell.sendto(b"stop", (address, 53))
             thread.join()
             server.close()
+
+
+def _bits(address: str) -> int:
+    return 128 if ":" in address else 32
+
+
+@contextlib.contextmanager
+def world() -> Iterator[World]:
+    """A named namespace with those servers, whose programs find the resolver in their resolv.conf."""
+    made = World(f"agentd-names-{os.getpid()}")
+    config = Path("/etc/netns") / made.space
+    run = ["/usr/sbin/ip", "netns"]
+    subprocess.run([*run, "add", made.space], check=True)
+    try:
+        config.mkdir(parents=True)
+        (config / "resolv.conf").write_text(f"nameserver {RESOLVER}\noptions timeout:2 attempts:1\n")
+        (config / "nsswitch.conf").write_text("hosts: dns\n")
+        with serving(made):
+            yield made
+    finally:
         subprocess.run([*run, "del", made.space], check=True)
         for file in config.iterdir():
             file.unlink()
