@@ -42,6 +42,7 @@ CODES: Final[frozenset[str]] = frozenset(
         "audit-unwritable",
         "audit-corrupt",
         "audit-locked",  # another daemon writes this log
+        "audit-key",  # a signing key that is missing, readable by others, or not one
         "config-invalid",
     }
 )

@@ -182,9 +182,12 @@ class Metrics:
         self._scraped.entries = dict.fromkeys(capacities, 0)
         self._scraped.entries_from = read
 
-    def read_audit(self, read: Callable[[], tuple[int, int]]) -> None:
-        """Where to read (bytes committed to the audit log, seq of its last record)."""
+    def read_audit(
+        self, read: Callable[[], tuple[int, int]], status: Callable[[], Mapping[str, Any]] | None = None
+    ) -> None:
+        """Where to read (bytes committed to the audit log, seq of its last record), and how writing and signing go."""
         self._scraped.audit_from = read
+        self._scraped.evidence_from = status
 
     def exposition(self) -> str:
         """All metrics in the Prometheus text format."""
@@ -212,6 +215,8 @@ class _Scraped(Collector):
         self.entries_from: Callable[[], Mapping[str, int]] | None = None
         self.audit = (0, 0)
         self.audit_from: Callable[[], tuple[int, int]] | None = None
+        self.evidence: Mapping[str, Any] = {}
+        self.evidence_from: Callable[[], Mapping[str, Any]] | None = None
 
     def read(self, source: str, function: Callable[[], Any] | None) -> Any:
         """What the function returns, or None (counted) if it fails in one of the ways reading can fail."""
@@ -256,6 +261,27 @@ class _Scraped(Collector):
         size, head = self.audit
         yield CounterMetricFamily("agentd_audit_bytes", "Bytes committed to the audit log since the start.", value=size)
         yield GaugeMetricFamily("agentd_audit_chain_head", "Number (seq) of the last committed record.", value=head)
+        self.evidence = self.read("audit", self.evidence_from) or self.evidence
+        yield from _evidence(self.evidence)
+
+
+def _evidence(status: Mapping[str, Any]) -> Iterator[Metric]:
+    """The log's files and signatures; all 0 before anything is known."""
+    signing = status.get("signing") or {}
+
+    def gauge(name: str, text: str, value: float) -> Metric:
+        return GaugeMetricFamily(f"agentd_audit_{name}", text, value=value)
+
+    def counter(name: str, text: str, value: float) -> Metric:
+        return CounterMetricFamily(f"agentd_audit_{name}", text, value=value)
+
+    yield gauge("files", "Files that the audit log has.", status.get("files", 0))
+    yield gauge("write_failing", "The last records could not be written (1).", bool(status.get("failed")))
+    yield gauge("signing_failing", "Records are not being signed (1).", bool(signing.get("failed")))
+    yield gauge("unsigned_records", "Records that no signature covers yet.", signing.get("unsigned", 0))
+    yield counter("roots", "Signed roots written since the start.", signing.get("roots", 0))
+    yield counter("receipts", "Receipts of single records signed since the start.", signing.get("receipts", 0))
+    yield counter("receipts_left_out", "Records left without a receipt in a flood.", signing.get("left_out", 0))
 
 
 class _Handler(WSGIRequestHandler):

@@ -74,15 +74,13 @@ def read(line: bytes) -> tuple[int, str, str]:
     """(seq, prev_hash, hash) of one line, newline included, whose hash fits its bytes. Raises Damage."""
     if line[-1:] != b"\n":
         raise Damage(_unfinished(line))
-    stated = _SEAL.search(line)
-    prev = _PREV.search(line)
+    stated = _SEAL.search(line, max(0, line.find(b'"guarantee":')))
+    prev = _PREV.match(line, line.rfind(b',"prev_hash":'))
     number = _SEQ.match(line, line.rfind(b',"seq":'))
     if stated is None or prev is None or number is None or line.count(b'"hash":') != 1:
         raise Damage("not a record of an agentd log (no hash, prev_hash and seq where they belong)")
     at = stated.start(1) - 8
-    digest = hashlib.sha256(line[:at])
-    digest.update(line[at + _SEAL_BYTES : -1])
-    actual = digest.hexdigest()
+    actual = hashlib.sha256(line[:at] + line[at + _SEAL_BYTES : -1]).hexdigest()
     if actual.encode() != stated[1]:
         raise Damage(f"changed after it was written: its content hashes to {actual}, it says {stated[1].decode()}")
     return int(number[1]), prev[1].decode(), actual

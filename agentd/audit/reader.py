@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from agentd.audit import chain, rawbytes
+from agentd.audit import chain, rawbytes, segments
 
 POLL: Final = 0.2  # seconds between looks at a followed log
 
@@ -42,20 +42,28 @@ class Filter:
 
 
 def last(path: Path, number: int, wanted: Filter | None = None) -> tuple[list[Shown], int]:
-    """The last `number` whole records that pass, oldest first, and the offset after the last whole line."""
+    """The last `number` whole records that pass, oldest first, and the offset after the last whole line of `path`.
+
+    Goes back into the closed files of the log as far as it has to.
+    """
     wanted = wanted or Filter()
     found: list[Shown] = []
-    with path.open("rb") as file:
-        if file.seek(0, 2) == 0:
-            return [], 0
-        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as log:
-            end = size = log.rfind(b"\n") + 1
-            while end > 0 and len(found) < number:
-                start = log.rfind(b"\n", 0, end - 1) + 1
-                record = parse(log[max(start, end - chain.MAX_LINE) : end])
-                if wanted.matches(record):
-                    found.append(record)
-                end = start
+    size = 0
+    for file in reversed(segments.all_of(path) or [path]):
+        with file.open("rb") as opened:
+            if opened.seek(0, 2) == 0:
+                continue
+            with mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as log:
+                end = log.rfind(b"\n") + 1
+                size = end if file == path else size
+                while end > 0 and len(found) < number:
+                    start = log.rfind(b"\n", 0, end - 1) + 1
+                    record = parse(log[max(start, end - chain.MAX_LINE) : end])
+                    if wanted.matches(record):
+                        found.append(record)
+                    end = start
+        if len(found) >= number:
+            break
     found.reverse()
     return found, size
 
@@ -86,6 +94,12 @@ def follow(
 
 def find(path: Path, seq: int) -> Shown | None:
     """The record number `seq`, by binary search (a log is in order of seq); None if there is none."""
+    older = [file for file in segments.closed(path) if segments.first_of(file) <= seq]
+    found = _find(path, seq) if path.exists() else None
+    return _find(older[-1], seq) if found is None and older else found
+
+
+def _find(path: Path, seq: int) -> Shown | None:
     with path.open("rb") as file:
         if file.seek(0, 2) == 0:
             return None

@@ -41,6 +41,11 @@ EVENTS: Final = (
     "enforcement_failed",  # a probe showed that an operation is not held as it is claimed
     "enforcement_verified",  # and, later, that it is again
     "log_repaired",  # a torn tail was cut when the log was opened
+    "signing_key",  # who signs from here on
+    "key_rotated",  # another key does, and the one before has signed that
+    "signed",  # a Merkle root over all records since the last one, and receipts for single records among them
+    "segment_started",  # the log goes on in a new file
+    "pruned",  # an old file of the log was removed because of its age or the room it took
 )
 
 MEMBERS: Final = (

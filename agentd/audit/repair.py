@@ -12,7 +12,10 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
 from typing import Final
 
 from agentd.audit import chain
@@ -20,17 +23,28 @@ from agentd.errors import AgentdError
 
 SEARCHED: Final = 64 << 20  # bytes at the end in which a hole is looked for: more than one commit can write
 CHECKED: Final = 1 << 20  # bytes of good lines before the end whose chain is verified at every start
+WRITTEN_AGAIN: Final = 4 << 20  # more than a commit that failed can have left
+_TIME = re.compile(rb',"timestamp":"([0-9T:.-]+)Z"')
 
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """size: bytes that stand; cut, cut_sha256: the torn bytes after them (0 and "" if none); lines: are some whole?"""
+    """size: bytes that stand; cut, cut_sha256: the torn bytes after them (0 and "" if none); lines: are some whole?
+
+    first: seq of the file's first record, begun: its time in ns; 0 if there is none.
+    """
 
     size: int
     link: chain.Link
     cut: int
     cut_sha256: str
     lines: bool
+    first: int = 0
+    begun: int = 0
+
+    def after(self, link: chain.Link) -> Tail:
+        """The same for an empty file that follows another one, which ends at `link`."""
+        return replace(self, link=link)
 
 
 def inspect(fd: int, path: str) -> Tail:
@@ -47,7 +61,51 @@ def inspect(fd: int, path: str) -> Tail:
         for at in range(size, length, 1 << 20):
             digest.update(log[at : min(at + (1 << 20), length)])
         link = _check(log, size, path)
-    return Tail(size, link, length - size, digest.hexdigest() if size < length else "", whole > size)
+        first, begun = _beginning(log, size)
+    torn = digest.hexdigest() if size < length else ""
+    return Tail(size, link, length - size, torn, whole > size, first, begun)
+
+
+def end_of(file: Path) -> chain.Link:
+    """The last record of a closed file. Raises AgentdError audit-corrupt, OSError."""
+    with file.open("rb") as closed:
+        tail = inspect(closed.fileno(), str(file))
+    if tail.cut or tail.size == 0:
+        raise _corrupt(str(file), tail.size, "a closed file of the log doesn't end with a whole record")
+    return tail.link
+
+
+def write_again(path: Path, size: int) -> None:
+    """Writes the last good bytes once more, the same: the next fsync is about them then. Raises OSError.
+
+    After an fsync that failed the kernel may think pages clean that never reached the disk (a process that ended there
+    has left them in the page cache), and reading them back proves nothing. What was acknowledged before is not changed.
+    """
+    start = max(0, size - WRITTEN_AGAIN)
+    if size == start:
+        return
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        while start < size:
+            data = os.pread(fd, min(1 << 20, size - start), start)
+            if not data:
+                return
+            start += os.pwrite(fd, data, start)
+    finally:
+        os.close(fd)
+
+
+def _beginning(log: mmap.mmap, size: int) -> tuple[int, int]:
+    if size == 0:
+        return 0, 0
+    line = log[: min(log.find(b"\n", 0, size) + 1, chain.MAX_LINE)]
+    try:
+        seq = chain.read(line)[0]
+    except chain.Damage:
+        return 0, 0  # verify's to judge
+    found = _TIME.search(line, line.rfind(b',"timestamp":'))
+    begun = datetime.fromisoformat(found[1].decode() + "+00:00").timestamp() if found else 0
+    return seq, int(begun * 1_000_000_000)
 
 
 def cut(fd: int, path: str, tail: Tail) -> str:

@@ -10,27 +10,30 @@ The two may run in different threads (the daemon commits in a worker thread). Wa
     queue full meanwhile   newer records are counted, and as soon as there is room again one `gap` record says how
                            many of what were lost, why, and between when and when
     torn tail at open      cut, and recorded (`log_repaired`); see repair.py
-    second writer          AgentdError audit-locked
+    second writer          AgentdError audit-locked: the log's directory is locked, for all of its files
     file changed by others `failed` for good: the bytes on disk are evidence and aren't touched
+
+When the file is big or old enough the next record is `segment_started`, the first of a new file (segments.py), and the
+chain goes through. Old files are removed only if the limits say so, after the record `pruned` is on disk.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import os
-import stat
 import threading
-import time
 import uuid
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
-from agentd.audit import chain, record, repair
+from agentd.audit import chain, record, repair, segments
+from agentd.audit.canonical import Json
+from agentd.audit.files import reason, sync_directory
+from agentd.audit.losses import Losses
 from agentd.audit.record import Record
+from agentd.audit.segments import Limits
 from agentd.errors import AgentdError
 
 FILE_NAME: Final = "audit.jsonl"
@@ -38,39 +41,90 @@ QUEUE_BYTES: Final = 8 << 20  # what may wait for the disk: about 8,000 denials
 BATCH_BYTES: Final = 1 << 20  # what one write takes; a commit is one write and one fdatasync unless more is waiting
 
 
+class Signer(Protocol):
+    """What signs the log: told of every record in the order of the chain, under the writer's lock."""
+
+    def sealed(self, link: chain.Link, body: Mapping[str, Json]) -> None:
+        """`body` is the record `link`; it may not be on disk yet."""
+
+    def introduction(self) -> dict[str, Json]:
+        """What the first record of a file says about the key, so that the files before it may go."""
+
+    def finish(self) -> None:
+        """Sign what is left; the log is about to be closed."""
+
+    def status(self) -> dict[str, Json]:
+        """Which key, how much isn't signed yet, and why, if that is so."""
+
+
+class _Queued(NamedTuple):
+    line: bytes
+    link: chain.Link
+    new_file: bool
+
+
 class AuditWriter:
-    """An open log. Use `open_log`. `path`: the file; `bytes_written`: committed since it was opened."""
+    """An open log. Use opening.open_log. `path`: the file; `bytes_written`: committed since it was opened.
+
+    on_disk: called with the lines of each commit, in the committing thread; must neither block nor raise.
+    """
 
     def __init__(
-        self, fd: int, path: Path, tail: repair.Tail, *, host: str, boot_id: str, clock: Callable[[], int],
-        queue_bytes: int,
+        self, fd: int, lock: int, path: Path, tail: repair.Tail, *, host: str, boot_id: str, clock: Callable[[], int],
+        queue_bytes: int, limits: Limits,
     ) -> None:  # fmt: skip
         self.path = path
         self.bytes_written = 0
+        self.signer: Signer | None = None
+        self.on_disk: Callable[[Sequence[bytes]], None] | None = None
+        self.limits = limits
+        self.trouble = ""  # with old files; the records are safe
+        self.files = 1 + len(segments.closed(path))
         self._fd = fd
+        self._directory = lock
         self._host = host
         self._boot_id = boot_id
         self._clock = clock
         self._size = tail.size  # of the file, as far as committed
+        self._first = tail.first or tail.link.seq + 1  # seq of the file's first record
+        self._begun = tail.begun or clock()  # when that was, ns
+        self._planned = tail.size  # what the file will hold with what is queued for it
         self._torn = False  # bytes of an attempt that failed may stand after _size
         self._failed = ""
         self._changed = False
         self._head = tail.link  # committed
         self._end = tail.link  # queued
-        self._queue: deque[tuple[bytes, chain.Link]] = deque()
+        self._queue: deque[_Queued] = deque()
         self._queued = 0
         self._room = queue_bytes
-        self._lost: Counter[str] = Counter()
-        self._lost_operations = 0
-        self._lost_first = self._lost_last = 0
-        self._lost_ever = 0
-        self._lock = threading.Lock()  # the queue, the end of the chain, what was lost
+        self._lost = Losses()
+        self._lock = threading.RLock()  # the queue, the end of the chain, what was lost
         self._committing = threading.Lock()  # the file
 
     @property
     def head(self) -> chain.Link:
         """The last record on disk: (0, genesis) in an empty log."""
         return self._head
+
+    def status(self) -> dict[str, Json]:
+        """What `agentd status` shows."""
+        return {
+            "path": str(self.path), "head": self._head.hash, "records": self._head.seq, "failed": self._failed,
+            "files": self.files, "trouble": self.trouble, "signing": self.signer.status() if self.signer else None,
+        }  # fmt: skip
+
+    @property
+    def end(self) -> chain.Link:
+        """The last record of the chain, on disk or not."""
+        return self._end
+
+    def clock(self) -> int:
+        """Now, in ns since the epoch, by the clock that the writer was given."""
+        return self._clock()
+
+    def holding(self) -> AbstractContextManager[bool]:
+        """Nothing else is chained meanwhile."""
+        return self._lock
 
     @property
     def failed(self) -> str:
@@ -85,18 +139,26 @@ class AuditWriter:
     @property
     def lost(self) -> int:
         """Records that didn't fit the queue, since the log was opened."""
-        return self._lost_ever
+        return self._lost.ever
 
     def append(self, records: Iterable[Record]) -> None:
         """Chain `records` for the next commit. Raises ValueError for one that has no canonical form (a bug)."""
         with self._lock:
             for item in records:
                 if self._queued >= self._room:
-                    self._lose(item)
+                    self._lost.add(item)
                     continue
                 if self._lost:
-                    self._queue_gap()
+                    self._enqueue(self._lost.told(self._clock(), new_action_id()))
                 self._enqueue(item)
+
+    def append_made(self, make: Callable[[chain.Link], Record]) -> chain.Link:
+        """Chain the record that `make` returns for the end of the chain as it stands, whatever room there is; where."""
+        with self._lock:
+            if self._planned >= self.limits.file_bytes:
+                self._begin_file()  # or its first record would come between the end that `make` is told and this one
+            self._enqueue(make(self._end))
+            return self._end
 
     def commit(self) -> int:
         """Put what was appended before this call on disk, return how many records that was; less than all: `failed`."""
@@ -108,60 +170,130 @@ class AuditWriter:
                 count = self._write(batch)
                 with self._lock:
                     for _ in range(count):
-                        line, self._head = self._queue.popleft()
+                        line, self._head, _ = self._queue.popleft()
                         self._queued -= len(line)
                         self.bytes_written += len(line)
                     if count and self._lost and self._queued < self._room:
-                        self._queue_gap()
+                        self._enqueue(self._lost.told(self._clock(), new_action_id()))
                         until = self._end.seq
                 done += count
+                if count and self.on_disk:
+                    self.on_disk(batch[:count])
                 if count < len(batch):
                     break
             return done
 
     def _batch(self) -> list[bytes]:
-        """The next lines to write, of about BATCH_BYTES."""
+        """The next lines to write, of about BATCH_BYTES and for one file, which is there then unless `failed`."""
         lines: list[bytes] = []
         size = 0
         with self._lock:
-            for line, _ in self._queue:
+            new_file = bool(self._queue) and self._queue[0].new_file
+            for line, _, starts in self._queue:
+                if starts and lines:
+                    break
                 lines.append(line)
                 size += len(line)
                 if size >= BATCH_BYTES:
                     break
-        return lines
+        return lines if not new_file or self._next_file() else []
+
+    def maintain(self) -> None:
+        """Starts a new file when this one is old enough, and removes files that needn't be kept. Call now and then."""
+        with self._lock:
+            age = self._clock() - self._begun
+            if self._planned and self.limits.file_seconds and age >= self.limits.file_seconds * 1_000_000_000:
+                self._begin_file()
+        try:
+            for file, why in self.limits.surplus(segments.closed(self.path), self._clock()):
+                if not self._prune(file, why):
+                    break
+        except (OSError, AgentdError) as error:
+            self.trouble = f"an old file could not be removed: {error}"
+
+    def _prune(self, file: Path, why: str) -> bool:
+        """Says on disk that the oldest file goes, then removes it."""
+        end, size, first = repair.end_of(file), file.stat().st_size, segments.first_of(file)
+        metadata: dict[str, Json] = {
+            "file": file.name, "from": first, "through": end.seq, "head": end.hash, "bytes": size, "why": why,
+        }  # fmt: skip
+        gone = f"the records {first} to {end.seq} were removed: {why}"
+        said = self.append_made(
+            lambda _: Record(
+                timestamp=self._clock(), event="pruned", action_id=new_action_id(), reason=gone, metadata=metadata
+            )
+        )
+        self.commit()
+        if self._head.seq < said.seq:
+            return False
+        file.unlink()
+        self.files -= 1
+        sync_directory(self.path.parent)
+        return True
+
+    def _begin_file(self) -> None:
+        """Queues the first record of a new file."""
+        self._begun = self._clock()
+        self._planned = 0
+        metadata = self.signer.introduction() if self.signer else {}
+        self._enqueue(
+            Record(
+                timestamp=self._begun, event="segment_started", action_id=new_action_id(),
+                reason="the log goes on in a new file", metadata=metadata,
+            ),
+            new_file=True,
+        )  # fmt: skip
+
+    def _next_file(self) -> bool:
+        """Closes the file under its number and starts a new one; may be tried again after an error."""
+        if self._size == 0:
+            return True  # the new one is there
+        old, new = segments.closed_name(self.path, self._first), self.path.with_name(f".{self.path.name}.new")
+        try:
+            if not self._clear():
+                return False
+            fd = os.open(new, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                if not old.exists():
+                    os.rename(self.path, old)
+                os.rename(new, self.path)
+                sync_directory(self.path.parent)
+            except BaseException:
+                os.close(fd)
+                raise
+        except OSError as error:
+            self._failed = reason(error)
+            return False
+        os.close(self._fd)
+        self._fd, self._size, self._torn = fd, 0, False
+        self._first = self._head.seq + 1
+        self.files += 1
+        return True
 
     def close(self) -> None:
-        """Commit and release the log. Raises AgentdError audit-unwritable if records had to be given up."""
+        """Sign, commit and release the log. Raises AgentdError audit-unwritable if records had to be given up."""
         if self._fd < 0:
             return
         self.commit()
+        if self.signer:
+            self.signer.finish()
         os.close(self._fd)
+        os.close(self._directory)
         self._fd = -1
         if self._queue or self._lost:
-            left = len(self._queue) + self._lost.total()
+            left = len(self._queue) + self._lost.untold
             raise AgentdError("audit-unwritable", str(self.path), f"{self._failed}; {left} records were not written")
 
-    def _enqueue(self, item: Record) -> None:
-        line, self._end = chain.seal(record.body(item, self._host, self._boot_id), self._end)
-        self._queue.append((line, self._end))
+    def _enqueue(self, item: Record, new_file: bool = False) -> None:
+        if self._planned >= self.limits.file_bytes:
+            self._begin_file()
+        body = record.body(item, self._host, self._boot_id)
+        line, self._end = chain.seal(body, self._end)
+        self._queue.append(_Queued(line, self._end, new_file))
         self._queued += len(line)
-
-    def _lose(self, item: Record) -> None:
-        self._lost_first = self._lost_first if self._lost else item.timestamp
-        self._lost_last = item.timestamp
-        self._lost[item.event] += 1
-        self._lost_operations += item.count if item.event == "allowed" and item.count is not None else 1
-        self._lost_ever += 1
-
-    def _queue_gap(self) -> None:
-        made = record.gap(
-            self._clock(), new_action_id(), self._lost, "audit-queue-full", first=self._lost_first,
-            last=self._lost_last, operations=self._lost_operations,
-        )  # fmt: skip
-        self._lost = Counter()
-        self._lost_operations = 0
-        self._enqueue(made)
+        self._planned += len(line)
+        if self.signer:
+            self.signer.sealed(self._end, body)
 
     def _write(self, lines: list[bytes]) -> int:
         """Write as many whole lines as the disk takes; the count is durable when this returns."""
@@ -176,7 +308,7 @@ class AuditWriter:
             while written < len(data):
                 written += os.write(self._fd, view[written:])
         except OSError as error:
-            failure = _reason(error)
+            failure = reason(error)
         kept = count = 0
         for line in lines:
             if kept + len(line) > written:
@@ -191,7 +323,7 @@ class AuditWriter:
         except OSError as error:
             # After a failed fdatasync nobody knows what is on disk, and the kernel may have dropped the dirty pages:
             # nothing counts, and the next attempt writes all of it again.
-            self._failed = _reason(error)
+            self._failed = reason(error)
             return 0
         self._size += kept
         self._torn = False
@@ -211,70 +343,11 @@ class AuditWriter:
                 os.ftruncate(self._fd, self._size)
                 self._torn = False
         except OSError as error:
-            self._failed = _reason(error)
+            self._failed = reason(error)
             return False
         return True
-
-
-def open_log(
-    path: Path, *, host: str, boot_id: str, clock: Callable[[], int] = time.time_ns, queue_bytes: int = QUEUE_BYTES
-) -> AuditWriter:
-    """Open or create the log for writing: 0600, its directory 0700, one writer at a time.
-
-    Raises AgentdError audit-locked, audit-unwritable, audit-corrupt.
-    """
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise AgentdError("audit-unwritable", str(path), _reason(error)) from None
-    with contextlib.ExitStack() as undo:
-        undo.callback(os.close, fd)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise AgentdError("audit-unwritable", str(path), "not a regular file")
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            hint = "stop the other agentd, or give this one another audit directory"
-            raise AgentdError("audit-locked", str(path), "another process is writing this log", hint) from None
-        tail = repair.inspect(fd, str(path))
-        try:
-            os.fchmod(fd, 0o600)
-            copy = repair.cut(fd, str(path), tail) if tail.cut else ""
-            os.fsync(fd)
-            _sync_directory(path.parent)
-        except OSError as error:
-            raise AgentdError("audit-unwritable", str(path), _reason(error)) from None
-        writer = AuditWriter(fd, path, tail, host=host, boot_id=boot_id, clock=clock, queue_bytes=queue_bytes)
-        if tail.cut:
-            writer.append([_repaired(tail, copy, clock())])
-        undo.pop_all()
-        return writer
 
 
 def new_action_id() -> str:
     """A fresh identifier for a record that no kernel event gave one."""
     return str(uuid.uuid4())
-
-
-def _repaired(tail: repair.Tail, copy: str, now: int) -> Record:
-    return Record(
-        timestamp=now,
-        event="log_repaired",
-        action_id=new_action_id(),
-        reason=f"{tail.cut} bytes after the last whole record were cut: a write that a crash interrupted",
-        metadata={"bytes": tail.cut, "sha256": tail.cut_sha256, "offset": tail.size, "copy": copy or None},
-    )
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _reason(error: OSError) -> str:
-    name = errno.errorcode.get(error.errno or 0, "?")
-    return f"{error.strerror or error} ({name})"

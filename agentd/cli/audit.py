@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agentd.audit import chain, rawbytes, reader, verify
+from agentd.audit import chain, keys, rawbytes, reader, verify
 from agentd.audit.reader import Filter, Shown
 from agentd.audit.record import EVENTS, MEMBERS
+from agentd.cli.audit_keys import key_command, rotate_command
 from agentd.errors import EXIT_FAILURE, EXIT_USAGE, AgentdError
 from agentd.model import Decision
 
@@ -51,9 +52,10 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group()
 def audit() -> None:
-    """Read and verify the audit log.
+    """Read, verify and hand out the audit log.
 
-    PATH is a log or the directory it is in (default: /var/lib/agentd/audit).
+    PATH is a log or the directory it is in (default: /var/lib/agentd/audit). The log is signed with the key in
+    /var/lib/agentd/keys: give its public half, signing.pub, to whoever will verify the log, before they need it.
 
     Example: agentd audit tail -f
     """
@@ -69,23 +71,35 @@ def _hash(_: click.Context, __: click.Parameter, value: str | None) -> str | Non
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--head", metavar="HASH", callback=_hash, help="A hash noted earlier, which the log must still contain.")
 @click.option("--count", metavar="N", type=click.IntRange(min=0), help="The least number of records it must have.")
-@click.option("--strict", is_flag=True, help="Also check that every record is canonical JSON; slower.")
+@click.option("--strict", is_flag=True, help="Also check every record's form, every signature and receipt; slower.")
+@click.option("--key", "pins", metavar="PEM", multiple=True, type=click.Path(path_type=Path), help="The public key that has to have signed: the host's signing.pub, kept elsewhere.")  # fmt: skip  # noqa: E501
 @_json
 @click.pass_context
 def verify_command(
-    context: click.Context, path: Path, head: str | None, count: int | None, strict: bool, as_json: bool
+    context: click.Context,
+    path: Path,
+    head: str | None,
+    count: int | None,
+    strict: bool,
+    pins: tuple[Path, ...],
+    as_json: bool,
 ) -> None:
     """Check that nothing in a log was changed, removed, added or moved.
 
-    Works offline, in constant memory. Exit status: 0 all good, 1 not, 2 no such log or bad usage. A log whose last
-    records were cut off is found only with --head or --count: note the head that this command prints.
+    Works offline, in constant memory, and names the first bad place. With --key only what that key has signed, or one
+    that it has led to, passes; without it nobody knows whose signatures they are. A log that is not signed can lose its
+    last records unnoticed: give --head or --count then, noted earlier. Exit status: 0 all good, 1 not, 2 bad usage.
 
-    Example: agentd audit verify /var/lib/agentd/audit
+    \b
+    Examples:
+      agentd audit verify /var/lib/agentd/audit --key host1.pub
+      agentd audit verify copy/audit.jsonl --key host1.pub --strict --json
     """
     log = verify.locate(path)
+    trusted = [keys.read_pin(pin) for pin in pins]
     try:
         with _Bar() as bar:
-            result = verify.verify(log, head=head, count=count, strict=strict, progress=bar.update)
+            result = verify.verify(log, head=head, count=count, strict=strict, progress=bar.update, pins=trusted)
     except OSError as error:
         raise AgentdError("usage", str(log), error.strerror or str(error), exit_code=EXIT_USAGE) from None
     if as_json:
@@ -95,6 +109,10 @@ def verify_command(
         for line in _verdict(result):
             click.echo(line)
     context.exit(0 if result.ok else EXIT_FAILURE)
+
+
+audit.add_command(key_command)
+audit.add_command(rotate_command)
 
 
 @audit.command("tail")
@@ -250,8 +268,9 @@ def _damage(record: Shown) -> str:
 def _verdict(result: verify.Result) -> Iterable[str]:
     yield f"{rawbytes.printable(result.path)}: {'ok' if result.ok else 'BAD'}"
     if result.bad is not None:
-        seq = "" if result.bad.seq is None else f", seq {result.bad.seq}"
-        yield f"  first bad place: line {result.bad.line}{seq}, byte {result.bad.offset}: {result.bad.why}"
+        bad = result.bad
+        where = f"{rawbytes.printable(bad.file)} line {bad.line}" + ("" if bad.seq is None else f", seq {bad.seq}")
+        yield f"  first bad place: {where}, byte {bad.offset}: {bad.why}"
     yield f"  good:    {result.records} records, {result.size} bytes"
     yield f"  head:    {result.head}"
     for note in result.notes:

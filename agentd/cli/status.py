@@ -36,6 +36,13 @@ def _print(found: dict[str, Any]) -> None:
     click.echo(f"audit      {render.printable(audit['path'])}: {audit['records']} records, head {audit['head'][:12]}")
     if audit["failed"]:
         click.echo(f"           NOT WRITING: {render.printable(audit['failed'])}")
+    signing = audit.get("signing")
+    if signing and signing["failed"]:
+        click.echo(f"           NOT SIGNING: {render.printable(signing['failed'])}")
+    elif signing and signing["key"]:
+        click.echo(f"           signed by key {signing['key'][:16]}, {signing['unsigned']} records wait for it")
+    if audit.get("trouble"):
+        click.echo(f"           {render.printable(audit['trouble'])}")
     lost = ", ".join(f"{reason} {count}" for reason, count in found["lost"].items() if count) or "nothing"
     click.echo(f"verdicts   {found['verdicts']} in the kernel, {found['unresolved']} unresolved; lost: {lost}")
     click.echo(f"approvals  {found['approvals_pending']} pending")

@@ -13,7 +13,11 @@ from typing import Final
 
 import agentd
 from agentd.actions import signals
-from agentd.audit.writer import FILE_NAME, AuditWriter, open_log
+from agentd.audit import keys
+from agentd.audit.opening import open_log
+from agentd.audit.segments import Limits
+from agentd.audit.signer import LogSigner
+from agentd.audit.writer import FILE_NAME, AuditWriter
 from agentd.daemon.places import BPFFS_RUNS, RUN_DIR
 from agentd.engine.core import Engine
 from agentd.engine.policies import Compiled, compile_policy
@@ -39,9 +43,18 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def open_audit(directory: Path) -> AuditWriter:
-    """The audit log in `directory`. Raises AgentdError `audit-locked`, `audit-unwritable`, `audit-corrupt`."""
-    return open_log(directory / FILE_NAME, host=socket.gethostname(), boot_id=boot_id())
+def open_audit(directory: Path, keys_dir: Path, limits: Limits | None = None) -> AuditWriter:
+    """The audit log in `directory`, signed with the key in `keys_dir`.
+
+    Raises AgentdError `audit-locked`, `audit-unwritable`, `audit-corrupt`, `audit-key`.
+    """
+    audit = open_log(directory / FILE_NAME, host=socket.gethostname(), boot_id=boot_id(), limits=limits)
+    try:
+        LogSigner(audit, keys_dir).start()
+    except BaseException:
+        audit.close()
+        raise
+    return audit
 
 
 def start(
@@ -53,15 +66,17 @@ def start(
     metrics: Metrics | None = None,
     preparation: Preparation | None = None,
     resolvers: Sequence[Resolver] | None = None,
+    keys_dir: Path = keys.FOLDER,
+    limits: Limits | None = None,
 ) -> Engine:
     """An engine that enforces `compiled`. arena_mib: the size of the policy tables; 0: what this policy wants.
     preparation: the programs of `pins`, begun to be verified earlier. resolvers: whose answers teach host names; None:
-    those of resolv.conf.
+    those of resolv.conf. keys_dir: the key that signs the log; limits: of the log's files.
 
     Order: log, kernel, policy. Nothing is enforced by a half: an error leaves no program attached that was not before.
     """
     features.require_root()
-    audit = open_audit(audit_dir)
+    audit = open_audit(audit_dir, keys_dir, limits)
     stood = (pins / "maps").is_dir()
     try:
         arena_words = max(compiled.arena_words(), arena_mib * MIB_WORDS)

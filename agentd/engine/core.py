@@ -113,7 +113,7 @@ class Engine:
         metrics.read_verdicts(lambda: capacity.verdict_times(loaded.stats.read()))
         metrics.read_programs(loaded.programs, loaded.program_seconds)
         metrics.read_maps(*capacity.of(loaded, self._tables, self.names))
-        metrics.read_audit(lambda: (audit.bytes_written, audit.head.seq))
+        metrics.read_audit(lambda: (audit.bytes_written, audit.head.seq), audit.status)
 
     # -- policy
 
@@ -308,6 +308,7 @@ class Engine:
         self.questions.follow_up(lines)
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
+            self.audit.maintain()
         self.commit()
         self._rest(bool(lines))
 

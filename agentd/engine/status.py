@@ -45,12 +45,7 @@ def status_of(engine: Engine) -> dict[str, Any]:
         "verdicts": stats[abi.STAT_VERDICTS],
         "unresolved": stats[abi.STAT_UNRESOLVED],
         "lost": {reason: stats[stat] for stat, reason, _ in LOSSES},
-        "audit": {
-            "path": str(engine.audit.path),
-            "head": engine.audit.head.hash,
-            "records": engine.audit.head.seq,
-            "failed": engine.audit.failed,
-        },
+        "audit": engine.audit.status(),
         "pins": str(engine.loaded.pins),
         "attached": engine.loaded.watching,
         "names": engine.resolvers.status(stats),

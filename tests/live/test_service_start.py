@@ -30,7 +30,8 @@ def test_start_and_stop() -> None:
         assert status["policy"]["agents"] == ["bot"]
         assert status["pins"] == str(service.pins)
         assert service.end() == 0
-        assert [r["event"] for r in service.records()] == ["started", "policy_loaded", "stopped"]
+        told = [r["event"] for r in service.records()]
+        assert told == ["started", "policy_loaded", "stopped", "signing_key", "signed"]
         assert not service.socket.exists()
         service.verify()
         assert service.said == ""

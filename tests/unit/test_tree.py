@@ -48,7 +48,7 @@ CODES_FOR_LATER = {
 }
 
 # import name -> distribution, where they differ
-DISTRIBUTIONS = {"yaml": "pyyaml", "prometheus_client": "prometheus-client"}
+DISTRIBUTIONS = {"yaml": "pyyaml", "prometheus_client": "prometheus-client", "opentelemetry": "opentelemetry-sdk"}
 FROM_DEBIAN = {"bcc"}
 # distributions that are declared before the part that imports them
 DECLARED_FOR_LATER = {"click", "prometheus-client", "psutil", "pyroute2", "rich"}
@@ -206,7 +206,7 @@ def test_what_is_imported_is_declared() -> None:
                 top = name.split(".")[0]
                 if top != "agentd" and top not in sys.stdlib_module_names | FROM_DEBIAN:
                     imported[DISTRIBUTIONS.get(top, top)] = place(path, node.lineno)
-    unknown = set(imported) - declared("receipts")
+    unknown = set(imported) - declared("otlp")
     complain([f"{imported[name]}: {name} is not declared in pyproject.toml" for name in sorted(unknown)])
     complain(
         [f"{name}: declared, imported nowhere" for name in sorted(declared() - set(imported) - DECLARED_FOR_LATER)]
@@ -215,13 +215,13 @@ def test_what_is_imported_is_declared() -> None:
 
 def test_what_is_declared_is_locked() -> None:
     """Every dependency has its one version in requirements.lock."""
-    complain(sorted(declared("receipts", "test", "lint", "vm") - set(locked())))
+    complain(sorted(declared("otlp", "test", "lint", "vm") - set(locked())))
 
 
 def test_every_dependency_has_its_reason() -> None:
     """DECISIONS.md says of each thing that agentd depends on why it is there."""
     text = (ROOT / "DECISIONS.md").read_text(encoding="utf-8").lower()
-    complain([name for name in sorted(declared("receipts", "test", "lint", "vm")) if name not in text])
+    complain([name for name in sorted(declared("otlp", "test", "lint", "vm")) if name not in text])
 
 
 def test_the_version_is_written_once() -> None:

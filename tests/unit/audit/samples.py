@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agentd.audit.opening import open_log
 from agentd.audit.record import Parent, Process, Record, summarize
-from agentd.audit.writer import AuditWriter, open_log
+from agentd.audit.writer import AuditWriter
 from agentd.model import Action, Decision, Endpoint, Guarantee, Op, Point, Risk
 
 START = 1_795_294_800_123_456_789

@@ -1,0 +1,149 @@
+"""Signed logs over time: crashes, changes of key, and old files that are removed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from agentd.audit import keys, segments, verify
+from agentd.audit.segments import Limits
+from tests.unit.audit.samples import allowed, denied
+from tests.unit.audit.signed import NOW, begin, judge, pin, read, write
+
+# --- a crash ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_crash_left_unsigned_is_signed_at_the_next_start(tmp_path: Path) -> None:
+    """Records whose writer died before signing are chained and pass while fresh; the next agentd signs them."""
+    write(tmp_path, 30, limits=Limits())
+    writer, signer = begin(tmp_path, limits=Limits())
+    writer.append([denied(number) for number in range(5)])
+    writer.commit()
+    crashed = tmp_path / "crashed"
+    shutil.copytree(tmp_path / "log", crashed / "log")
+    shutil.copytree(tmp_path / "keys", crashed / "keys")
+    writer.close()
+    fresh = judge(crashed, crashed)
+    assert (fresh.ok, fresh.unsigned) == (True, 5)
+    assert not judge(crashed, crashed, now=NOW + 3600).ok
+    writer, signer = begin(crashed)
+    writer.append([allowed()])
+    writer.close()
+    result = judge(crashed, crashed, strict=True)
+    assert (result.bad, result.unsigned) == (None, 0)
+    assert signer.receipts == 5
+
+
+def test_changed_records_are_not_signed_after_a_crash(tmp_path: Path) -> None:
+    """A tail that was edited between the crash and the start gets no signature, and why is told."""
+    writer, signer = begin(tmp_path, limits=Limits())
+    writer.append([denied(number) for number in range(2000)])
+    writer.commit()
+    path = tmp_path / "log/audit.jsonl"
+    data = path.read_bytes()
+    writer.close()
+    (tmp_path / "log/audit.head").unlink()
+    path.write_bytes(data.replace(b"research_bot", b"research_bat", 1))
+    writer, signer = begin(tmp_path, limits=Limits())
+    signer.round()
+    assert "changed after it was written" in signer.failed
+    writer.close()
+
+
+def test_a_flood_before_the_key_is_there_is_signed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More records than wait in memory for the key are read from the disk again."""
+    monkeypatch.setattr("agentd.audit.signer.EARLY", 50)
+    writer, signer = begin(tmp_path)
+    for number in range(180):
+        writer.append([denied(number)])
+    signer.round()
+    assert "before it is on disk" in signer.failed
+    writer.commit()
+    writer.append([denied(999)])
+    writer.close()
+    assert signer.failed == ""
+    result = judge(tmp_path, tmp_path, strict=True)
+    assert (result.bad, result.unsigned) == (None, 0)
+    assert signer.receipts == 181
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_rotated_key_is_followed(tmp_path: Path) -> None:
+    """After two changes of key, one while the log is open, the log verifies with each of the three keys pinned."""
+    write(tmp_path, 10)
+    pins = [pin(tmp_path)]
+    keys.rotate(tmp_path / "keys", "2026-11-21T00:00:00Z")
+    writer, signer = begin(tmp_path)
+    writer.append([denied(1)])
+    writer.commit()
+    signer.round()
+    pins.append(pin(tmp_path))
+    keys.rotate(tmp_path / "keys", "2026-11-22T00:00:00Z")
+    writer.append([denied(2)])
+    signer.round()
+    pins.append(pin(tmp_path))
+    writer.close()
+    assert signer.failed == ""
+    for key in pins:
+        result = verify.verify(tmp_path / "log/audit.jsonl", pins=[key], now=NOW, strict=True)
+        assert result.bad is None
+        assert result.keys == tuple(item.kid for item in pins)
+
+
+def test_a_key_that_nobody_vouches_for_signs_nothing(tmp_path: Path) -> None:
+    """A key that was put in the place of the old one by hand doesn't sign, and the log stays good up to there."""
+    write(tmp_path, 10)
+    shutil.copytree(tmp_path / "keys", tmp_path / "kept")
+    shutil.rmtree(tmp_path / "keys")
+    writer, signer = begin(tmp_path)
+    writer.append([denied(1)])
+    writer.close()
+    assert "nothing says that" in signer.failed
+    kept = keys.read_pin(tmp_path / "kept/signing.pub")
+    result = verify.verify(tmp_path / "log/audit.jsonl", pins=[kept], now=NOW)
+    assert (result.ok, result.unsigned) == (True, 1)
+
+
+# --- old files --------------------------------------------------------------------------------------------------------
+
+
+def test_pruned_files_may_be_missing_and_no_others(tmp_path: Path) -> None:
+    """A start that a signed record explains is good; one file more away, or the record of it gone, is not."""
+    writer, signer = begin(tmp_path, limits=Limits(file_bytes=10_000, keep_bytes=40_000))
+    for number in range(150):
+        writer.append([denied(number)])
+        writer.commit()
+        if number % 10 == 0:
+            signer.round()
+            writer.maintain()
+    writer.close()
+    result = judge(tmp_path, tmp_path, strict=True)
+    assert result.bad is None
+    assert any("were removed, as signed records say" in note for note in result.notes)
+    segments.closed(tmp_path / "log/audit.jsonl")[0].unlink()
+    bad = judge(tmp_path, tmp_path).bad
+    assert bad is not None
+    assert "no record says that those before were removed" in bad.why
+
+
+def test_the_key_before_the_pruned_files_still_leads_here(tmp_path: Path) -> None:
+    """An auditor who pinned the first key can verify a log whose change of key was removed with an old file."""
+    write(tmp_path, 10, limits=Limits(file_bytes=5_000))
+    first = pin(tmp_path)
+    keys.rotate(tmp_path / "keys", "2026-11-21T00:00:00Z")
+    writer, signer = begin(tmp_path, limits=Limits(file_bytes=5_000, keep_bytes=10_000))
+    for number in range(40):
+        writer.append([denied(number)])
+        writer.commit()
+        signer.round()
+    writer.maintain()
+    writer.close()
+    assert b"key_rotated" not in b"".join(line for lines in read(tmp_path).values() for line in lines)
+    for key in (first, pin(tmp_path)):
+        assert verify.verify(tmp_path / "log/audit.jsonl", pins=[key], now=NOW).bad is None
