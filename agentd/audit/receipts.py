@@ -30,7 +30,12 @@ RECEIPT_VERSION: Final = 1
 ROOT_VERSION: Final = "agentd-root/1"
 HEAD_VERSION: Final = "agentd-head/1"
 # The events that get a receipt of their own.
-RECEIPT_EVENTS: Final = frozenset({"denied", "approval_required", "approved", "approval_denied", "approval_expired"})
+RECEIPT_EVENTS: Final = frozenset(
+    {
+        *("denied", "approval_required", "approval_vote", "approved", "approval_denied", "approval_expired"),
+        *("approval_revoked",),
+    }
+)
 ROOT_MEMBERS: Final = frozenset({"version", "log", "from", "through", "root", "previous_root", "head", "time", "key"})
 HEAD_MEMBERS: Final = frozenset({"version", "log", "record", "head", "closed", "time", "key"})
 

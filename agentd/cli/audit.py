@@ -18,16 +18,18 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from agentd.audit import chain, keys, rawbytes, reader, verify
+from agentd.audit.evidence.check import looks_like_one
 from agentd.audit.reader import Filter, Shown
 from agentd.audit.record import EVENTS, MEMBERS
+from agentd.cli.audit_export import export_command, judge_bundle
 from agentd.cli.audit_keys import key_command, rotate_command
+from agentd.cli.audit_paths import DEFAULT_PATH
 from agentd.errors import EXIT_FAILURE, EXIT_USAGE, AgentdError
 from agentd.model import Decision
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-DEFAULT_PATH: Final = Path("/var/lib/agentd/audit/audit.jsonl")
 PROGRESS_AFTER: Final = 2.0  # seconds of verifying before a progress bar shows
 
 COLUMNS: Final = ("seq", "time", "event", "agent", "tool/operation", "what", "rule", "action", "guarantee")
@@ -84,7 +86,7 @@ def verify_command(
     pins: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """Check that nothing in a log was changed, removed, added or moved.
+    """Check that nothing in a log, or an evidence bundle, was changed, removed, added or moved.
 
     Works offline, in constant memory, and names the first bad place. With --key only what that key has signed, or one
     that it has led to, passes; without it nobody knows whose signatures they are. A log that is not signed can lose its
@@ -94,9 +96,12 @@ def verify_command(
     Examples:
       agentd audit verify /var/lib/agentd/audit --key host1.pub
       agentd audit verify copy/audit.jsonl --key host1.pub --strict --json
+      agentd audit verify november.json --key host1.pub
     """
     log = verify.locate(path)
     trusted = [keys.read_pin(pin) for pin in pins]
+    if log.is_file() and looks_like_one(log):
+        context.exit(judge_bundle(log, trusted, as_json))
     try:
         with _Bar() as bar:
             result = verify.verify(log, head=head, count=count, strict=strict, progress=bar.update, pins=trusted)
@@ -111,6 +116,7 @@ def verify_command(
     context.exit(0 if result.ok else EXIT_FAILURE)
 
 
+audit.add_command(export_command)
 audit.add_command(key_command)
 audit.add_command(rotate_command)
 
