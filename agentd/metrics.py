@@ -32,6 +32,15 @@ from agentd.model import Action, Decision
 OTHER: Final = "other"
 LOST_REASONS: Final = ("ring-full", "counts-full", "event-malformed", "audit-queue-full", OTHER)
 RELOAD_RESULTS: Final = ("loaded", "rejected")
+SINKS: Final = ("journald", "syslog", "otlp")
+SINK_COUNTERS: Final = (
+    ("sent", "Records that a sink has taken since the start.", "sent"),
+    ("lost", "Records that a sink never got, because its queue was full or agentd ended.", "lost"),
+)
+SINK_GAUGES: Final = (
+    ("queued", "Records that wait for a sink.", "queued"),
+    ("failing", "The sink can't be reached (1).", "failed"),
+)
 SOURCES: Final = ("verdicts", "programs", "maps", "audit")
 OUTCOMES: Final = ((Decision.ALLOW, Action.NONE), *product((Decision.REQUIRE_APPROVAL, Decision.DENY), Action))
 
@@ -281,6 +290,18 @@ def _evidence(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield gauge("unsigned_records", "Records that no signature covers yet.", signing.get("unsigned", 0))
     yield counter("roots", "Signed roots written since the start.", signing.get("roots", 0))
     yield counter("receipts", "Receipts of single records signed since the start.", signing.get("receipts", 0))
+    sinks = status.get("sinks") or {}
+    for name, text, member in SINK_COUNTERS:
+        family = CounterMetricFamily(f"agentd_audit_sink_{name}", text, labels=["sink"])
+        for sink in SINKS:
+            family.add_metric([sink], (sinks.get(sink) or {}).get(member, 0))
+        yield family
+    for name, text, member in SINK_GAUGES:
+        gauges = GaugeMetricFamily(f"agentd_audit_sink_{name}", text, labels=["sink"])
+        for sink in SINKS:
+            value = (sinks.get(sink) or {}).get(member, 0)
+            gauges.add_metric([sink], float(bool(value) if member == "failed" else value))
+        yield gauges
     yield counter("receipts_left_out", "Records left without a receipt in a flood.", signing.get("left_out", 0))
 
 

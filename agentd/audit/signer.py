@@ -68,6 +68,7 @@ class LogSigner:
         self._signed_at = time.monotonic()
         self._last = chain.Link()  # the last root's place
         self._headed = 0  # seq of the head file
+        self._head_there = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._rounds = threading.Lock()
@@ -149,6 +150,11 @@ class LogSigner:
             try:
                 if self._key is None:
                     self._begin()
+                if not self._head_there:
+                    # Before the first signature: a signed log without a head would look cut.
+                    if not segments.head_of(self._writer.path).exists():
+                        self._write_head()
+                    self._head_there = True
                 self._change_key()
                 self._round(last)
                 self.failed = ""
@@ -251,9 +257,6 @@ class LogSigner:
             self._waiting.extendleft(reversed(state.receipts))
             self._key = found
         self._key_file = self._key_identity()
-        head = segments.head_of(self._writer.path)
-        if not head.exists():
-            self._write_head()
         if not state.kid:
             self._append(
                 "signing_key", f"signed by key {found.kid[:16]} from here on",

@@ -57,6 +57,19 @@ class Signer(Protocol):
         """Which key, how much isn't signed yet, and why, if that is so."""
 
 
+class Sinks(Protocol):
+    """Where records go besides the file."""
+
+    def offer(self, lines: Sequence[bytes]) -> None:
+        """These lines are on disk; must neither block nor raise."""
+
+    def close(self) -> None:
+        """No more will come."""
+
+    def status(self) -> dict[str, Json]:
+        """How each of them is."""
+
+
 class _Queued(NamedTuple):
     line: bytes
     link: chain.Link
@@ -66,7 +79,7 @@ class _Queued(NamedTuple):
 class AuditWriter:
     """An open log. Use opening.open_log. `path`: the file; `bytes_written`: committed since it was opened.
 
-    on_disk: called with the lines of each commit, in the committing thread; must neither block nor raise.
+    signer, sinks: set them before the first record; the writer closes both.
     """
 
     def __init__(
@@ -76,7 +89,7 @@ class AuditWriter:
         self.path = path
         self.bytes_written = 0
         self.signer: Signer | None = None
-        self.on_disk: Callable[[Sequence[bytes]], None] | None = None
+        self.sinks: Sinks | None = None
         self.limits = limits
         self.trouble = ""  # with old files; the records are safe
         self.files = 1 + len(segments.closed(path))
@@ -111,6 +124,7 @@ class AuditWriter:
         return {
             "path": str(self.path), "head": self._head.hash, "records": self._head.seq, "failed": self._failed,
             "files": self.files, "trouble": self.trouble, "signing": self.signer.status() if self.signer else None,
+            "sinks": self.sinks.status() if self.sinks else {},
         }  # fmt: skip
 
     @property
@@ -177,8 +191,8 @@ class AuditWriter:
                         self._enqueue(self._lost.told(self._clock(), new_action_id()))
                         until = self._end.seq
                 done += count
-                if count and self.on_disk:
-                    self.on_disk(batch[:count])
+                if count and self.sinks:
+                    self.sinks.offer(batch[:count])
                 if count < len(batch):
                     break
             return done
@@ -277,6 +291,8 @@ class AuditWriter:
         self.commit()
         if self.signer:
             self.signer.finish()
+        if self.sinks:
+            self.sinks.close()
         os.close(self._fd)
         os.close(self._directory)
         self._fd = -1

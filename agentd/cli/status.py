@@ -41,6 +41,9 @@ def _print(found: dict[str, Any]) -> None:
         click.echo(f"           NOT SIGNING: {render.printable(signing['failed'])}")
     elif signing and signing["key"]:
         click.echo(f"           signed by key {signing['key'][:16]}, {signing['unsigned']} records wait for it")
+    for name, sink in audit.get("sinks", {}).items():
+        failed = f", FAILING: {render.printable(sink['failed'])}" if sink["failed"] else ""
+        click.echo(f"           {name}: {sink['sent']} sent, {sink['queued']} waiting, {sink['lost']} lost{failed}")
     if audit.get("trouble"):
         click.echo(f"           {render.printable(audit['trouble'])}")
     lost = ", ".join(f"{reason} {count}" for reason, count in found["lost"].items() if count) or "nothing"

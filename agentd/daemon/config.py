@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Final
 
+from agentd.daemon import evidence
+from agentd.daemon.evidence import Evidence
 from agentd.engine.resolvers import parse_resolver
 from agentd.errors import AgentdError
 from agentd.kernel.hosts import Resolver
@@ -26,6 +28,7 @@ KEYS: Final = (
     "bpffs_dir",
     "on_stop",
     "resolvers",
+    "audit",
 )
 
 
@@ -36,7 +39,7 @@ class Config:
     workspace: anchors relative paths of agents without one; metrics_port 0: no endpoint; arena_mib 0: what the policy
     wants, with room for a reload of the same size; bpffs_dir: where the programs are pinned; release_on_stop: a stop
     ends enforcement (else the pins keep it); resolvers: whose answers teach host names; None: those of
-    /etc/resolv.conf.
+    /etc/resolv.conf; audit: how the log is signed and kept, and where else it goes (evidence.py).
     """
 
     policy: Path = Path("/etc/agentd/policies/policy.yaml")
@@ -49,6 +52,7 @@ class Config:
     bpffs_dir: Path = SERVICE_PINS
     release_on_stop: bool = False
     resolvers: tuple[Resolver, ...] | None = None
+    audit: Evidence = field(default_factory=Evidence)
 
 
 def read_config(path: Path | None) -> Config:
@@ -80,6 +84,8 @@ def _value(name: str, reader: Reader) -> object:
         return reader.choice({"keep": False, "release": True})
     if name == "resolvers":
         return _resolvers(reader)
+    if name == "audit":
+        return evidence.read(reader)
     if name in ("metrics_port", "arena_mib"):
         value = reader.node.value if isinstance(reader.node, source.Scalar) else None
         most = 65535 if name == "metrics_port" else 256
@@ -99,7 +105,7 @@ def _value(name: str, reader: Reader) -> object:
     if name == "bpffs_dir" and (not text.startswith("/sys/fs/bpf/") or ".." in text):
         reader.error("not below the bpf file system", "write /sys/fs/bpf/NAME")
         return None
-    kind = next(field.type for field in fields(Config) if field.name == name)
+    kind = next(item.type for item in fields(Config) if item.name == name)
     return Path(text) if kind == "Path" else text
 
 

@@ -13,11 +13,11 @@ from typing import Final
 
 import agentd
 from agentd.actions import signals
-from agentd.audit import keys
 from agentd.audit.opening import open_log
-from agentd.audit.segments import Limits
 from agentd.audit.signer import LogSigner
+from agentd.audit.sinks import Feeds
 from agentd.audit.writer import FILE_NAME, AuditWriter
+from agentd.daemon.evidence import Evidence
 from agentd.daemon.places import BPFFS_RUNS, RUN_DIR
 from agentd.engine.core import Engine
 from agentd.engine.policies import Compiled, compile_policy
@@ -43,14 +43,17 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def open_audit(directory: Path, keys_dir: Path, limits: Limits | None = None) -> AuditWriter:
-    """The audit log in `directory`, signed with the key in `keys_dir`.
+def open_audit(directory: Path, evidence: Evidence) -> AuditWriter:
+    """The audit log in `directory`, which is signed, and sent on as configured.
 
     Raises AgentdError `audit-locked`, `audit-unwritable`, `audit-corrupt`, `audit-key`.
     """
-    audit = open_log(directory / FILE_NAME, host=socket.gethostname(), boot_id=boot_id(), limits=limits)
+    audit = open_log(directory / FILE_NAME, host=socket.gethostname(), boot_id=boot_id(), limits=evidence.limits)
     try:
-        LogSigner(audit, keys_dir).start()
+        LogSigner(audit, evidence.keys_dir).start()
+        if evidence.sinks:
+            audit.sinks = feeds = Feeds(evidence.sinks)
+            feeds.start()
     except BaseException:
         audit.close()
         raise
@@ -66,17 +69,16 @@ def start(
     metrics: Metrics | None = None,
     preparation: Preparation | None = None,
     resolvers: Sequence[Resolver] | None = None,
-    keys_dir: Path = keys.FOLDER,
-    limits: Limits | None = None,
+    evidence: Evidence | None = None,
 ) -> Engine:
     """An engine that enforces `compiled`. arena_mib: the size of the policy tables; 0: what this policy wants.
     preparation: the programs of `pins`, begun to be verified earlier. resolvers: whose answers teach host names; None:
-    those of resolv.conf. keys_dir: the key that signs the log; limits: of the log's files.
+    those of resolv.conf. evidence: how the log is kept.
 
     Order: log, kernel, policy. Nothing is enforced by a half: an error leaves no program attached that was not before.
     """
     features.require_root()
-    audit = open_audit(audit_dir, keys_dir, limits)
+    audit = open_audit(audit_dir, evidence or Evidence())
     stood = (pins / "maps").is_dir()
     try:
         arena_words = max(compiled.arena_words(), arena_mib * MIB_WORDS)

@@ -52,6 +52,7 @@ async def _serve(config: Config, preparation: Preparation | None) -> int:
             metrics=metrics,
             preparation=preparation,
             resolvers=config.resolvers,
+            evidence=config.audit,
         )
         try:
             return await _Service(config, engine).run(bound)

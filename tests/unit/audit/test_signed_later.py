@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -69,6 +71,27 @@ def test_a_flood_before_the_key_is_there_is_signed_all_the_same(
     result = judge(tmp_path, tmp_path, strict=True)
     assert (result.bad, result.unsigned) == (None, 0)
     assert signer.receipts == 181
+
+
+def test_a_head_that_cannot_be_written_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no room for the head nothing is signed and why is told; later the log is as if nothing had happened."""
+    keys.load(tmp_path / "keys")
+    writer, signer = begin(tmp_path)
+    writer.append([denied(1)])
+    writer.commit()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("agentd.audit.files.replace", full)
+        signer.round()
+        signer.round()
+    assert "No space left" in signer.failed
+    writer.append([denied(2)])
+    writer.close()
+    assert signer.failed == ""
+    assert judge(tmp_path, tmp_path, strict=True).bad is None
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------
