@@ -260,11 +260,11 @@ def read_head(path: Path) -> Head | None:
 
 
 def seconds_since(timestamp: bytes, now: float) -> float:
-    """How old a record's time is; 0 if it can't be read."""
+    """How old a record's time is, negative in the future; for ever if it can't be read."""
     try:
         return now - datetime.fromisoformat(timestamp.decode().replace("Z", "+00:00")).timestamp()
     except ValueError:
-        return 0.0
+        return float("inf")
 
 
 def _parse(pem: object) -> PublicKey:

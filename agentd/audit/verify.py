@@ -237,7 +237,7 @@ class _Run:
             if why:
                 return self.here(why)
         unsigned = self.link.seq - self.signatures.covered if self.signatures.changes else 0
-        if unsigned > 0 and seconds_since(self.last_time, self.now) > RECENT:
+        if unsigned > 0 and abs(seconds_since(self.last_time, self.now)) > RECENT:
             return self.here(
                 f"the last {unsigned} records are not signed: agentd did not write them, or ended before it could "
                 "sign them and was not started again"

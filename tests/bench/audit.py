@@ -1,4 +1,5 @@
-"""Records per second of the audit log: append+commit by batch size, verify, verify --strict; memory of a verify.
+"""Records per second of the audit log: append+commit by batch size, verify of a signed log with its key pinned, and
+--strict; memory of a verify. Then what a denial's receipt costs: signing and checking one.
 
     .venv/bin/python tests/bench/audit.py [RECORDS]
 
@@ -21,15 +22,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from agentd.audit import verify  # noqa: E402
+from agentd.audit import keys, verify  # noqa: E402
+from agentd.audit.signer import LogSigner  # noqa: E402
 from tests.unit.audit.samples import allowed, denied, opened  # noqa: E402
 
 BATCHES = (1, 16, 256)
 PEAK = """
 import sys
 from pathlib import Path
-from agentd.audit import verify
-result = verify.verify(Path(sys.argv[1]))
+from agentd.audit import keys, verify
+result = verify.verify(Path(sys.argv[1]), pins=[keys.read_pin(Path(sys.argv[2]))])
 assert result.ok, result
 # Not ru_maxrss: that survives exec, and would show the parent's memory.
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
@@ -45,8 +47,10 @@ def seconds(job: Callable[[], object]) -> float:
 RECORDS = [denied(number) if number % 3 else allowed(number) for number in range(3000)]
 
 
-def write(path: Path, count: int, batch: int) -> None:
+def write(path: Path, count: int, batch: int, key: Path | None = None) -> None:
     writer = opened(path)
+    if key is not None:
+        LogSigner(writer, key, delay=0).start()
     for first in range(0, count, batch):
         writer.append(RECORDS[number % len(RECORDS)] for number in range(first, min(first + batch, count)))
         writer.commit()
@@ -82,16 +86,31 @@ def main() -> None:
                 f"append+commit of {batch:>3} {count / took:>11,.0f} records/s "
                 f"{took / bare:7.2f} x a bare write+fdatasync"
             )
-        path = folder / "log.jsonl"
-        write(path, records, 1000)
+        path, key = folder / "signed" / "audit.jsonl", folder / "keys"
+        took = seconds(lambda: write(path, records, 256, key))
+        print(f"the same, all signed   {records / took:>9,.0f} records/s")
+        pins = [keys.read_pin(key / "signing.pub")]
         floor = seconds(lambda: hash_lines(path))
         for label, strict in (("verify", False), ("verify --strict", True)):
-            took = seconds(lambda strict=strict: verify.verify(path, strict=strict))  # type: ignore[misc]
+            took = seconds(lambda strict=strict: verify.verify(path, strict=strict, pins=pins))  # type: ignore[misc]
             print(f"{label:<20} {records / took:>9,.0f} records/s   {took / floor:5.2f} x SHA-256 of the lines")
         done = subprocess.run(
-            [sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True, cwd=ROOT
+            [sys.executable, "-c", PEAK, str(path), str(key / "signing.pub")],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
         )
         print(f"verify, peak memory  {int(done.stdout) / 1024:>9,.1f} MiB for {path.stat().st_size / 1e6:,.0f} MB")
+        pair, data = keys.load(key), b"x" * 500
+        for label, job in (("a signature", lambda: pair.sign(data)), ("checking one", signed_check(pair, data))):
+            took = seconds(lambda job=job: [job() for _ in range(1000)])  # type: ignore[misc]
+            print(f"{label:<20} {took * 1000:>9,.0f} us")
+
+
+def signed_check(pair: keys.SigningKey, data: bytes) -> Callable[[], object]:
+    signature = pair.sign(data)
+    return lambda: pair.public.signed(data, signature)
 
 
 if __name__ == "__main__":

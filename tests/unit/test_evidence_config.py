@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,15 @@ def test_saying_nothing_keeps_everything_and_sends_nothing(tmp_path: Path) -> No
     """The defaults: no sink, and no file is removed."""
     for found in (read(tmp_path, "policy: /p"), read(tmp_path, "audit: {}"), Config().audit):
         assert (found.sinks, found.limits.keep_bytes, found.limits.keep_seconds) == ((), 0, 0)
+
+
+def test_a_start_imports_no_library_of_evidence() -> None:
+    """What signs and what sinks need is imported in their threads, after the start."""
+    code = "import sys, agentd.daemon.service, agentd.daemon.runner; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not found & {"cryptography", "opentelemetry", "google", "requests"}
+    assert "agentd" in found
 
 
 @pytest.mark.parametrize(

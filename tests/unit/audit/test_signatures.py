@@ -135,6 +135,7 @@ def test_appended_records_are_found(copy: Path, home: Path) -> None:
     bad = judge(copy, home / "mine", now=NOW + 3600).bad
     assert bad is not None
     assert "not signed" in bad.why
+    assert not judge(copy, home / "mine", now=NOW - 3600).ok
     fresh = judge(copy, home / "mine")
     assert (fresh.ok, fresh.unsigned) == (True, 1)
     assert any("NOT signed yet" in note for note in fresh.notes)
