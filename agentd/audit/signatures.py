@@ -60,6 +60,7 @@ class Signatures:
     receipts: int = 0
     covered: int = 0  # seq up to which roots go
     pruned: int = 0
+    only_head: bool = False  # a signed head, and no record about signatures yet
     start: Link = field(default_factory=Link)  # before the first record that is there
     start_proved: bool = False
     _previous: str = chain.GENESIS
@@ -215,28 +216,44 @@ class Signatures:
         if not self.start_proved and self.start.seq:
             why = f"the log starts with record {self.start.seq + 1}, and no record says that those before were removed"
             return "start", why
-        if self.pins and not self.roots:
+        if self.only_head:
+            return None
+        if self.pins and not self.changes:
             return "end", f"nothing is signed: key {self.pins[0].kid[:16]} is expected"
         if self.pins and not self._anchored:
             known = ", ".join(key.kid[:16] for _, key in self.changes)
             return "end", f"signed by key {known}, and not by {self.pins[0].kid[:16]} or a key that it has signed"
         return None
 
+    def look_at(self, head: Head | None) -> None:
+        """A log that has just begun has its head a moment before the first record about signatures."""
+        if head is None or self.changes:
+            return
+        said, signature = head
+        mine = [pin for pin in self.pins if pin.kid == said["key"]]
+        self.only_head = not self.pins or any(pin.signed(keys.canonical(said), signature) for pin in mine)
+
+    @property
+    def signed(self) -> bool:
+        """Is there anything that says what has to be signed?"""
+        return bool(self.changes) or self.only_head
+
     def check_head(self, head: Head | None, hash_at: dict[int, str], end: Link) -> str:
         """What read_head gave against the log; why it doesn't fit, or "". hash_at: of the record it names."""
         if head is None:
             return "the signed head beside the log is missing or no head: where the log ends is not proved"
         said, signature = head
-        if not self.changes:
-            return "there is a signed head, and nothing in the log is signed"
-        key = self.changes[0][1]
-        for seq, later in self.changes:
-            if seq <= said["record"]:
-                key = later
         if said["log"] != self.log and self.log:
             return "the signed head is of another log"
-        if said["key"] != key.kid or not key.signed(keys.canonical(said), signature):
-            return f"the signed head is not signed by key {key.kid[:16]}, which signs there"
+        if not self.only_head:
+            if not self.changes:
+                return "there is a signed head, and nothing in the log is signed"
+            key = self.changes[0][1]
+            for seq, later in self.changes:
+                if seq <= said["record"]:
+                    key = later
+            if said["key"] != key.kid or not key.signed(keys.canonical(said), signature):
+                return f"the signed head is not signed by key {key.kid[:16]}, which signs there"
         if said["record"] > end.seq:
             missing = said["record"] - end.seq
             return f"{missing} records are missing at the end: {said['record']} is the signed head of {said['time']}"

@@ -37,6 +37,7 @@ INTERVAL: Final = 10.0  # seconds after which records without a receipt are sign
 MANY: Final = 8192  # records after which they are
 RECEIPTS: Final = 1000  # receipts in one record
 EARLY: Final = 100_000  # records that may wait for the key; after that they are read from the disk again
+RATE: Final = 2000  # receipts signed in one round: in a flood of denials the engine needs the interpreter more
 BACKLOG: Final = 50_000  # receipts that may wait; what comes on top is covered by the roots alone
 _SIGNED: Final = b'"event":"signed"'
 _OWN: Final = frozenset({"signed", "signing_key", "key_rotated"})
@@ -162,7 +163,7 @@ class LogSigner:
                 self.failed = str(error)
 
     def _round(self, last: bool) -> None:
-        self._sign_receipts()
+        self._sign_receipts(BACKLOG if last else RATE)
         due = self._made or time.monotonic() - self._signed_at >= self._interval or self._worthy >= MANY
         if self._worthy and (due or last):
             self._root()
@@ -173,9 +174,10 @@ class LogSigner:
         if last or self._last.seq > self._headed:
             self._write_head(closed=last)
 
-    def _sign_receipts(self) -> None:
+    def _sign_receipts(self, most: int = BACKLOG) -> None:
         key = self._current()
-        while self._waiting:
+        while self._waiting and most:
+            most -= 1
             seq, payload = self._waiting.popleft()
             self._made.append({"record": seq, "signature": key.sign(keys.canonical(payload))})
             self.receipts += 1
@@ -267,9 +269,12 @@ class LogSigner:
 
     def _change_key(self) -> None:
         """Another key in the folder: its statements become records, and it signs from there on."""
-        if self._key_identity() == self._key_file:
+        try:
+            identity = self._key_identity()
+        except FileNotFoundError:
+            return  # somebody has removed it; this process has it still
+        if identity == self._key_file:
             return
-        identity = self._key_identity()
         found = keys.load(self._folder)
         if found.kid != self._current().kid:
             between = keys.path_between(self._folder, self._current().kid, found.kid)

@@ -12,6 +12,7 @@ Without a pinned key whoever made the log may have signed it; without signatures
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ class _Run:
         progress: Callable[[int, int], None] | None, pins: tuple[PublicKey, ...], now: float,
     ) -> None:  # fmt: skip
         self.path = path
-        self.files = segments.all_of(path) or [path]
+        self.files: list[Path] = []
         self.head = head
         self.count = count
         self.strict = strict
@@ -117,7 +118,7 @@ class _Run:
         self.size = 0  # of the files before this one
         self.line = 0  # of this file
         self.offset = 0  # in this file
-        self.total = sum(file.stat().st_size for file in self.files)
+        self.total = 0
         self.gaps: list[int] = [0, 0]  # how many, and the first one's seq
         self.repairs: list[int] = [0, 0]
         self.signatures = Signatures(pins, strict)
@@ -128,8 +129,7 @@ class _Run:
 
     def result(self) -> Result:
         bad: Bad | None = None
-        # The one that is written to is opened first: it may get another name meanwhile.
-        with self.files[-1].open("rb", buffering=1 << 18) as last:
+        with self.newest() as last:
             for file in self.files[:-1]:
                 with file.open("rb", buffering=1 << 18) as log:
                     bad = bad or self.scan(log, file.name)
@@ -137,12 +137,23 @@ class _Run:
             bad = bad or self.scan(last, self.files[-1].name)
         bad = bad or self.ends()
         signatures = self.signatures
-        unsigned = max(0, self.link.seq - signatures.covered) if signatures.changes else 0
+        unsigned = max(0, self.link.seq - signatures.covered) if signatures.signed else 0
         return Result(
             str(self.path), self.records, self.size + self.offset, self.link.seq, self.link.hash, self.gaps[0],
             self.repairs[0], bad, self.notes(unsigned), min(signatures.covered, self.link.seq), unsigned,
             tuple(key.kid for _, key in signatures.changes), signatures.log, len(self.files),
         )  # fmt: skip
+
+    def newest(self) -> BinaryIO:
+        """Opens the newest file, and says which files there are. A live log may be going on in a new one just now."""
+        while True:
+            self.files = segments.all_of(self.path) or [self.path]
+            last = self.files[-1].open("rb", buffering=1 << 18)
+            same = os.path.samestat(os.fstat(last.fileno()), self.files[-1].stat())
+            if same and self.files == (segments.all_of(self.path) or [self.path]):
+                self.total = sum(file.stat().st_size for file in self.files)
+                return last
+            last.close()
 
     def scan(self, log: BinaryIO, name: str) -> Bad | None:
         seq, previous = self.link.seq, self.link.hash
@@ -222,6 +233,7 @@ class _Run:
 
     def ends(self) -> Bad | None:
         """The end of the log against what the auditor noted, and what agentd has signed."""
+        self.signatures.look_at(self.signed_head)
         found = self.signatures.finish(self.link)
         if found is not None:
             place, why = found
@@ -236,7 +248,7 @@ class _Run:
             why = self.signatures.check_head(self.signed_head, self.hash_at, self.link)
             if why:
                 return self.here(why)
-        unsigned = self.link.seq - self.signatures.covered if self.signatures.changes else 0
+        unsigned = self.link.seq - self.signatures.covered if self.signatures.signed else 0
         if unsigned > 0 and abs(seconds_since(self.last_time, self.now)) > RECENT:
             return self.here(
                 f"the last {unsigned} records are not signed: agentd did not write them, or ended before it could "
@@ -268,6 +280,8 @@ class _Run:
     def signature_notes(self, unsigned: int) -> list[str]:
         """What the signatures prove, and what they don't."""
         signatures = self.signatures
+        if signatures.only_head:
+            return ["NOT checked: who wrote the log (it has just begun: its head is signed, its records are not yet)"]
         if not signatures.changes:
             return ["NOT checked: who wrote the log (nothing in it is signed)"]
         names = ", ".join(key.kid[:16] for _, key in signatures.changes)

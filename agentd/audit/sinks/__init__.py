@@ -25,7 +25,11 @@ def maker(name: str, settings: Mapping[str, Any]) -> Callable[[], Sink]:
     module, kind = next((module, kind) for known, module, kind in SINKS if known == name)
 
     def make() -> Sink:
-        made: Sink = getattr(importlib.import_module(module), kind)(**settings)
+        try:
+            found = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(f"{error.name} is not installed: pip install 'agentd-host[{name}]'") from None
+        made: Sink = getattr(found, kind)(**settings)
         return made
 
     return make

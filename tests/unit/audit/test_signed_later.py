@@ -11,7 +11,7 @@ import pytest
 
 from agentd.audit import keys, segments, verify
 from agentd.audit.segments import Limits
-from tests.unit.audit.samples import allowed, denied
+from tests.unit.audit.samples import allowed, denied, opened
 from tests.unit.audit.signed import NOW, begin, judge, pin, read, write
 
 # --- a crash ----------------------------------------------------------------------------------------------------------
@@ -71,6 +71,36 @@ def test_a_flood_before_the_key_is_there_is_signed_all_the_same(
     result = judge(tmp_path, tmp_path, strict=True)
     assert (result.bad, result.unsigned) == (None, 0)
     assert signer.receipts == 181
+
+
+def test_killed_between_the_first_head_and_the_first_signature(tmp_path: Path) -> None:
+    """The first head is there before any record about signatures: such a log passes while it is fresh, with its key and
+    without; with another key, cut, or chained anew it doesn't.
+    """
+    writer, signer = begin(tmp_path)
+    writer.append([denied(number) for number in range(6)])
+    writer.commit()
+    signer.round()  # what it has sealed is not committed
+    crashed = tmp_path / "crashed"
+    for name in ("log", "keys"):
+        shutil.copytree(tmp_path / name, crashed / name)
+    writer.close()
+    assert b"sign" not in b"".join(line for found in read(crashed).values() for line in found)
+    keys.load(tmp_path / "other/keys")
+    for key in (crashed, None):
+        assert judge(crashed, key).bad is None
+    assert not judge(crashed, tmp_path / "other").ok
+    path = crashed / "log/audit.jsonl"
+    good = path.read_bytes()
+    for change in (good[: good.rindex(b"{")], good.replace(b"research_bot", b"research_bat")):
+        path.write_bytes(change)
+        assert not judge(crashed, crashed).ok
+    path.write_bytes(b"")
+    other = opened(path)
+    other.append([allowed(number) for number in range(6)])
+    other.close()
+    assert not judge(crashed, crashed).ok
+    assert not judge(crashed).ok
 
 
 def test_a_head_that_cannot_be_written_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
