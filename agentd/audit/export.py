@@ -39,16 +39,15 @@ class Selection:
 
     def matches(self, record: dict[str, Any]) -> bool:
         """Does the record pass?"""
-        if self.agent and record["agent_id"] != self.agent:
+        if self.agent and record.get("agent_id") != self.agent:
             return False
-        if self.decision and record["decision"] != self.decision:
+        if self.decision and record.get("decision") != self.decision:
             return False
-        if self.tool and record["tool_name"] != self.tool:
+        if self.tool and record.get("tool_name") != self.tool:
             return False
         # Both have the same form (UTC, six digits), so they compare as text.
-        return (not self.since or record["timestamp"] >= self.since) and (
-            not self.until or record["timestamp"] <= self.until
-        )
+        when = str(record.get("timestamp"))
+        return (not self.since or when >= self.since) and (not self.until or when <= self.until)
 
 
 def utc(text: str, end: bool = False) -> str:
@@ -80,7 +79,8 @@ def select(path: Path, wanted: Selection) -> Iterator[tuple[bytes, dict[str, Any
 
 def csv_row(record: dict[str, Any]) -> str:
     """One line of the table. Nothing in it is taken for a formula by a spreadsheet, or moves a terminal's cursor."""
-    process = record["process"] or {}
+    found = record.get("process")
+    process = found if isinstance(found, dict) else {}
     values = {**record, "pid": process.get("pid"), "uid": process.get("uid"), "exe": process.get("exe")}
     values["argv"] = process.get("argv") or ""
     out = io.StringIO()

@@ -35,10 +35,14 @@ Head = tuple[dict[str, Any], object]  # payload and signature
 class _Deferred:
     """A signature that was not computed yet, and where it stands."""
 
-    data: bytes
+    said: dict[str, Any]
     signature: object
     key: PublicKey
     place: Any
+
+    def good(self) -> bool:
+        """Is it?"""
+        return self.key.signed(keys.canonical(self.said), self.signature)
 
 
 @dataclass(slots=True)
@@ -158,16 +162,14 @@ class Signatures:
             self.log, self._previous = self.log or str(said["log"]), str(said["previous_root"])
             if isinstance(said["from"], int) and said["from"] <= self.start.seq:
                 first, root = said["from"], str(said["root"])
-        expected = receipts.root(
-            self.log, first, Link(seq - 1, prev), root, self._previous, str(said["time"]), self.key.kid
-        )
-        for name, value in expected.items():
-            if said[name] != value:
-                raise Damage(_difference(name, said[name], value))
+        expected = receipts.root(self.log, first, Link(seq - 1, prev), root, self._previous, said["time"], self.key.kid)
+        if said != expected:
+            name, value = next((name, value) for name, value in expected.items() if said[name] != value)
+            raise Damage(_difference(name, said[name], value))
         self.roots += 1
         self.covered = seq - 1
         self._previous, self._since = str(said["root"]), seq
-        self._deferred.append(_Deferred(keys.canonical(said), signature, self.key, place))
+        self._deferred.append(_Deferred(said, signature, self.key, place))
         if self.each or seq - self._computed_at >= EVERY:
             self._computed_at = seq
             return self._compute() or self._check_receipts(made, place)
@@ -177,14 +179,13 @@ class Signatures:
         """Computes the last signature; if it is wrong, the place of the first wrong one."""
         if not self._deferred:
             return None
-        last = self._deferred[-1]
         self.computed += 1
-        if last.key.signed(last.data, last.signature):
+        if self._deferred[-1].good():
             self._deferred.clear()
             return None
         for item in self._deferred:
             self.computed += 1
-            if not item.key.signed(item.data, item.signature):
+            if not item.good():
                 return item.place, f"the signature over this root is not that of key {item.key.kid[:16]}"
         return None
 

@@ -77,7 +77,7 @@ def _ask(pid: int, method: str, params: dict[str, Any]) -> Any:
 
 def _trail(rows: list[dict[str, Any]], log: Path, folder: Path) -> bool:
     """The audit trail as a table, and whether it verifies, and a changed copy doesn't."""
-    from agentd.audit import verify
+    from agentd.audit import keys, verify
     from agentd.demo.story import tampered
 
     teller = Teller()
@@ -101,9 +101,11 @@ def _trail(rows: list[dict[str, Any]], log: Path, folder: Path) -> bool:
     counted = sum(row["count"] or 0 for row in rows if row["event"] == "allowed" and row not in told)
     click.echo(f"and {len(rows) - len(told)} summaries of {counted} other operations that were allowed")
     click.echo("")
-    result, changed = verify.verify(log), tampered(log, folder)
-    teller.line("verify", f"{result.records} records, head {result.head}", result.ok and result.records == len(rows))
+    key = keys.load(keys.FOLDER).public
+    result, changed = verify.verify(log, pins=[key]), tampered(log, folder)
+    whole = result.ok and result.records == len(rows) and result.unsigned == 0
+    teller.line("verify", f"{result.records} records, signed by key {key.kid[:16]}, head {result.head}", whole)
     bad = f"line {changed.bad.line}: {changed.bad.why.partition(':')[0]}" if changed.bad else "not found"
     teller.line("verify", f"a copy with one decision rewritten is refused: {bad}", not changed.ok)
     click.echo(f"  log: {render.printable(str(log))}; look with: agentd audit tail {render.printable(str(log))}")
-    return result.ok and result.records == len(rows) and not changed.ok
+    return whole and not changed.ok

@@ -115,6 +115,19 @@ def test_a_changed_log_is_not_exported_as_evidence(home: Path, tmp_path: Path) -
         assert result.exception.code == "audit-corrupt"
 
 
+def test_damaged_lines_are_no_traceback(tmp_path: Path) -> None:
+    """Records without members come out as far as they go; a line that is no record is an error in a sentence."""
+    path = tmp_path / "audit.jsonl"
+    path.write_text('{"seq": 1, "event": "denied", "process": [], "argv": 3}\n', encoding="utf-8")
+    assert len(good("export", path, "--format", "csv").splitlines()) == 2
+    assert good("export", path, "--agent", "bot", "--since", "2026-01-01") == ""
+    for line in (b"\xff\n", b"[]\n", b"x\n"):
+        path.write_bytes(line)
+        result = run("export", path)
+        assert isinstance(result.exception, AgentdError)
+        assert result.exception.code == "audit-corrupt"
+
+
 def test_a_mistake_is_one_sentence(home: Path) -> None:
     """A time that is none, an empty selection and a place that can't be written are said in a sentence."""
     assert "write 2026-11-25" in run("export", home / "log", "--since", "yesterday").output

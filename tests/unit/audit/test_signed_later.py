@@ -124,6 +124,19 @@ def test_a_head_that_cannot_be_written_at_first(tmp_path: Path, monkeypatch: pyt
     assert judge(tmp_path, tmp_path, strict=True).bad is None
 
 
+def test_a_log_that_was_never_signed_is_signed_from_its_beginning(tmp_path: Path) -> None:
+    """The log of an agentd without signatures verifies with the key after the next start, all of it."""
+    old = opened(tmp_path / "log/audit.jsonl")
+    old.append([denied(number) for number in range(30)])
+    old.close()
+    writer, signer = begin(tmp_path)
+    writer.append([denied(31)])
+    writer.close()
+    result = judge(tmp_path, tmp_path, strict=True)
+    assert (result.bad, result.unsigned) == (None, 0)
+    assert signer.receipts == 31
+
+
 # --- keys -------------------------------------------------------------------------------------------------------------
 
 
