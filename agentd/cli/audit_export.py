@@ -77,8 +77,7 @@ def export_command(
         if form == "aevf":
             made = _bundle(log, wanted, framework, retention_days, folder)
             with _output(output) as out:
-                json.dump(made, out, ensure_ascii=False, separators=(",", ":"))
-                out.write("\n")
+                out.write(json.dumps(made, ensure_ascii=False, separators=(",", ":")) + "\n")  # dump is not made in C
             return
         with _output(output) as out:
             if form == "csv":

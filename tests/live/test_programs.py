@@ -94,7 +94,7 @@ class Place:
             client.call("approvals.list")  # takes what the kernel has sent
         rows = [json.loads(row) for row in self._log.read_text(encoding="utf-8").splitlines()]
         new, self._seen = rows[self._seen :], len(rows)
-        return Done(*json.loads(line)), [row for row in new if row["event"] != "allowed"]
+        return Done(*json.loads(line)), [row for row in new if row["event"] != "allowed" and row["agent_id"]]
 
 
 @pytest.fixture(scope="module")
