@@ -27,6 +27,7 @@ COMMANDS: Final = (
     ("status", "agentd.cli.status:status"),
     ("doctor", "agentd.cli.doctor:doctor"),
     ("approvals", "agentd.cli.approvals:approvals"),
+    ("why", "agentd.cli.why:why"),
     ("policy", "agentd.cli.policy:policy"),
     ("audit", "agentd.cli.audit:audit"),
     ("demo", "agentd.cli.demo:demo"),

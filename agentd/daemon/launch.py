@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pwd
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agentd.errors import EXIT_CANNOT_ENFORCE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, AgentdError
@@ -22,12 +23,13 @@ class Child:
 
 def launch(
     command: Sequence[str],
-    mark: Callable[[int, int], None],
+    mark: Callable[[int, int], Mapping[str, str] | None],
     *,
     user: str | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> Child:
-    """Forks, lets `mark(pid, pidfd)` mark the child, and only then lets it exec `command`.
+    """Forks, lets `mark(pid, pidfd)` mark the child, and only then lets it exec `command`. What mark() returns is added
+    to its environment.
 
     prepare: runs in the child after it was marked, before the exec. Raises AgentdError: `command-not-found` (exit code
     127), `command-not-executable` (126), or whatever mark() raised; nothing runs then.
@@ -42,8 +44,10 @@ def launch(
         try:
             os.close(go_write)
             os.close(error_read)
-            if os.read(go_read, 1) != b"g":
+            told = b"".join(iter(lambda: os.read(go_read, 4096), b""))
+            if not told:
                 os._exit(EXIT_CANNOT_ENFORCE)
+            os.environ.update(json.loads(told))
             if account is not None:
                 os.initgroups(account.pw_name, account.pw_gid)
                 os.setgid(account.pw_gid)
@@ -72,8 +76,7 @@ def launch(
     pidfd = os.pidfd_open(pid)
     try:
         try:
-            mark(pid, pidfd)
-            os.write(go_write, b"g")
+            os.write(go_write, json.dumps(mark(pid, pidfd) or {}).encode())
         finally:
             os.close(go_write)
         failure = os.read(error_read, 16)

@@ -19,13 +19,15 @@ from agentd.daemon import host
 from agentd.daemon.client import SERVICE_SOCKET, Client
 from agentd.daemon.launch import Child, exit_code, launch
 from agentd.daemon.loop import EngineLoop
+from agentd.daemon.peers import Peer
 from agentd.daemon.places import run_pins
 from agentd.daemon.server import Server
 from agentd.engine.core import Engine
+from agentd.engine.reasons import VARIABLE
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel.prepare import Preparation
 from agentd.kernel.seccomp import refuse_early
-from agentd.workloads.processes import start_ticks, ticks
+from agentd.workloads.processes import start_ticks, ticks, user_name
 
 DOOM_AFTER = 20  # rounds of killing what is left behind
 STATE_ROOT = Path("/var/lib/agentd")
@@ -73,8 +75,9 @@ def run(request: RunRequest, say: Callable[[str], None], preparation: Preparatio
 def _run_with_service(request: RunRequest) -> int:
     with Client(request.socket or SERVICE_SOCKET) as client:
 
-        def mark(pid: int, pidfd: int) -> None:
-            client.call("run.mark", pid=pid, agent=request.agent, command=request.command[0])
+        def mark(pid: int, pidfd: int) -> dict[str, str]:
+            made = client.call("run.mark", pid=pid, agent=request.agent, command=request.command[0])
+            return {VARIABLE: made["denials"]}
 
         before = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # until there is somebody to forward them to
         try:
@@ -146,11 +149,14 @@ def _tell(notice: dict[str, Any], say: Callable[[str], None]) -> None:
 
 
 async def _supervise(request: RunRequest, engine: Engine, loop: EngineLoop) -> int:
-    origin = f"agentd run by uid {os.getuid()}"
+    by = Peer(os.getpid(), os.getuid(), os.getgid()).approver()
+    login = f", login {user_name(by.login_uid)}" if by.login_uid is not None else ""
+    origin = f"agentd run by {by}{login}"
 
-    def mark(pid: int, pidfd: int) -> None:
-        engine.mark_started(pidfd, request.agent, origin, list(request.command))
+    def mark(pid: int, pidfd: int) -> dict[str, str]:
+        workload = engine.mark_started(pidfd, request.agent, origin, list(request.command))
         engine.commit()
+        return {VARIABLE: str(engine.reasons.path(workload.number))}
 
     running = asyncio.get_running_loop()
     ended = asyncio.Event()

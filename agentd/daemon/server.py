@@ -184,11 +184,13 @@ def _mark(server: Server, peer: Peer, params: Params) -> Any:
                 "not-permitted", f"process {pid}", "it is not a child of the asking process", "use agentd tag"
             )
         command = params.text("command", "")
-        workload = server.engine.mark_started(pidfd, params.text("agent"), f"agentd run by {peer.name}", [command])
+        workload = server.engine.mark_started(
+            pidfd, params.text("agent"), f"agentd run by {peer.approver()}", [command]
+        )
     finally:
         os.close(pidfd)
     server.engine.commit()
-    return {"workload": workload.number}
+    return {"workload": workload.number, "denials": str(server.engine.reasons.path(workload.number))}
 
 
 def _tag(server: Server, peer: Peer, params: Params) -> Any:

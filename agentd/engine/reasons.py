@@ -3,7 +3,8 @@
 /run/agentd/denials/NAME.json, where NAME follows from a secret and can't be guessed: the folder can't be listed, so a
 workload finds its own file by AGENTD_DENIALS in its environment and nobody else's. That it may read it is an entry of
 the shipped catalogue (runtime/load), like everything of the baseline. The file is replaced as a whole, so nobody reads
-half of it; nothing is synced, because it lives in memory as the workload does.
+half of it; nothing is synced, because it lives in memory as the workload does. Against a workload that runs as root
+only its policy protects the file: writing it is an operation like any other.
 """
 
 from __future__ import annotations

@@ -14,13 +14,14 @@ def instead(agent: ResolvedAgent, op: Op, tool: str, operation: str) -> str:
     """One line: the rules that allow this operation elsewhere, else those that allow the same kind of kernel operation
     as another tool's, else that there are none. Rules that ask a person come behind, and say so.
     """
-    same = [rule for rule in agent.rules if rule.names(tool, operation)]
+    rules = sorted(agent.rules, key=lambda rule: rule.decision)  # those that ask nobody first
+    same = [rule for rule in rules if rule.names(tool, operation)]
     said = [_say(rule, tool, operation, op) for rule in same if _helps(rule, op)]
     if not any(said):
         toolops = dict.fromkeys((entry.tool, entry.operation) for entry in agent.entries if entry.op is op)
         said = [
             _say(rule, *toolop, op)
-            for rule in agent.rules
+            for rule in rules
             if _helps(rule, op)
             for toolop in toolops
             if rule.names(*toolop) and toolop not in (BASELINE_TOOL, (tool, operation))

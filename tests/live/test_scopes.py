@@ -41,7 +41,10 @@ def live(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[H
         "two": harness.agent(ask=[{**rule, "approvers": 2} for rule in ask]),
     }
     with harness.enforcing(folder, agents) as host:
+        keeper = host.start(probes.python("time.sleep(600)"))  # or the programs would be detached in between
         yield host
+        keeper.kill()
+        keeper.wait()
         assert not host.pending()
 
 

@@ -1,0 +1,256 @@
+"""`agentd approvals watch`: what waits, live, with keys; or each change as a JSON line.
+
+Everything that a workload chose (commands, paths) is shown as visible characters only. A key answers the question that
+is marked, by its number and up to what is on the screen (`upto`): what joins it in that moment stays a question. When
+the marked question goes away by itself the mark moves, and for a moment no key answers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import sys
+import termios
+import time
+import tty
+from typing import Any, Final
+
+import click
+
+from agentd.cli import render
+from agentd.cli.approvals import details, everything, flood_lines, outcome, span_of, waiting
+from agentd.errors import AgentdError
+
+POLL_SECONDS: Final = 0.2
+MOVED_SECONDS: Final = 0.8  # after the mark has moved by itself no key answers
+HELP: Final = "a once  p process  w workload  t time  d deny  enter details  j/k move  q quit"
+ARROWS: Final = {b"\x1b[A": "k", b"\x1b[B": "j", b"\x1bOA": "k", b"\x1bOB": "j"}
+Row = dict[str, Any]
+
+
+def follow(client: Any) -> None:
+    """Prints a line for each question that comes or goes."""
+    known: dict[str, Row] = {}
+    version = -1
+    while True:
+        summary = client.call("approvals.wait", version=max(version, 0), seconds=30)
+        if summary["version"] == version:
+            continue
+        version = summary["version"]
+        rows = {row["id"]: row for row in everything(client)}
+        for number, row in rows.items():
+            if number not in known:
+                click.echo(json.dumps({"event": "asked", **row}))
+        for number in known.keys() - rows.keys():
+            click.echo(json.dumps({"event": "closed", "id": number}))
+        sys.stdout.flush()
+        known = rows
+
+
+class View:
+    """What is on the screen. Pure: rows and keys come in, lines and answers go out."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.summary: dict[str, Any] = {"floods": [], "limit": 0, "standing": 0}
+        self.marked = ""
+        self.message = ""
+        self.details: list[str] | None = None
+        self.prompt: tuple[str, str] | None = None  # (what for, what was typed so far)
+        self._moved = float("-inf")
+
+    def take(self, rows: list[Row], summary: dict[str, Any], now: float) -> None:
+        """The list as it is now. now: seconds of any clock."""
+        numbers = [row["id"] for row in rows]
+        if self.marked not in numbers:
+            if self.marked:
+                self._moved = now
+                self.details = None
+                self.prompt = None
+            place = next((at for at, row in enumerate(self.rows) if row["id"] == self.marked), 0)
+            self.marked = numbers[min(place, len(numbers) - 1)] if numbers else ""
+        self.rows, self.summary = rows, summary
+
+    def row(self) -> Row | None:
+        """The marked question."""
+        return next((row for row in self.rows if row["id"] == self.marked), None)
+
+    def key(self, key: str, now: float) -> tuple[str, dict[str, Any]] | None:
+        """A key; (method, parameters) if it asks for something. `quit` is a method too."""
+        if self.prompt is not None:
+            return self._typed(key)
+        if key in ("q", "\x03"):
+            return ("quit", {})
+        if key in ("j", "k"):
+            self._move(1 if key == "j" else -1)
+            return None
+        if key == "\x1b":
+            self.details = None
+            return None
+        row = self.row()
+        if row is None:
+            return None
+        if key in ("\r", "\n", " "):
+            if self.details is None:
+                return ("approvals.show", {"id": row["id"]})
+            self.details = None
+            return None
+        if key in "apwtd" and now - self._moved < MOVED_SECONDS:
+            self.message = "the list has just changed: look again"
+            return None
+        if key in "apw":
+            scope = {"a": "once", "p": "process", "w": "workload"}[key]
+            return ("approvals.approve", {**self._which(row), "scope": scope})
+        if key == "t":
+            self.prompt = ("for how long (30m, 2h)", "")
+        elif key == "d":
+            self.prompt = ("denied because", "")
+        return None
+
+    def _typed(self, key: str) -> tuple[str, dict[str, Any]] | None:
+        assert self.prompt is not None
+        title, text = self.prompt
+        row = self.row()
+        if key in ("\x1b", "\x03") or row is None:
+            self.prompt = None
+        elif key in ("\x7f", "\b"):
+            self.prompt = (title, text[:-1])
+        elif key in ("\r", "\n"):
+            self.prompt = None
+            if title.startswith("denied"):
+                return ("approvals.deny", {**self._which(row), "reason": text})
+            try:
+                return ("approvals.approve", {**self._which(row), **span_of(text or "1h")})
+            except AgentdError as error:
+                self.message = str(error)
+        elif key.isprintable():
+            self.prompt = (title, text + key)
+        return None
+
+    def _which(self, row: Row) -> dict[str, Any]:
+        return {"id": row["id"], "upto": row["latest_hold"]}
+
+    def _move(self, step: int) -> None:
+        self.details = None
+        numbers = [row["id"] for row in self.rows]
+        if self.marked in numbers:
+            self.marked = numbers[max(0, min(len(numbers) - 1, numbers.index(self.marked) + step))]
+
+    def lines(self, width: int, height: int) -> list[str]:
+        """The screen, `height` lines at most, each `width` characters at most, with ANSI attributes around them."""
+        title = f"{len(self.rows)} waiting for approval, {self.summary['standing']} answers stand"
+        top = [bold(cut(title, width))] + [cut(line, width) for line in flood_lines(self.summary)[:3]]
+        foot = [cut(self.message, width), dim(cut(HELP, width))]
+        if self.prompt is not None:
+            foot = [cut(f"{self.prompt[0]}: {self.prompt[1]}_", width), dim(cut("enter sends, escape gives up", width))]
+        room = height - len(top) - len(foot) - 1
+        body = [cut(line, width) for line in self.details] if self.details is not None else self._list(width, room)
+        body = body[: max(room, 0)]
+        return [*top, "", *body, *[""] * (room - len(body)), *foot][:height]
+
+    def _list(self, width: int, room: int) -> list[str]:
+        if not self.rows:
+            return ["nothing waits"]
+        place = next((at for at, row in enumerate(self.rows) if row["id"] == self.marked), 0)
+        first = max(0, min(place - room // 2, len(self.rows) - room))
+        found = []
+        for row in self.rows[first : first + max(room, 0)]:
+            left = f"{row['seconds_left']:.0f} s"
+            text = f"{row['id']:>5} {row['agent']:<14.14} {left:>7}  {row['words']}  [{row['tool']}/{row['operation']}"
+            text = cut(f"{text}, {waiting(row)}]", width)
+            found.append(reverse(text.ljust(width)) if row["id"] == self.marked else text)
+        return found
+
+
+def run(client: Any) -> None:
+    """The live view, until q."""
+    view = View()
+    keyboard = sys.stdin.fileno()
+    if not os.isatty(keyboard):
+        raise AgentdError("usage", "approvals watch", "standard input is no terminal", "use --json in scripts")
+    before = termios.tcgetattr(keyboard)
+    out = sys.stdout
+    out.write("\x1b[?1049h\x1b[?25l")
+    try:
+        tty.setcbreak(keyboard)
+        shown: list[str] = []
+        version = None
+        fetched = float("-inf")
+        while True:
+            now = time.monotonic()
+            if now - fetched >= POLL_SECONDS:
+                fetched = now
+                summary = client.call("approvals.summary")
+                if summary["version"] != version or view.rows:
+                    view.take(everything(client), summary, now)
+                    version = summary["version"]
+            width, height = shutil.get_terminal_size()
+            lines = view.lines(width, height)
+            if lines != shown:
+                out.write("\x1b[H" + "\x1b[K\r\n".join(lines) + "\x1b[K\x1b[J")
+                out.flush()
+                shown = lines
+            if select.select([keyboard], [], [], POLL_SECONDS)[0]:
+                data = os.read(keyboard, 1024)
+                if not data:
+                    return
+                for key in keys_of(data):
+                    if not _do(client, view, key):
+                        return
+                    fetched = float("-inf")
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+        out.write("\x1b[?25h\x1b[?1049l")
+        out.flush()
+
+
+def _do(client: Any, view: View, key: str) -> bool:
+    """What a key asks for; False: to end."""
+    view.message = ""
+    wanted = view.key(key, time.monotonic())
+    if wanted is None:
+        return True
+    method, params = wanted
+    if method == "quit":
+        return False
+    try:
+        result = client.call(method, **params)
+    except AgentdError as error:
+        if error.code == "service-unreachable":
+            raise
+        view.message = str(error)
+        return True
+    if method == "approvals.show":
+        view.details = details(result)
+    else:
+        view.message = outcome(result)
+    return True
+
+
+def keys_of(data: bytes) -> list[str]:
+    """What was read from the keyboard as single keys; an arrow is j or k, other sequences are nothing."""
+    if data in ARROWS:
+        return [ARROWS[data]]
+    if data.startswith(b"\x1b") and len(data) > 1:
+        return []
+    return list(data.decode("utf-8", "ignore"))
+
+
+def cut(text: str, width: int) -> str:
+    """One line of visible characters that fits."""
+    shown = render.printable(text)
+    return shown if len(shown) <= width else shown[: max(width - 1, 0)] + "…"
+
+
+def bold(text: str) -> str:
+    return f"\x1b[1m{text}\x1b[0m"
+
+
+def dim(text: str) -> str:
+    return f"\x1b[2m{text}\x1b[0m"
+
+
+def reverse(text: str) -> str:
+    return f"\x1b[7m{text}\x1b[0m"
