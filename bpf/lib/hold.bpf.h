@@ -21,11 +21,14 @@ static __always_inline u64 mix(u64 h, u64 value)
 	return h ^ (h >> 32);
 }
 
+/* i_ctime_nsec has a flag in its highest bit, set by whoever stat()s the file (I_CTIME_QUERIED, Linux 6.13). */
+#define CTIME_NSEC 0x7fffffff
+
 /* When the inode was last changed, in ns: its contents, its mode, its names. */
 static __noinline u64 changed(const struct inode *inode)
 {
 	if (bpf_core_field_exists(inode->i_ctime_sec))
-		return KREAD(inode, i_ctime_sec) * 1000000000ull + KREAD(inode, i_ctime_nsec);
+		return KREAD(inode, i_ctime_sec) * 1000000000ull + (KREAD(inode, i_ctime_nsec) & CTIME_NSEC);
 	if (bpf_core_field_exists(struct inode___v66, __i_ctime))
 		return KREAD((const struct inode___v66 *)inode, __i_ctime.tv_sec) * 1000000000ull +
 		       KREAD((const struct inode___v66 *)inode, __i_ctime.tv_nsec);
