@@ -8,6 +8,7 @@ from typing import Final
 
 from agentd.daemon import evidence
 from agentd.daemon.evidence import Evidence
+from agentd.daemon.sinks import Notifications, read_sinks
 from agentd.engine.resolvers import parse_resolver
 from agentd.errors import AgentdError
 from agentd.kernel.hosts import Resolver
@@ -29,7 +30,10 @@ KEYS: Final = (
     "on_stop",
     "resolvers",
     "audit",
+    "notify",
+    "pending_per_agent",
 )
+NUMBERS: Final = {"metrics_port": (0, 65535), "arena_mib": (0, 256), "pending_per_agent": (1, 12_000)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ class Config:
     workspace: anchors relative paths of agents without one; metrics_port 0: no endpoint; arena_mib 0: what the policy
     wants, with room for a reload of the same size; bpffs_dir: where the programs are pinned; release_on_stop: a stop
     ends enforcement (else the pins keep it); resolvers: whose answers teach host names; None: those of
-    /etc/resolv.conf; audit: how the log is signed and kept, and where else it goes (evidence.py).
+    /etc/resolv.conf; audit: how the log is signed and kept, and where else it goes (evidence.py); notify: who is told
+    about approvals; pending_per_agent: operations of one agent that wait at most (more are denied).
     """
 
     policy: Path = Path("/etc/agentd/policies/policy.yaml")
@@ -53,6 +58,8 @@ class Config:
     release_on_stop: bool = False
     resolvers: tuple[Resolver, ...] | None = None
     audit: Evidence = field(default_factory=Evidence)
+    notify: Notifications = ()
+    pending_per_agent: int = 1000
 
 
 def read_config(path: Path | None) -> Config:
@@ -86,11 +93,13 @@ def _value(name: str, reader: Reader) -> object:
         return _resolvers(reader)
     if name == "audit":
         return evidence.read(reader)
-    if name in ("metrics_port", "arena_mib"):
+    if name == "notify":
+        return read_sinks(reader)
+    if name in NUMBERS:
         value = reader.node.value if isinstance(reader.node, source.Scalar) else None
-        most = 65535 if name == "metrics_port" else 256
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-            reader.expected(f"a number from 0 to {most}")
+        least, most = NUMBERS[name]
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            reader.expected(f"a number from {least} to {most}")
             return None
         if name == "arena_mib" and value & (value - 1):
             reader.error(f"{value} is not a power of two", "write 0 (automatic), 1, 2, 4, 8, 16, ...")

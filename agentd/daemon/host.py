@@ -70,10 +70,12 @@ def start(
     preparation: Preparation | None = None,
     resolvers: Sequence[Resolver] | None = None,
     evidence: Evidence | None = None,
+    pending_per_agent: int = 1000,
 ) -> Engine:
     """An engine that enforces `compiled`. arena_mib: the size of the policy tables; 0: what this policy wants.
     preparation: the programs of `pins`, begun to be verified earlier. resolvers: whose answers teach host names; None:
-    those of resolv.conf. evidence: how the log is kept.
+    those of resolv.conf. evidence: how the log is kept. pending_per_agent: operations of one
+    agent that may wait for an answer.
 
     Order: log, kernel, policy. Nothing is enforced by a half: an error leaves no program attached that was not before.
     """
@@ -89,6 +91,7 @@ def start(
                 [note("started", f"agentd {agentd.__version__} enforces", metadata={"pid": os.getpid()})]
             )
             engine.install(compiled)
+            engine.questions.book.limit = pending_per_agent
             engine.takeover.resume()
             return engine
         except BaseException:

@@ -26,6 +26,7 @@ from agentd.engine import report
 from agentd.engine.core import Engine
 from agentd.errors import AgentdError
 from agentd.model import Point
+from agentd.notify.dispatch import Dispatcher
 
 LINE_MAX: Final = 1 << 20
 MAX_CLIENTS: Final = 64
@@ -35,8 +36,15 @@ BACKLOG: Final = 1024  # a client that finds it full is refused by the kernel, w
 class Server:
     """Serves one engine on one socket. reload: what a reload does (the service's own; a run has none)."""
 
-    def __init__(self, engine: Engine, path: Path, reload: Callable[[], dict[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        path: Path,
+        reload: Callable[[], dict[str, Any]] | None = None,
+        notifications: Dispatcher | None = None,
+    ) -> None:
         self.engine = engine
+        self.notifications = notifications
         self.path = path
         self.reload = reload
         self.terminals = answers.guard(self)
@@ -162,7 +170,8 @@ class Params:
 
 
 def _status(server: Server, peer: Peer, params: Params) -> Any:
-    return server.engine.status()
+    told = server.notifications.status() if server.notifications else []
+    return {**server.engine.status(), "notifications": told}
 
 
 def _doctor(server: Server, peer: Peer, params: Params) -> Any:

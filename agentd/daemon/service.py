@@ -22,6 +22,7 @@ from agentd.errors import AgentdError
 from agentd.kernel import features
 from agentd.kernel.prepare import Preparation
 from agentd.metrics import Metrics
+from agentd.notify.dispatch import Dispatcher
 from agentd.workloads.match import find_roots
 
 
@@ -53,6 +54,7 @@ async def _serve(config: Config, preparation: Preparation | None) -> int:
             preparation=preparation,
             resolvers=config.resolvers,
             evidence=config.audit,
+            pending_per_agent=config.pending_per_agent,
         )
         try:
             return await _Service(config, engine).run(bound)
@@ -68,7 +70,10 @@ class _Service:
 
     async def run(self, bound: socket.socket) -> int:
         loop = EngineLoop(self._engine, lambda: notify("WATCHDOG=1"))
-        server = Server(self._engine, self._config.socket, self.reload)
+        dispatcher = Dispatcher(self._config.notify)
+        dispatcher.start()
+        self._engine.questions.on_notice.append(dispatcher.offer)
+        server = Server(self._engine, self._config.socket, self.reload, dispatcher)
         await server.start(bound)
         running = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -93,6 +98,7 @@ class _Service:
             notify("STOPPING=1")
             await loop.stop()
             await server.stop()
+            await dispatcher.stop()
 
     def reload(self) -> dict[str, Any]:
         """The policy file again, all of it or none: a bad one changes nothing. Raises AgentdError."""

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "agentd"
 
 # What each layer may import besides itself; the picture is in CONTRIBUTING.md.
 BASE = {"errors", "model", "resources"}
-ADAPTERS = {"kernel", "workloads", "actions", "approvals", "audit", "metrics"}
+ADAPTERS = {"kernel", "workloads", "actions", "approvals", "audit", "metrics", "notify"}
 POLICY = BASE | {"policy", "catalogue"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
