@@ -178,6 +178,56 @@ def deny(number: str, span: str, reason: str, socket: Path | None, as_json: bool
     _answer("deny", number, span, reason, socket, as_json)
 
 
+@approvals.command("similar")
+@click.argument("number", metavar="ID")
+@click.option("--choose", type=int, metavar="N", help="Write this proposal to the overlay, and approve.")
+@click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
+@click.option("--reason", default="", help="Why; it goes into the record.")
+@_SOCKET
+@_JSON
+def similar(number: str, choose: int | None, yes: bool, reason: str, socket: Path | None, as_json: bool) -> None:
+    """Propose rules for operations like this one, with what each would have matched; write one when it is confirmed.
+
+    Example: agentd approvals similar 3 --choose 2
+    """
+    with connect(socket) as client:
+        found = client.call("approvals.similar", id=number)
+        if choose is None:
+            if as_json:
+                render.as_json(found)
+            else:
+                for line in proposal_lines(found):
+                    click.echo(line)
+            return
+        chosen = next((one for one in found["proposals"] if one["number"] == choose), None)
+        if chosen is None:
+            raise AgentdError(
+                "usage", f"--choose {choose}", "there is no such proposal", f"see agentd approvals similar {number}"
+            )
+        if not yes:
+            for line in proposal_lines({**found, "proposals": [chosen]}):
+                click.echo(line, err=as_json)
+            click.confirm("Allow this from now on?", abort=True, err=as_json)
+        result = client.call("approvals.confirm", id=number, digest=chosen["digest"], reason=reason)
+    if as_json:
+        render.as_json(result)
+    else:
+        click.echo(f"{outcome(result)}; the rule stands in {render.printable(result['overlay'])}")
+
+
+def proposal_lines(found: dict[str, Any]) -> list[str]:
+    """Proposals, two lines each."""
+    lines = []
+    for one in found["proposals"]:
+        counts = one["would_have_matched"]
+        past = ", ".join(f"{counts[word]} {word}" for word in ("asked", "denied", "allowed") if counts.get(word))
+        where = ", ".join(one["rule"].get("paths") or one["rule"].get("hosts") or ())
+        rule = f"{one['rule']['tool']}/{', '.join(one['rule']['operations'])} {where}"
+        lines.append(render.printable(f"{one['number']}  {one['words']}: {rule}"))
+        lines.append(f"   of the last {found['records_read']} records it would have matched {past or 'nothing'}")
+    return lines
+
+
 @approvals.command("standing")
 @_SOCKET
 @_JSON

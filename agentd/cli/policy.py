@@ -108,6 +108,7 @@ def test(ctx: click.Context, policy_file: str, test_file: str, workspace: str | 
 @click.option("--operation", metavar="OPERATION", help="The operation of that tool.")
 @click.option("--risk", type=click.Choice(list(RISK_BY_WORD)), default="low", help="The risk of that tool call.")
 @click.option("--path", "paths", metavar="PATH", multiple=True, help="A path among the arguments of that tool call.")
+@click.option("--overlay", metavar="FILE", help="Rules that people have approved since [/var/lib/agentd/overlay.yaml].")
 @click.option("--unresolved", is_flag=True, help="Ask about an object of OP that could not be resolved.")
 @click.option("--json", "want_json", is_flag=True, help="Print JSON.")
 @_WORKSPACE
@@ -121,6 +122,7 @@ def explain(
     operation: str | None,
     risk: str,
     paths: tuple[str, ...],
+    overlay: str | None,
     unresolved: bool,
     want_json: bool,
     workspace: str | None,
@@ -133,7 +135,8 @@ def explain(
     OP is a kernel operation (exec, read, write, create, delete, connect, ...). OBJECT is a resolved path, ADDRESS:PORT,
     NAME:PORT, resolvers:53 or a word like unshare:user. ARGV is the command's argv, its name first.
     """
-    loaded = resolve.load(policy_file, workspace=_absolute(workspace))
+    approved = resolve.Overlay(read_file(overlay), overlay) if overlay else None
+    loaded = resolve.load(policy_file, workspace=_absolute(workspace), overlay=approved)
     agent = _agent(loaded, agent_name)
     if tool is not None or operation is not None:
         if tool is None or operation is None or op is not None:

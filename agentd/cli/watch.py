@@ -20,12 +20,12 @@ from typing import Any, Final
 import click
 
 from agentd.cli import render
-from agentd.cli.approvals import details, everything, flood_lines, outcome, span_of, waiting
+from agentd.cli.approvals import details, everything, flood_lines, outcome, proposal_lines, span_of, waiting
 from agentd.errors import AgentdError
 
 POLL_SECONDS: Final = 0.2
 MOVED_SECONDS: Final = 0.8  # after the mark has moved by itself no key answers
-HELP: Final = "a once  p process  w workload  t time  d deny  enter details  j/k move  q quit"
+HELP: Final = "a once  p process  w workload  t time  s similar  d deny  enter details  j/k move  q quit"
 ARROWS: Final = {b"\x1b[A": "k", b"\x1b[B": "j", b"\x1bOA": "k", b"\x1bOB": "j"}
 Row = dict[str, Any]
 
@@ -58,6 +58,7 @@ class View:
         self.marked = ""
         self.message = ""
         self.details: list[str] | None = None
+        self.proposals: dict[str, Any] = {}
         self.prompt: tuple[str, str] | None = None  # (what for, what was typed so far)
         self._moved = float("-inf")
 
@@ -103,6 +104,8 @@ class View:
         if key in "apw":
             scope = {"a": "once", "p": "process", "w": "workload"}[key]
             return ("approvals.approve", {**self._which(row), "scope": scope})
+        if key == "s":
+            return ("approvals.similar", {"id": row["id"]})
         if key == "t":
             self.prompt = ("for how long (30m, 2h)", "")
         elif key == "d":
@@ -114,11 +117,18 @@ class View:
         title, text = self.prompt
         row = self.row()
         if key in ("\x1b", "\x03") or row is None:
-            self.prompt = None
+            self.prompt = self.details = None
         elif key in ("\x7f", "\b"):
             self.prompt = (title, text[:-1])
         elif key in ("\r", "\n"):
             self.prompt = None
+            if title.startswith("write"):
+                self.details = None
+                chosen = [one for one in self.proposals["proposals"] if str(one["number"]) == text]
+                if chosen and self.proposals["id"] == row["id"]:
+                    return ("approvals.confirm", {"id": row["id"], "digest": chosen[0]["digest"]})
+                self.message = "nothing written"
+                return None
             if title.startswith("denied"):
                 return ("approvals.deny", {**self._which(row), "reason": text})
             try:
@@ -224,6 +234,9 @@ def _do(client: Any, view: View, key: str) -> bool:
         return True
     if method == "approvals.show":
         view.details = details(result)
+    elif method == "approvals.similar":
+        view.proposals, view.details = result, proposal_lines(result)
+        view.prompt = ("write rule number", "")
     else:
         view.message = outcome(result)
     return True

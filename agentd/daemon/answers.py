@@ -72,7 +72,7 @@ def answer(allow: bool) -> Callable[[Server, Peer, Params], Any]:
     """approvals.approve and approvals.deny."""
 
     def method(server: Server, peer: Peer, params: Params) -> Any:
-        _refuse_shared_terminal(server, peer)
+        refuse_shared_terminal(server, peer)
         server.engine.pump()
         words = {scope.value: scope for scope in Scope}
         scope = words.get(params.text("scope", Scope.ONCE.value))
@@ -99,7 +99,7 @@ def standing(server: Server, peer: Peer, params: Params) -> Any:
 
 def revoke(server: Server, peer: Peer, params: Params) -> Any:
     """approvals.revoke: ends a standing answer."""
-    _refuse_shared_terminal(server, peer)
+    refuse_shared_terminal(server, peer)
     server.engine.pump()
     return server.engine.questions.revoke(params.text("id"), peer.approver(), params.text("reason", "")[:1000])
 
@@ -110,7 +110,8 @@ def guard(server: Server) -> TerminalGuard:
     return TerminalGuard(lambda: {line.pid for line in server.engine.marks.list()} - {own})
 
 
-def _refuse_shared_terminal(server: Server, peer: Peer) -> None:
+def refuse_shared_terminal(server: Server, peer: Peer) -> None:
+    """Raises AgentdError `not-permitted` where a workload holds the terminal of whoever asks."""
     if server.terminals.shared(peer.pid):
         raise AgentdError(
             "not-permitted", "agentd", "a workload holds this terminal: who types there can't be known",

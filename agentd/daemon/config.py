@@ -32,6 +32,7 @@ KEYS: Final = (
     "audit",
     "notify",
     "pending_per_agent",
+    "overlay",
 )
 NUMBERS: Final = {"metrics_port": (0, 65535), "arena_mib": (0, 256), "pending_per_agent": (1, 12_000)}
 
@@ -60,6 +61,12 @@ class Config:
     audit: Evidence = field(default_factory=Evidence)
     notify: Notifications = ()
     pending_per_agent: int = 1000
+    overlay: Path | None = None
+
+    @property
+    def overlay_file(self) -> Path:
+        """Where rules go that people approve for good: beside the folder of the log unless the file says otherwise."""
+        return self.overlay or self.audit_dir.parent / "overlay.yaml"
 
 
 def read_config(path: Path | None) -> Config:
@@ -115,7 +122,7 @@ def _value(name: str, reader: Reader) -> object:
         reader.error("not below the bpf file system", "write /sys/fs/bpf/NAME")
         return None
     kind = next(item.type for item in fields(Config) if item.name == name)
-    return Path(text) if kind == "Path" else text
+    return Path(text) if kind in ("Path", "Path | None") else text
 
 
 def _resolvers(reader: Reader) -> tuple[Resolver, ...] | None:

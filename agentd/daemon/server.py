@@ -20,13 +20,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from agentd.daemon import answers
+from agentd.daemon import answers, similar
 from agentd.daemon.peers import GROUP, Peer, admit
 from agentd.engine import report
 from agentd.engine.core import Engine
 from agentd.errors import AgentdError
 from agentd.model import Point
 from agentd.notify.dispatch import Dispatcher
+from agentd.policy.resolve import Overlay
 
 LINE_MAX: Final = 1 << 20
 MAX_CLIENTS: Final = 64
@@ -45,11 +46,17 @@ class Server:
     ) -> None:
         self.engine = engine
         self.notifications = notifications
+        self.overlay: Path | None = None  # with try_overlay, where a service keeps what was approved for good
+        self.try_overlay: Callable[[Overlay], object] | None = None
         self.path = path
         self.reload = reload
         self.terminals = answers.guard(self)
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
+
+    def refuse_shared_terminal(self, peer: Peer) -> None:
+        """Raises AgentdError `not-permitted` where a workload holds the terminal of whoever asks."""
+        answers.refuse_shared_terminal(self, peer)
 
     async def start(self, bound: socket.socket | None = None) -> None:
         """Answers on the socket. Raises what bind_socket() raises."""
@@ -240,6 +247,8 @@ METHODS: Final[dict[str, Callable[[Server, Peer, Params], Any]]] = {
     "approvals.show": answers.show,
     "approvals.approve": answers.answer(True),
     "approvals.deny": answers.answer(False),
+    "approvals.similar": similar.similar,
+    "approvals.confirm": similar.confirm,
     "approvals.standing": answers.standing,
     "approvals.revoke": answers.revoke,
     "run.mark": _mark,

@@ -17,6 +17,7 @@ from agentd.daemon.config import Config, check_policy_exists
 from agentd.daemon.loop import EngineLoop
 from agentd.daemon.notify import notify, reloading
 from agentd.daemon.server import Server, bind_socket
+from agentd.daemon.similar import read_overlay
 from agentd.engine.core import Engine
 from agentd.errors import AgentdError
 from agentd.kernel import features
@@ -34,7 +35,7 @@ def serve(config: Config, preparation: Preparation | None = None) -> int:
 async def _serve(config: Config, preparation: Preparation | None) -> int:
     check_policy_exists(config)
     features.require_root()
-    compiled = host.read_policy(config.policy, config.workspace)
+    compiled = host.read_policy(config.policy, config.workspace, read_overlay(config.overlay_file))
     metrics = Metrics(agentd.__version__)
     with contextlib.ExitStack() as stack:
         # Whatever can be refused is refused before the kernel is touched.
@@ -74,6 +75,8 @@ class _Service:
         dispatcher.start()
         self._engine.questions.on_notice.append(dispatcher.offer)
         server = Server(self._engine, self._config.socket, self.reload, dispatcher)
+        server.overlay = self._config.overlay_file
+        server.try_overlay = lambda overlay: host.read_policy(self._config.policy, self._config.workspace, overlay)
         await server.start(bound)
         running = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -104,7 +107,8 @@ class _Service:
         """The policy file again, all of it or none: a bad one changes nothing. Raises AgentdError."""
         reloading()
         try:
-            compiled = host.read_policy(self._config.policy, self._config.workspace)
+            config = self._config
+            compiled = host.read_policy(config.policy, config.workspace, read_overlay(config.overlay_file))
             self._engine.install(compiled)
             self._engine.takeover.judge_again("the policy was loaded again, and judges this anew")
             self._tag_running()

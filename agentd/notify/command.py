@@ -31,16 +31,28 @@ class CommandSink:
             "AGENTD_AGENT": str(notice.get("agent", "")),
             "AGENTD_APPROVAL": str(notice.get("id", "")),
         }
-        process = await asyncio.create_subprocess_exec(
-            *self._argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL, start_new_session=True, env=environment,
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                *self._argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL, start_new_session=True, env=environment,
+            )
         )  # fmt: skip
+        try:
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:  # in the middle of the start: it may have children already
+            await _end(await starting)
+            raise
         try:
             await process.communicate(json.dumps({**notice, "text": text_of(notice)}).encode() + b"\n")
         finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+            await _end(process)
         if process.returncode:
             raise SinkFailed(f"it ended with {process.returncode}")
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kills a command that still runs, with everything of its session's first group."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()

@@ -49,6 +49,7 @@ class Match:
     env: tuple[tuple[str, str], ...] = ()
 
 
+OVERLAY_SECTION = "approved"  # only in an overlay: what people have approved for good; judged behind deny
 SECTIONS = ("deny", "require_approval", "allow")  # in the order they are judged
 
 
@@ -66,6 +67,7 @@ class RuleSource:
     action: Action | None = None
     id: str | None = None
     approvers: int = 1  # different people who must say yes
+    file: str = ""  # of an overlay; the policy's own otherwise
 
 
 @dataclass(frozen=True, slots=True)

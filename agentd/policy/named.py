@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agentd.policy.hosts import RESOLVERS, HostPattern, parse_host
-from agentd.policy.ir import AgentSource, PolicySource, RuleSource, TextAt
+from agentd.policy.ir import OVERLAY_SECTION, AgentSource, PolicySource, RuleSource, TextAt
 from agentd.policy.problem import Problems
 from agentd.policy.reader import shown
 
-_ORDER = ("deny", "require_approval", "allow")
+_ORDER = ("deny", OVERLAY_SECTION, "require_approval", "allow")
 
 
 def check_names(policy: PolicySource, problems: Problems) -> None:
@@ -22,7 +22,7 @@ def check_names(policy: PolicySource, problems: Problems) -> None:
     for agent in policy.agents:
         for rule in agent.rules:
             for text, pattern in _patterns(rule):
-                if pattern.name is None or pattern.name == RESOLVERS or rule.section == "allow":
+                if pattern.name is None or pattern.name == RESOLVERS or rule.section in ("allow", OVERLAY_SECTION):
                     continue
                 way_round = next((other for other in agent.rules if _opens(other, rule, pattern)), None)
                 if way_round is not None:

@@ -67,7 +67,7 @@ def parse_policy(node: Node, problems: Problems, *, catalogue: bool = False) -> 
     catalogue: it is the shipped catalogue, which has tools and no agents.
     """
     root = Reader(node, "", problems)
-    language = _language(root)
+    language = parse_language(root)
     top = root.keys(_TOP[language], _newer_hints(language, "tools", "version")) or {}
     tools = parse_tools(top["tools"]) if "tools" in top else ()
     agents: list[AgentSource] = []
@@ -78,7 +78,8 @@ def parse_policy(node: Node, problems: Problems, *, catalogue: bool = False) -> 
     return PolicySource(problems.file, language, tools, tuple(agents))
 
 
-def _language(root: Reader) -> Language:
+def parse_language(root: Reader) -> Language:
+    """Which of the two languages a document is; a version that isn't known is an error."""
     version = root.node.get("version") if isinstance(root.node, Mapping) else None
     if version is None:
         return Language.AEGIZE
@@ -109,8 +110,8 @@ def _agent(name: str, reader: Reader, language: Language) -> AgentSource:
     rules: list[RuleSource] = []
     for section in SECTIONS:
         if section in keys:
-            rules += _section(section, keys[section], language)
-    _unique_ids(rules, reader)
+            rules += parse_section(section, keys[section], language)
+    check_unique_ids(rules, reader)
     return AgentSource(
         name,
         reader.at,
@@ -205,7 +206,8 @@ def _match_env(value: Reader) -> Match | None:
 # -- rules
 
 
-def _section(section: str, reader: Reader, language: Language) -> list[RuleSource]:
+def parse_section(section: str, reader: Reader, language: Language) -> list[RuleSource]:
+    """The rules of a section, in order."""
     if reader.is_null:
         return []
     found = [
@@ -316,7 +318,8 @@ def _id(reader: Reader) -> str | None:
     return text
 
 
-def _unique_ids(rules: list[RuleSource], agent: Reader) -> None:
+def check_unique_ids(rules: list[RuleSource], agent: Reader) -> None:
+    """Two rules of an agent with one id are an error."""
     seen: dict[str, RuleSource] = {}
     for rule in rules:
         if rule.id is None:

@@ -6,10 +6,12 @@ wrong with it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import posixpath
 from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Generic, TypeVar
 
@@ -19,8 +21,9 @@ from agentd.policy import source
 from agentd.policy.advice import advise
 from agentd.policy.anchor import aegize_globs, agentd_globs, word_glob
 from agentd.policy.hosts import HostPattern, parse_host
-from agentd.policy.ir import AgentSource, At, EntrySource, Language, PolicySource, RuleSource, TextAt
+from agentd.policy.ir import OVERLAY_SECTION, AgentSource, At, EntrySource, Language, PolicySource, RuleSource, TextAt
 from agentd.policy.named import check_names
+from agentd.policy.overlay import parse_overlay
 from agentd.policy.parse import parse_policy
 from agentd.policy.patterns import Dialect, Glob
 from agentd.policy.problem import PolicyError, Problem, Problems, in_order
@@ -57,6 +60,7 @@ _DECISIONS: Final = {
     "deny": Decision.DENY,
     "require_approval": Decision.REQUIRE_APPROVAL,
     "allow": Decision.ALLOW,
+    OVERLAY_SECTION: Decision.ALLOW,
 }
 Item = TypeVar("Item", bound=Hashable)
 
@@ -66,18 +70,19 @@ WORD_OPS: Final = frozenset(
 )
 
 
-def load(policy: source.FilePath | bytes, *, workspace: str) -> ResolvedPolicy:
+def load(policy: source.FilePath | bytes, *, workspace: str, overlay: Overlay | None = None) -> ResolvedPolicy:
     """The policy in a file (or in bytes), resolved against the shipped catalogue.
 
     workspace: the absolute path that anchors the relative paths of agents that name no workspace of their own.
+    overlay: rules that people have approved since (overlay.py).
     Raises PolicyError with every mistake of the file; its exit code is 2 when the file can't be read.
     """
     if isinstance(policy, bytes):
-        return load_text(policy, "policy.yaml", workspace=workspace)
-    return load_text(source.read_file(policy), str(policy), workspace=workspace)
+        return load_text(policy, "policy.yaml", workspace=workspace, overlay=overlay)
+    return load_text(source.read_file(policy), str(policy), workspace=workspace, overlay=overlay)
 
 
-def load_text(data: bytes, file: str, *, workspace: str) -> ResolvedPolicy:
+def load_text(data: bytes, file: str, *, workspace: str, overlay: Overlay | None = None) -> ResolvedPolicy:
     """As `load`, for bytes already read; `file` is the name that messages show."""
     if not workspace.startswith("/") or "\0" in workspace:
         raise AgentdError("usage", "workspace", f"{shown(workspace)} is not an absolute path", "start it with /")
@@ -90,6 +95,9 @@ def load_text(data: bytes, file: str, *, workspace: str) -> ResolvedPolicy:
         problems.raise_errors()
         raise AssertionError("unreachable")
     parsed = parse_policy(node, problems)
+    if overlay is not None:
+        parsed = _with_overlay(parsed, overlay)
+        data += b"\0" + overlay.data
     catalogue = shipped_catalogue()
     builders = [_AgentBuilder(agent, parsed, catalogue, workspace, problems) for agent in parsed.agents if agent.known]
     if not builders:  # the tools are still to be checked
@@ -107,6 +115,32 @@ def load_text(data: bytes, file: str, *, workspace: str) -> ResolvedPolicy:
         parsed.language,
         in_order(problems.warnings),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """The bytes of an overlay; `file` is the name that messages show."""
+
+    data: bytes
+    file: str
+
+
+def _with_overlay(policy: PolicySource, overlay: Overlay) -> PolicySource:
+    """The policy with the overlay's rules of the agents that it names. Raises PolicyError."""
+    problems = Problems(overlay.file)
+    node = source.parse(overlay.data, problems)
+    rules = parse_overlay(node, problems) if node is not None else {}
+    if rules and policy.language is not Language.AGENTD:
+        problems.error(
+            0, 0, "", "an aegize policy has no overlay", "add `version: 1` to the policy, or remove this file"
+        )
+    problems.raise_errors()
+    agents = []
+    for agent in policy.agents:
+        first = [rule for rule in agent.rules if rule.section == "deny"]
+        later = [rule for rule in agent.rules if rule.section != "deny"]
+        agents.append(dataclasses.replace(agent, rules=(*first, *rules.get(agent.name, ()), *later)))
+    return dataclasses.replace(policy, agents=tuple(agents))
 
 
 class ShippedCatalogue:
@@ -229,7 +263,7 @@ class _AgentBuilder:
             risk_max=rule.risk_max,
             action=action,
             timeout=rule.timeout or DEFAULT_TIMEOUT,
-            where=f"{self._problems.file}:{rule.at.line}:{rule.at.column}",
+            where=f"{rule.file or self._problems.file}:{rule.at.line}:{rule.at.column}",
             paths_text=None if rule.paths is None else tuple(text.text for text in rule.paths),
             hosts_text=None if rule.hosts is None else tuple(text.text for text in rule.hosts),
             approvers=rule.approvers,
