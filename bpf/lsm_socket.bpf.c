@@ -6,6 +6,9 @@
  * socket_post_create      a socket for datagrams has its mark (lib/asked.bpf.h) before anybody has the socket
  * socket_connect          TCP (also by TCP_FASTOPEN_CONNECT) and UDP connect
  * socket_sendmsg          a datagram with an address of its own, each of sendmmsg's; Fast Open
+ * socket_setsockopt, and the control messages of socket_sendmsg
+ *                         source routes, which lead to another host than the one that is judged
+ *                         nothing by a packet socket, for an agent that knows hosts by name
  * socket_bind, socket_listen
  * unix_stream_connect     connect to a unix socket, by the listener's own path
  * unix_may_send           each datagram to a unix socket, and connect of one
@@ -181,12 +184,28 @@ SEC("?lsm/socket_sendmsg")
 int BPF_PROG(lsm_socket_sendmsg, struct socket *sock, struct msghdr *msg)
 {
 	struct agentd_tag *tag = current_tag();
+	struct sock *sk;
 	void *address;
+	int error;
 
 	if (!tag)
 		return 0;
+	sk = sock->sk;
+	if (sk && is_wire(sk->__sk_common.skc_family) && knows_names(tag->agent))
+		return refuse_unmarked(tag, AGENTD_OP_SEND); /* dns.bpf.c doesn't see what it sends */
+	if (msg->msg_controllen && routing_message((u64)KREAD(msg, msg_control), msg->msg_controllen)) {
+		error = PREVENT_WORD(AGENTD_OP_SOCKET, "inet:route");
+		if (error)
+			return error;
+	}
 	address = msg->msg_name;
 	return address ? judge_sockaddr(tag, sock, address, AGENTD_OP_SEND) : 0;
+}
+
+SEC("?lsm/socket_setsockopt")
+int BPF_PROG(lsm_socket_setsockopt, struct socket *sock, int level, int option)
+{
+	return routing_option(level, option) ? PREVENT_WORD(AGENTD_OP_SOCKET, "inet:route") : 0;
 }
 
 static __always_inline int judge_peer(struct sock *other)

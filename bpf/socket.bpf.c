@@ -2,14 +2,16 @@
 /*
  * Sockets that the cgroup programs don't see (trace point): unusual families, connect to a unix socket (judged by the
  * peer's own path), listen: contained, the caller ends before it can use what it got. A file that bind() on a unix socket
- * creates, and a datagram to a unix socket: detected.
+ * creates, a datagram to a unix socket, and a source route set for a socket: detected.
  *
- * Not seen: descriptors that arrive over a unix socket (SCM_RIGHTS), and messages of sendmmsg after the first.
+ * Not seen: descriptors that arrive over a unix socket (SCM_RIGHTS), messages of sendmmsg after the first, and source routes
+ * that a message brings along.
  */
 #include "lib/call.bpf.h"
 #include "lib/sockets.bpf.h"
 
 #define SYS_LISTEN 4 /* of socketcall(2), linux/net.h */
+#define SYS_SETSOCKOPT 14
 
 static __always_inline struct sock *sock_of(s64 fd)
 {
@@ -181,8 +183,11 @@ static __noinline void judge_socket(struct call *c)
 	family = KREAD(sk, __sk_common.skc_family);
 	if (c->kind == CALL_SOCKET) {
 		len = family_word(s, family);
-		if (len)
-			judge(c, AGENTD_OP_SOCKET, AGENTD_CONTAINED, 0, len);
+		if (is_wire(family) && knows_names(c->tag->agent))
+			len = 0; /* dns.bpf.c doesn't see what it sends */
+		else if (!len)
+			return;
+		judge(c, AGENTD_OP_SOCKET, AGENTD_CONTAINED, 0, len);
 		return;
 	}
 	if (family != AF_UNIX)
@@ -203,6 +208,22 @@ static __noinline void judge_socket(struct call *c)
 		judge(c, AGENTD_OP_UNIX_CONNECT, AGENTD_DETECTED, 0, unix_destination(c, a.address, a.size));
 		break;
 	}
+}
+
+/* setsockopt: a source route. */
+static __noinline void judge_option(struct call *c)
+{
+	struct scratch *s = scratch_get(c->slot);
+	u32 args[3] = { 0, argument(c, 1), argument(c, 2) };
+
+	if (!s) {
+		kill_current(c->tag, NULL);
+		return;
+	}
+	if (c->kind == CALL_SOCKETCALL && bpf_probe_read_user(args, sizeof(args), (void *)argument(c, 1)))
+		judge(c, AGENTD_OP_SOCKET, AGENTD_DETECTED, 0, 0); /* another thread has taken the memory away */
+	else if (routing_option(args[1], args[2]))
+		judge(c, AGENTD_OP_SOCKET, AGENTD_DETECTED, 0, word_set(s, "inet:route"));
 }
 
 /* listen: not in judge_socket(), because Linux 6.1 has no stack for both and for the names of a host. */

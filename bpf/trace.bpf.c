@@ -55,6 +55,7 @@ static const u8 covered_by[CALL_KINDS] = {
 	[CALL_KEXEC] = 1 + AGENTD_OP_KEXEC,
 	[CALL_PERF] = 1 + AGENTD_OP_PERF,
 	[CALL_SOCKET] = 1 + AGENTD_OP_SOCKET,
+	[CALL_SETSOCKOPT] = 1 + AGENTD_OP_SOCKET,
 	[CALL_CONNECT] = 1 + AGENTD_OP_UNIX_CONNECT,
 	[CALL_LISTEN] = 1 + AGENTD_OP_LISTEN,
 	[CALL_BIND] = 1 + AGENTD_OP_CREATE,
@@ -130,6 +131,8 @@ static __always_inline void judge_call(struct call *c)
 		judge_place(c);
 	} else if (c->kind == CALL_LISTEN || (c->kind == CALL_SOCKETCALL && argument(c, 0) == SYS_LISTEN)) {
 		judge_listen(c);
+	} else if (c->kind == CALL_SETSOCKOPT || (c->kind == CALL_SOCKETCALL && argument(c, 0) == SYS_SETSOCKOPT)) {
+		judge_option(c);
 	} else if (c->kind >= CALL_SOCKET) {
 		judge_socket(c);
 	} else if (c->kind >= CALL_UNSHARE || c->kind == CALL_MOUNT_OTHER) {

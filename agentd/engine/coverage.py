@@ -72,6 +72,7 @@ KINDS: Final = (
     Kind(Op.IO_URING, "setup", Point.TRACE, CONTAINED, hooks=False, static=True),
     Kind(Op.SOCKET, "", Point.CGROUP, PREVENTED),
     Kind(Op.SOCKET, "not inet", Point.TRACE, CONTAINED),
+    Kind(Op.SOCKET, "source routes", Point.TRACE, DETECTED),
     Kind(Op.PERF, "", Point.TRACE, DETECTED, static=True),
     Kind(Op.PERF, "fanotify and userfaultfd", Point.TRACE, CONTAINED, hooks=False, static=True),
     Kind(Op.COMPAT, "", Point.TRACE, DETECTED, hooks=False),

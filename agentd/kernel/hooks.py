@@ -75,6 +75,7 @@ LSM_HOOKS: Final = (
     LsmHook("bprm_check_security", (Op.EXEC,), "security_bprm_check"),
     LsmHook("socket_create", (Op.SOCKET,)),
     LsmHook("socket_post_create", (Op.SOCKET,)),
+    LsmHook("socket_setsockopt", (Op.SOCKET,)),
     LsmHook("socket_connect", (Op.CONNECT,)),
     LsmHook("socket_bind", (Op.BIND,)),
     LsmHook("socket_sendmsg", (Op.SEND,)),

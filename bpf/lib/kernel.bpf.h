@@ -232,6 +232,8 @@ struct sockaddr_in6 {
 };
 struct msghdr {
 	void *msg_name;
+	void *msg_control;
+	unsigned long msg_controllen;
 };
 struct unix_address {
 	int len;

@@ -32,6 +32,12 @@ static __always_inline bool speaks_datagrams(u32 family, u32 type)
 	return (family == AF_INET || family == AF_INET6) && type != SOCK_STREAM;
 }
 
+/* Does a socket of this family send packets that pass no hook of an inet socket, in anybody's name? */
+static __always_inline bool is_wire(u32 family)
+{
+	return family == AF_PACKET || family == AF_XDP;
+}
+
 static __always_inline u32 family_word(struct scratch *s, u16 family)
 {
 	switch (family) {
@@ -96,6 +102,60 @@ static __always_inline u32 host_key(struct scratch *s, u32 *words, bool v6, u16 
 	s->path[len] = port;
 	s->path[len + 1] = port >> 8;
 	return len + 2;
+}
+
+/*
+ * A source route sends packets to another host first than the address that was judged: IPv4 options (loose and strict
+ * routes), and routing headers of IPv6, also by way of a flow label. `inet:route`, like a raw socket.
+ */
+#define IPPROTO_IP 0
+#define IPPROTO_IPV6 41
+#define IP_OPTIONS 4
+#define IP_RETOPTS 7
+#define IPV6_2292RTHDR 5
+#define IPV6_2292PKTOPTIONS 6
+#define IPV6_FLOWLABEL_MGR 32
+#define IPV6_RTHDR 57
+
+/* Can setsockopt(level, option) set one? */
+static __always_inline bool routing_option(u32 level, u32 option)
+{
+	if (level == IPPROTO_IP)
+		return option == IP_OPTIONS;
+	return level == IPPROTO_IPV6 &&
+	       (option == IPV6_RTHDR || option == IPV6_2292PKTOPTIONS || option == IPV6_FLOWLABEL_MGR);
+}
+
+#define CONTROLS_MAX 16 /* of one message; more: taken for one that routes */
+
+struct control_message {
+	u64 len;
+	s32 level, type;
+};
+
+/* Does one of the control messages at `at`, the kernel's copy of `size` bytes, set one for this message? */
+static __noinline bool routing_message(u64 at, u64 size)
+{
+	struct control_message c;
+
+	for (u32 i = 0; i < CONTROLS_MAX; i++) {
+		if (size < sizeof(c))
+			return false;
+		if (bpf_probe_read_kernel(&c, sizeof(c), (void *)at))
+			return true;
+		if (c.len < sizeof(c) || c.len > size)
+			return false; /* the protocol refuses it */
+		if (c.level == IPPROTO_IP && c.type == IP_RETOPTS)
+			return true;
+		if (c.level == IPPROTO_IPV6 && (c.type == IPV6_RTHDR || c.type == IPV6_2292RTHDR))
+			return true;
+		c.len = (c.len + 7) & ~7ull;
+		if (c.len > size)
+			return false;
+		at += c.len;
+		size -= c.len;
+	}
+	return true;
 }
 
 /* A struct sockaddr_in or sockaddr_in6; `words` has the address of both, when address_read() is done. */

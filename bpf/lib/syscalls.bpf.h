@@ -66,6 +66,7 @@ enum call_kind {
 	CALL_BIND,
 	CALL_SENDTO,
 	CALL_SENDMSG, /* and sendmmsg, by its first message */
+	CALL_SETSOCKOPT,
 	CALL_SOCKETCALL, /* i386: all of them in one */
 };
 #define CALL_KINDS 64
@@ -150,6 +151,7 @@ static const u8 calls_64[SYSCALLS] = {
 	[49] = CALL_BIND,
 	[44] = CALL_SENDTO,
 	[46] = CALL_SENDMSG,
+	[54] = CALL_SETSOCKOPT,
 	[307] = CALL_SENDMSG,
 };
 
@@ -182,7 +184,7 @@ static const u8 calls_32[SYSCALLS] = {
 	[359] = CALL_SOCKET,	  [362] = CALL_CONNECT,	       [363] = CALL_LISTEN,
 	[102] = CALL_SOCKETCALL,  [338] = CALL_FANOTIFY,       [431] = CALL_MOUNT_OTHER,
 	[433] = CALL_MOUNT_OTHER, [361] = CALL_BIND,	       [369] = CALL_SENDTO,
-	[370] = CALL_SENDMSG,	  [345] = CALL_SENDMSG,
+	[370] = CALL_SENDMSG,	  [345] = CALL_SENDMSG,	       [366] = CALL_SETSOCKOPT,
 };
 
 #endif

@@ -208,6 +208,14 @@ static __always_inline u32 host_outcome(const u32 *a, const struct agentd_tables
 	return arena_word(a, t->base + t->host_classes + class * AGENTD_HOST_OPS + (op - AGENTD_PATH_OPS));
 }
 
+/* Has the agent's policy names of hosts? */
+static __always_inline bool knows_names(u32 agent)
+{
+	const struct agentd_agent *ag = agent_get(agent);
+
+	return !ag || ag->tables[*(volatile const u32 *)&ag->active & 1].n_names;
+}
+
 /* hosts.bpf.c: the best outcome by the names of the address in the key, of which `len` bytes stand in scratch->path. */
 int host_named(u32 slot, u32 agent, u32 op, u32 len);
 

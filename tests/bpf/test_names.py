@@ -223,6 +223,7 @@ def test_a_resolver_is_known_by_its_word(probe: Probe) -> None:
             assert probe.runners[0].ask(0, Op.CONNECT, key, netns=1).outcome.decision is Decision.DENY
         probe.names.believe([Resolver(remote)])
         assert probe.names.believed() == {Resolver(remote)}
+        assert probe.loaded.control.resolver_ports == 1 << 53
         key = host_key(Endpoint(local, 53, "udp"))
         assert probe.runners[0].ask(0, Op.SEND, key, netns=1).outcome.decision is Decision.DENY
     finally:

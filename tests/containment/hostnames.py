@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from agentd.kernel.hosts import TTL_MAX, TTL_MIN, Resolver
@@ -54,6 +55,9 @@ class Space(World):
         def make() -> None:
             if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "unshare")
+            for interface in ("all", "lo"):  # packets made by hand may come from this host
+                for setting in ("route_localnet", "accept_local"):
+                    Path(f"/proc/thread-self/root/proc/sys/net/ipv4/conf/{interface}/{setting}").write_text("1")
             self.fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
         thread = threading.Thread(target=make)
@@ -266,6 +270,9 @@ ATTEMPTS: Final[dict[str, Attempt]] = {
             ("ok", got(WEB[1]), "ok"), (EPERM, "data nothing", EPERM), dropped=1)
         for how, name in (("whole", "by hand"), ("pieces", "by hand in fragments"))
     },
+    "a forged answer, by a packet socket": Attempt(
+        ("udp/0", f"send/0/{WWW}/{DEAD}", "packet/1", f"whole/1/0/{DEAD}/{WEB[1]}", *_LIE),
+        ("ok", got(WEB[1]), "ok"), (EPERM, "data nothing", EPERM), may_end=True),
     "a resolver that the workload is by a socket that can't be noted": Attempt(
         ("fd/1/{fd}", f"bind/1/::ffff:{DEAD}/53", "udp/0", f"send/0/{WWW}/{DEAD}", f"lie/1/{WEB[1]}", *_LIE),
         ("ok", "ok", got(WEB[1]), "ok"), (EPERM, "errno 11", "data nothing", EPERM), inherits=full),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from tests.containment.ground import RESERVED, Ground
@@ -33,6 +33,12 @@ SOCKETS: Final = {
     "vsock": (40, 1, 0, "socket, not inet", "vsock"),
     "AF_ALG": (38, 5, 0, "socket, not inet", "alg"),
     "XDP": (44, 3, 0, "socket, not inet", "xdp"),
+    "SMC": (43, 1, 0, "socket, not inet", "other"),
+    "SMC, as a protocol": (2, 1, 256, "socket", "inet:other"),
+    "RDS": (21, 5, 0, "socket, not inet", "other"),
+    "TIPC": (30, 5, 0, "socket, not inet", "other"),
+    "KCM": (41, 2, 0, "socket, not inet", "other"),
+    "RXRPC": (33, 2, 2, "socket, not inet", "other"),
 }
 SOCKET_PLACES: Final = {  # what is written -> where it is bound
     "a denied socket": "{socks}/denied.sock",
@@ -98,6 +104,15 @@ def heard(ending: str) -> Any:
     return effect
 
 
+def made(kind: int) -> Callable[[Ground], None]:
+    """Prepares a socket that the probe inherits."""
+
+    def prepare(ground: Ground) -> None:
+        ground.names["socket"] = socket.socket(socket.AF_INET, kind).detach()
+
+    return prepare
+
+
 def calls(how: str, kind: str, protocol: str, row: int) -> Iterator[Probe]:
     """One call to each address, denied and permitted."""
     for address, judged in ADDRESSES.items():
@@ -111,6 +126,20 @@ def calls(how: str, kind: str, protocol: str, row: int) -> Iterator[Probe]:
 PROBES: Final[tuple[Probe | Scenario, ...]] = (
     *(probe for how in STREAMS for probe in calls(how, "connect", "tcp", 32 if "open" in how else 30)),
     *(probe for how, kind in DATAGRAMS.items() for probe in calls(how, kind, "udp", 31)),
+    Probe(31, "a connected socket that is connected again", "connect", "reconnect 127.0.0.1 {free_port} {denied_port}",
+          arrived, "127.0.0.1:{denied_port}/udp"),
+    Probe(31, "an address of no family", "send", "vague 127.0.0.1 {denied_port}", arrived,
+          "127.0.0.1:{denied_port}/udp"),
+    Probe(31, "a v4 address from a v6 socket", "send", "four 127.0.0.1 {denied_port}", arrived,
+          "127.0.0.1:{denied_port}/udp"),
+    Probe(31, "the second message of sendmmsg", "send", "mixed 127.0.0.1 {free_port} {denied_port}", arrived,
+          "127.0.0.1:{denied_port}/udp"),
+    Probe(30, "a TCP socket made one of SMC", "connect", "smc 127.0.0.1 {denied_port}", arrived,
+          "127.0.0.1:{denied_port}/tcp", only_if=True),
+    *(Probe(row, f"a {what} socket that another process has made", "connect",
+            "given {socket} 127.0.0.1 {denied_port}", arrived, f"127.0.0.1:{{denied_port}}/{what}",
+            prepare=made(kind), keep=lambda ground: [ground.names["socket"]])
+      for row, what, kind in ((30, "tcp", socket.SOCK_STREAM), (31, "udp", socket.SOCK_DGRAM))),
     Probe(31, "sendto from a socket connected elsewhere", "send", "elsewhere 127.0.0.1 {free_port} {denied_port}",
           arrived, "127.0.0.1:{denied_port}/udp"),
     *(Probe(32, name, kind, f"socket {family} {number} {protocol}", came_back, named, only_if=True)

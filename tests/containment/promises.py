@@ -54,6 +54,7 @@ GAPS: Final[dict[tuple[int, str], Gap]] = {
         for how in ("", ", SQPOLL", ", a worker thread")
     },
     (24, "open into registered files, where rings are allowed"): _RING,
+    (31, "a source route, by an option of a message"): Gap("options of a message are not looked at"),
     (34, "the second message of sendmmsg"): Gap("of several messages only the first is judged"),
     (60, "a signal"): _GUARD,
     (60, "oom_score_adj"): _GUARDED,

@@ -4,20 +4,26 @@
  * WORD/ARGUMENT/..., and sockets have numbers:
  *
  *   enter/FD              into the network namespace of an inherited descriptor
- *   udp/N  raw/N          a new socket; fd/N/FD: an inherited one
+ *   udp/N  six-udp/N  raw/N  packet/N    a new socket; fd/N/FD: an inherited one
  *   bind/N/ADDRESS/PORT   connect/N/ADDRESS/PORT
+ *   aim/N/ADDRESS/PORT    connect, and says nothing
  *   send/N/NAME/ADDRESS   the question for the address of NAME, to port 53; six/...: for its v6 address
  *   recv/N                prints the last four bytes of what comes
  *   lie/N/ADDRESS         receives a question and answers it with ADDRESS
  *   whole/N/M/SERVER/ADDRESS    a raw packet for socket M, an answer that says it is of SERVER; pieces/...: in two
  *                         fragments; wrapped/...: as the payload of another packet
+ *   route/N/VIA           packets of socket N go to VIA first, by an IPv4 option; six-route/N/VIA: by a routing header
+ *   hello/N/ADDRESS/PORT  a datagram; hello/N/ADDRESS/PORT/VIA: with a route of its own
  *   visit/ADDRESS/PORT    a TCP connection
  *   sleep/MILLISECONDS
  *
- * Each bind, connect, visit, lie, whole, pieces, wrapped and failed send prints `ok` or `errno`.
+ * Each bind, connect, visit, hello, lie, whole, pieces, wrapped and failed send or route prints
+ * `ok` or `errno`.
  */
 #include "probe.h"
 
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <netinet/ip.h>
 #include <netinet/udp.h>
 #include <time.h>
@@ -100,6 +106,11 @@ static unsigned short sum(const void *data, size_t size)
 static int packet(int s, const char *server, int protocol, const void *data, size_t size, int offset)
 {
 	struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_ll lo = {
+		.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_IP), .sll_ifindex = 1, .sll_halen = 6
+	};
+	socklen_t length = sizeof(int);
+	int family;
 	char bytes[700];
 	struct iphdr ip = { .ihl = 5, .version = 4, .id = htons(77), .ttl = 64, .protocol = protocol };
 
@@ -110,7 +121,10 @@ static int packet(int s, const char *server, int protocol, const void *data, siz
 	ip.check = sum(&ip, sizeof(ip));
 	memcpy(bytes, &ip, sizeof(ip));
 	memcpy(bytes + sizeof(ip), data, size);
-	return sendto(s, bytes, sizeof(ip) + size, 0, (struct sockaddr *)&to, sizeof(to));
+	if (getsockopt(s, SOL_SOCKET, SO_DOMAIN, &family, &length))
+		return -1;
+	return sendto(s, bytes, sizeof(ip) + size, 0, family == AF_PACKET ? (void *)&lo : &to,
+		      family == AF_PACKET ? sizeof(lo) : sizeof(to));
 }
 
 /* An answer for socket `m`, made by hand and sent by raw socket `s`. */
@@ -152,12 +166,56 @@ static void receive(int s)
 	say(line);
 }
 
+static void loose_route(unsigned char *to, const char *via)
+{
+	memcpy(to, (unsigned char[]){ IPOPT_NOP, IPOPT_LSRR, 7, 4 }, 4);
+	inet_pton(AF_INET, via, to + 4);
+}
+
+/* A segment routing header (RFC 8754): to `via`, then to where the socket sends. */
+static int segment_route(int s, const char *via)
+{
+	unsigned char header[40] = { 0, 4, 4, 1, 1 };
+
+	inet_pton(AF_INET6, via, header + 24);
+	return setsockopt(s, IPPROTO_IPV6, IPV6_RTHDR, header, sizeof(header));
+}
+
+static int hello(int s, const char *address, int port, const char *via)
+{
+	char control[CMSG_SPACE(8)] __attribute__((aligned(8))) = { 0 };
+	struct iovec text = { "hello", 5 };
+	struct sockaddr_storage to;
+	struct msghdr message = { &to, place(&to, address, port), &text, 1 };
+	struct cmsghdr *c;
+
+	if (via) {
+		message.msg_control = control;
+		message.msg_controllen = sizeof(control);
+		c = CMSG_FIRSTHDR(&message);
+		c->cmsg_level = IPPROTO_IP;
+		c->cmsg_type = IP_RETOPTS;
+		c->cmsg_len = CMSG_LEN(8);
+		loose_route(CMSG_DATA(c), via);
+	}
+	return sendmsg(s, &message, 0);
+}
+
 static int opened(int s, int wait)
 {
 	struct timeval time = { wait, 0 };
 
 	setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof(time));
 	return s;
+}
+
+/* Nothing more is done without it. */
+static void needed(int error)
+{
+	if (!error)
+		return;
+	result(-1);
+	_exit(0);
 }
 
 static void step(void)
@@ -173,8 +231,12 @@ static void step(void)
 			_exit(96);
 	} else if (!strcmp(word, "udp")) {
 		sockets[n] = opened(socket(AF_INET, SOCK_DGRAM, 0), 2);
+	} else if (!strcmp(word, "six-udp")) {
+		sockets[n] = opened(socket(AF_INET6, SOCK_DGRAM, 0), 2);
 	} else if (!strcmp(word, "raw")) {
 		sockets[n] = socket(AF_INET, SOCK_RAW, IPPROTO_RAW);
+	} else if (!strcmp(word, "packet")) {
+		sockets[n] = socket(AF_PACKET, SOCK_DGRAM, 0);
 	} else if (!strcmp(word, "fd")) {
 		sockets[n] = opened(atoi(part[2]), 2);
 	} else if (!strcmp(word, "bind") || !strcmp(word, "connect")) {
@@ -191,6 +253,17 @@ static void step(void)
 		lie(sockets[n], part[2]);
 	} else if (!strcmp(word, "whole") || !strcmp(word, "pieces") || !strcmp(word, "wrapped")) {
 		forge(word, sockets[n], sockets[atoi(part[2]) & (SOCKETS - 1)], part[3], part[4]);
+	} else if (!strcmp(word, "aim")) {
+		size = place(&to, part[2], atoi(part[3]));
+		if (connect(sockets[n], (struct sockaddr *)&to, size))
+			_exit(95);
+	} else if (!strcmp(word, "route")) {
+		loose_route(message, part[2]);
+		needed(setsockopt(sockets[n], IPPROTO_IP, IP_OPTIONS, message, 8));
+	} else if (!strcmp(word, "six-route")) {
+		needed(segment_route(sockets[n], part[2]));
+	} else if (!strcmp(word, "hello")) {
+		result(hello(sockets[n], part[2], atoi(part[3]), part[4]));
 	} else if (!strcmp(word, "visit")) {
 		size = place(&to, part[1], atoi(part[2]));
 		s = opened(socket(to.ss_family, SOCK_STREAM, 0), 20);

@@ -89,6 +89,78 @@ static int elsewhere_word(int argc, char **argv)
 	return 0;
 }
 
+/* connected to an allowed place, and then to a denied one: reconnect ADDRESS ALLOWED DENIED */
+static int reconnect_word(int argc, char **argv)
+{
+	union address good, bad;
+	socklen_t size = internet(&good, argv[1], argv[2]);
+	int s = socket(good.any.sa_family, SOCK_DGRAM, 0);
+
+	internet(&bad, argv[1], argv[3]);
+	if (connect(s, &good.any, size))
+		return 1;
+	ATTEMPT(connect(s, &bad.any, size) ? -1 : send(s, "hello", 5, 0));
+	return 0;
+}
+
+/* sendto an address of family AF_UNSPEC, which IPv4 takes for one of its own: vague ADDRESS PORT */
+static int vague_word(int argc, char **argv)
+{
+	union address to;
+	socklen_t size = internet(&to, argv[1], argv[2]);
+	int s = socket(AF_INET, SOCK_DGRAM, 0);
+
+	to.any.sa_family = AF_UNSPEC;
+	ATTEMPT(sendto(s, "hello", 5, 0, &to.any, size));
+	return 0;
+}
+
+/* sendto a v4 address from a v6 socket: four ADDRESS PORT */
+static int four_word(int argc, char **argv)
+{
+	union address to;
+	socklen_t size = internet(&to, argv[1], argv[2]);
+
+	ATTEMPT(sendto(socket(AF_INET6, SOCK_DGRAM, 0), "hello", 5, 0, &to.any, size));
+	return 0;
+}
+
+/* sendmmsg whose second message goes to a denied port: mixed ADDRESS ALLOWED DENIED */
+static int mixed_word(int argc, char **argv)
+{
+	struct iovec text = { "hello", 5 };
+	struct mmsghdr two[2] = { 0 };
+	union address to[2];
+
+	for (int i = 0; i < 2; i++)
+		two[i].msg_hdr = (struct msghdr){ &to[i], internet(&to[i], argv[1], argv[2 + i]), &text, 1 };
+	ATTEMPT(sendmmsg(socket(AF_INET, SOCK_DGRAM, 0), two, 2, 0) == 2 ? 2 : -1);
+	return 0;
+}
+
+/* a TCP socket that becomes one of SMC, which connects by TCP inside: smc ADDRESS PORT */
+static int smc_word(int argc, char **argv)
+{
+	union address to;
+	socklen_t size = internet(&to, argv[1], argv[2]);
+	int s = socket(AF_INET, SOCK_STREAM, 0);
+
+	if (setsockopt(s, IPPROTO_TCP, 31 /* TCP_ULP */, "smc", 3)) /* not in this kernel: no attempt */
+		return 0;
+	ATTEMPT(connect(s, &to.any, size));
+	return 0;
+}
+
+/* connect on an inherited socket: given FD ADDRESS PORT */
+static int given_word(int argc, char **argv)
+{
+	union address to;
+	socklen_t size = internet(&to, argv[2], argv[3]);
+
+	ATTEMPT(connect(atoi(argv[1]), &to.any, size) ? -1 : send(atoi(argv[1]), "hello", 5, 0));
+	return 0;
+}
+
 /* bind TYPE ADDRESS PORT */
 static int bind_word(int argc, char **argv)
 {
@@ -184,5 +256,7 @@ static int unixbind_word(int argc, char **argv)
 const struct word network_words[] = {
 	{ "reach", 3, reach_word },   { "elsewhere", 3, elsewhere_word }, { "inetbind", 3, bind_word },
 	{ "listen", 1, listen_word }, { "socket", 3, socket_word },	  { "unix", 2, unix_word },
-	{ "second", 2, second_word }, { "unixbind", 1, unixbind_word },	  { 0 },
+	{ "second", 2, second_word }, { "unixbind", 1, unixbind_word },	  { "reconnect", 3, reconnect_word },
+	{ "vague", 2, vague_word },   { "four", 2, four_word },		  { "mixed", 3, mixed_word },
+	{ "smc", 2, smc_word },	      { "given", 3, given_word },	  { 0 },
 };
