@@ -209,7 +209,7 @@ struct agentd_tag {
 	agentd_u32 continued; /* in the leader's tag: SIGCONTs of others during this hold */
 	agentd_u32 continued_ms; /* and when the latest came, in ms */
 	agentd_u64 process_hold; /* in the leader's tag: the latest hold that must not resume without an answer */
-	agentd_u64 granted[2]; /* hash of the program that this execve was approved for, before its effect */
+	agentd_u64 granted[2]; /* action hash that the execve in progress was approved for */
 	agentd_u64 marked; /* address of the socket that notes.bpf.c has marked just now */
 };
 #define AGENTD_TAG_ROOT_EXEC 1u /* the next exec is the operator's own command line */
@@ -237,6 +237,8 @@ struct agentd_control {
 	agentd_u32 name_ttl_min; /* seconds; an answer is good for at least this, and at most that */
 	agentd_u32 name_ttl_max;
 	agentd_u64 resolver_ports; /* bit (port % 64) of every resolver: a quick no for other ports */
+	agentd_u32 memory_epoch; /* what was remembered under another one counts no more */
+	agentd_u32 next_hit; /* the last number given out in the map `hits` */
 };
 
 /* What the tagging iterator is asked to do, and how many tasks it marked (.data.request of the object). */
@@ -271,7 +273,21 @@ struct agentd_constants {
 	agentd_u32 epoch; /* the generation of this set of programs */
 	agentd_u32 arena_mask; /* size of the arena in words, minus one */
 	agentd_u32 sockets; /* may the programs of LSM hooks have socket storage? (fmod_ret may not) */
+	agentd_u32 memory; /* enum agentd_memory */
+	/* of this kernel (symbols.bpf.c); 0: not known */
+	agentd_u64 rename_lock; /* addresses of seqlock_t: what they guard has not changed while the count stands */
+	agentd_u64 mount_lock;
+	agentd_u64 direct_map; /* kernel address of physical memory */
+	agentd_u64 frame_mask; /* the physical address in a page table's entry */
+	agentd_u32 top_shift; /* of the highest page table: 39 or 48 */
 	agentd_u32 reserved;
+};
+
+/* Where verdicts on files are remembered. */
+enum agentd_memory {
+	AGENTD_MEMORY_NONE = 0, /* nowhere: every name is walked */
+	AGENTD_MEMORY_INODE = 1, /* in inode storage, which goes with the inode (lsm) */
+	AGENTD_MEMORY_HASH = 2, /* in a map by the inode's address and number (fmod_ret can't have inode storage) */
 };
 
 enum agentd_event_type {
@@ -348,7 +364,17 @@ struct agentd_count {
 	agentd_u64 first; /* ns, CLOCK_BOOTTIME */
 	agentd_u64 last;
 	agentd_u32 point;
+	agentd_u32 hit; /* where it is counted once it is remembered, if hit_epoch is the current one; 0: nowhere yet */
+	agentd_u32 hit_epoch;
 	agentd_u32 reserved;
+};
+
+/* Operations that were allowed from memory. Number 0 is not used. */
+#define AGENTD_HITS 16384
+struct agentd_hit {
+	struct agentd_count_key key;
+	agentd_u64 count; /* only ever added to by the kernel */
+	agentd_u64 told; /* how much of it user space has accounted for */
 };
 
 /* An answer to a hold that is re-tried (connect, send, bind): found by the action hash, consumed in the kernel. */

@@ -7,6 +7,7 @@
 
 #include "path.bpf.c"
 #include "namei.bpf.c"
+#include "pages.bpf.c"
 #include "lookup.bpf.c"
 #include "hosts.bpf.c"
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
- * exec: judged when the new program is in place and has not run an instruction.
+ * exec, where there is no LSM hook: judged when the new program is in place and has not run an instruction.
  *
  * tp_btf/sched_process_exec, in the context of the task that called execve (fs/exec.c, exec_binprm). The path is that of
  * the file really loaded (bprm->file: for a script its last interpreter), the arguments are read from the new address
@@ -30,22 +30,12 @@ static __always_inline bool resolve_script(u32 slot, struct linux_binprm *bprm)
 }
 
 /* `resolved`: a path stands in the buffer. Arguments that were not read make it unresolved where they could decide. */
-static __always_inline void exec_verdict(struct verdict *v, u32 slot, u32 agent, bool resolved)
+static __always_inline void loaded_verdict(struct verdict *v, u32 slot, u32 agent, bool resolved)
 {
 	if (resolved)
 		path_verdict(v, slot, agent, AGENTD_OP_EXEC);
 	if (!resolved || v->outcome == 0xffffffff)
 		verdict_unresolved(v, agent, AGENTD_OP_EXEC);
-}
-
-/* Was this program approved by the LSM hook of the same execve? It has been recorded then. */
-static __always_inline bool approved_before(struct agentd_tag *tag, const struct scratch *s)
-{
-	bool same =
-		(tag->granted[0] || tag->granted[1]) && tag->granted[0] == s->hash[0] && tag->granted[1] == s->hash[1];
-
-	tag->granted[0] = tag->granted[1] = 0;
-	return same;
 }
 
 static __noinline void judge_exec(struct agentd_tag *tag, struct linux_binprm *bprm)
@@ -67,10 +57,11 @@ static __noinline void judge_exec(struct agentd_tag *tag, struct linux_binprm *b
 	v = &s->v[0];
 	script = &s->v[1];
 	is_script = KREAD(bprm, interp) != KREAD(bprm, filename);
-	args_scan(slot, tag->agent, KREAD(task, mm, arg_start), KREAD(task, mm, arg_end));
-	exec_verdict(v, slot, tag->agent, path_of_file(slot, KREAD(bprm, file)));
+	program_here(s, KREAD(task, mm, arg_start), KREAD(task, mm, arg_end));
+	args_scan(slot, tag->agent);
+	loaded_verdict(v, slot, tag->agent, path_of_file(slot, KREAD(bprm, file)));
 	if (is_script && v->decision != AGENTD_DENY) {
-		exec_verdict(script, slot, tag->agent, resolve_script(slot, bprm));
+		loaded_verdict(script, slot, tag->agent, resolve_script(slot, bprm));
 		if (worse(script, v)) {
 			*v = *script;
 			m->flags |= AGENTD_EVENT_FLAG_SCRIPT;
@@ -78,10 +69,6 @@ static __noinline void judge_exec(struct agentd_tag *tag, struct linux_binprm *b
 			/* the buffer and its hash are the interpreter's again */
 			path_class(slot, tag->agent, AGENTD_OP_EXEC);
 		}
-	}
-	if (v->decision == AGENTD_REQUIRE_APPROVAL && approved_before(tag, s)) {
-		scratch_give(slot);
-		return;
 	}
 	m->object_off = s->path_off;
 	m->object_len = v->unresolved ? 0 : AGENTD_PATH_MAX - s->path_off;
@@ -105,6 +92,9 @@ int BPF_PROG(exec_loaded, struct task_struct *task, int old_pid, struct linux_bi
 		tag->flags &= ~AGENTD_TAG_ROOT_EXEC;
 		return 0;
 	}
+	tag->granted[0] = tag->granted[1] = 0;
+	if (covered(AGENTD_OP_EXEC)) /* by lsm_exec.bpf.c, before the effect */
+		return 0;
 	judge_exec(tag, bprm);
 	return 0;
 }

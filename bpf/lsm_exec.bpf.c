@@ -3,44 +3,42 @@
  * exec, before the effect (LSM hook; see lib/prevent.bpf.h).
  *
  * bprm_check_security runs once for the file that was named and once for each interpreter behind it, so a script and its
- * interpreter are judged each for itself. Where the arguments decide, it leaves the verdict to exec.bpf.c, which reads them
- * from the new address space before the first instruction: contained, not prevented. What is allowed here is counted
- * there, once.
+ * interpreter are judged each for itself. The arguments are read where execve has put them, in the address space of the
+ * program to be (pages.bpf.c): nobody can change them any more.
+ *
+ * When an interpreter is held, the whole execve comes again, and the script with it: what was approved in this attempt is
+ * not asked again (agentd_tag.granted, cleared in exec.bpf.c when the program is in place).
  */
 #include "lib/prevent.bpf.h"
+
+#define MAX_ARG_BYTES (AGENTD_ARGV_CHUNKS * AGENTD_ARGV_CHUNK)
 
 static __always_inline int judge_program(struct agentd_tag *tag, u32 slot, struct linux_binprm *bprm)
 {
 	u64 started = bpf_ktime_get_ns();
 	struct scratch *s = scratch_get(slot);
-	const struct agentd_agent *agent = agent_get(tag->agent);
 	struct file *file = KREAD(bprm, file);
+	struct emission *m;
 	u32 len;
-	int error;
 
 	if (!s)
 		return -EPERM;
-	if (agent && agent->flags & AGENTD_AGENT_MONITOR)
-		return 0; /* recorded once, by exec.bpf.c */
-	if (KREAD(bprm, interp) == KREAD(bprm, filename))
-		tag->granted[0] = tag->granted[1] = 0; /* a new attempt */
+	s->program.pgd = (u64)KREAD(bprm, mm, pgd);
+	s->program.args = KREAD(bprm, p);
+	s->program.args_end = s->program.args + MAX_ARG_BYTES;
+	s->program.argc = KREAD(bprm, argc);
 	target_set(s, 0, AGENTD_OP_EXEC, KREAD(file, f_path.mnt), KREAD(file, f_path.dentry));
 	s->target[0].hash[0] = s->target[0].hash[1] = 0; /* the path is in the hash of the object */
 	s->targets = 1;
 	len = path_of_file(slot, file);
-	if (len)
-		early_verdict(&s->v[0], slot, tag->agent);
-	else
+	if (!len)
 		verdict_unresolved(&s->v[0], tag->agent, AGENTD_OP_EXEC);
+	else if (exec_verdict(&s->v[0], slot, tag->agent) && !path_of_file(slot, file))
+		len = 0; /* moved in between: what is told has no name then */
 	verdict_time(started);
-	if (s->v[0].decision == AGENTD_ALLOW)
-		return 0;
-	error = refuse_or_hold(slot, tag, &s->v[0], emission_here(s, AGENTD_OP_EXEC, len));
-	if (!error) { /* approved: exec.bpf.c need not ask again for this object */
-		tag->granted[0] = s->hash[0];
-		tag->granted[1] = s->hash[1];
-	}
-	return error;
+	m = emission_here(s, AGENTD_OP_EXEC, len);
+	m->argv_kept = len ? s->args.kept : 0;
+	return prevent(slot, tag, &s->v[0], m);
 }
 
 SEC("?lsm/bprm_check_security")

@@ -19,38 +19,50 @@
 #define FMODE_EXEC_FLAG 0x20 /* in f_flags: opened by execve, which lsm_exec.bpf.c judges */
 #define FMODE_NOACCOUNT 0x20000000 /* the file under a file of overlayfs: the upper one was judged */
 
-static __always_inline u32 open_targets(struct scratch *s, struct file *f)
+/* What opening a file in this way is: bits of enum memory_kind. */
+static __always_inline u32 open_kinds(const struct file *f)
 {
-	u32 mode = KREAD(f, f_mode), n = 0;
-	bool write = mode & FMODE_WRITE || KREAD(f, f_flags) & O_TRUNC;
+	u32 mode = f->f_mode, kinds = 0;
 
-	if (write)
-		target_set(s, n++, AGENTD_OP_WRITE, KREAD(f, f_path.mnt), KREAD(f, f_path.dentry));
-	if (mode & FMODE_READ || !(mode & (FMODE_READ | FMODE_WRITE)))
-		target_set(s, n++, AGENTD_OP_READ, KREAD(f, f_path.mnt), KREAD(f, f_path.dentry));
-	return n;
+	if (mode & FMODE_WRITE || f->f_flags & O_TRUNC)
+		kinds |= 1 << MEMORY_WRITE;
+	if (mode & FMODE_READ || !(mode & FMODE_WRITE))
+		kinds |= 1 << MEMORY_READ;
+	return kinds;
 }
 
 static __always_inline int judge_file(struct file *f)
 {
 	struct agentd_tag *tag = current_tag();
+	u32 slot, kinds, count = 0;
 	struct scratch *s;
-	u32 slot, count;
 	int error;
 
 	if (!tag)
 		return 0;
+	kinds = open_kinds(f);
+	if (recalled(tag, f, kinds))
+		return 0;
 	s = begin(&slot);
 	if (!s)
 		return -EPERM;
-	count = open_targets(s, f);
-	s->target[0].node = s->target[1].node = is_node(KREAD(f, f_inode));
-	error = judge_targets(tag, slot, count);
+	if (kinds & 1 << MEMORY_WRITE)
+		target_set(s, count++, AGENTD_OP_WRITE, f->f_path.mnt, f->f_path.dentry);
+	if (kinds & 1 << MEMORY_READ)
+		target_set(s, count++, AGENTD_OP_READ, f->f_path.mnt, f->f_path.dentry);
+	s->target[0].node = s->target[1].node = is_node(f->f_inode);
+	error = judge_dentries(tag, slot, count, f->f_path.mnt, f->f_path.dentry, f->f_path.mnt, f->f_path.dentry);
+	if (!error && constants.memory) {
+		if (kinds & 1 << MEMORY_WRITE)
+			file_remember(&s->walked[0], tag, f, MEMORY_WRITE, s->target_hit[0]);
+		if (kinds & 1 << MEMORY_READ)
+			file_remember(&s->walked[(count - 1) & 1], tag, f, MEMORY_READ, s->target_hit[(count - 1) & 1]);
+	}
 	scratch_give(slot);
 	return error;
 }
 
-static __always_inline int judge_path(u32 op, const struct vfsmount *mnt, const struct dentry *dentry)
+static __always_inline int judge_path(u32 op, const struct vfsmount *mnt, struct dentry *dentry)
 {
 	struct agentd_tag *tag = current_tag();
 	struct scratch *s;
@@ -63,13 +75,13 @@ static __always_inline int judge_path(u32 op, const struct vfsmount *mnt, const 
 	if (!s)
 		return -EPERM;
 	target_set(s, 0, op, mnt, dentry);
-	error = judge_targets(tag, slot, 1);
+	error = judge_dentries(tag, slot, 1, mnt, dentry, mnt, dentry);
 	scratch_give(slot);
 	return error;
 }
 
-static __always_inline int judge_pair(u32 op, const struct vfsmount *mnt, const struct dentry *from,
-				      const struct vfsmount *mnt2, const struct dentry *to)
+static __always_inline int judge_pair(u32 op, const struct vfsmount *mnt, struct dentry *from,
+				      const struct vfsmount *mnt2, struct dentry *to)
 {
 	struct agentd_tag *tag = current_tag();
 	struct scratch *s;
@@ -83,7 +95,7 @@ static __always_inline int judge_pair(u32 op, const struct vfsmount *mnt, const 
 		return -EPERM;
 	target_set(s, 0, op, mnt, from);
 	target_set(s, 1, op, mnt2, to);
-	error = judge_targets(tag, slot, 2);
+	error = judge_dentries(tag, slot, 2, mnt, from, mnt2, to);
 	scratch_give(slot);
 	return error;
 }
@@ -91,7 +103,7 @@ static __always_inline int judge_pair(u32 op, const struct vfsmount *mnt, const 
 SEC("?lsm/file_open")
 int BPF_PROG(lsm_file_open, struct file *file)
 {
-	if (KREAD(file, f_flags) & FMODE_EXEC_FLAG || KREAD(file, f_mode) & FMODE_NOACCOUNT)
+	if (nobodys(bpf_get_current_task_btf()) || file->f_flags & FMODE_EXEC_FLAG || file->f_mode & FMODE_NOACCOUNT)
 		return 0;
 	return judge_file(file);
 }
@@ -99,7 +111,7 @@ int BPF_PROG(lsm_file_open, struct file *file)
 SEC("?lsm/file_receive")
 int BPF_PROG(lsm_file_receive, struct file *file)
 {
-	if ((KREAD(file, f_inode, i_mode) & S_IFMT_BITS) == S_IFSOCK_BITS)
+	if ((file->f_inode->i_mode & S_IFMT_BITS) == S_IFSOCK_BITS)
 		return 0; /* what it may do was judged where it was connected */
 	return judge_file(file);
 }
@@ -107,91 +119,91 @@ int BPF_PROG(lsm_file_receive, struct file *file)
 SEC("?lsm/path_mknod")
 int BPF_PROG(lsm_path_mknod, struct path *dir, struct dentry *dentry)
 {
-	return judge_path(AGENTD_OP_CREATE, KREAD(dir, mnt), dentry);
+	return judge_path(AGENTD_OP_CREATE, dir->mnt, dentry);
 }
 
 SEC("?lsm/path_mkdir")
 int BPF_PROG(lsm_path_mkdir, struct path *dir, struct dentry *dentry)
 {
-	return judge_path(AGENTD_OP_CREATE, KREAD(dir, mnt), dentry);
+	return judge_path(AGENTD_OP_CREATE, dir->mnt, dentry);
 }
 
 SEC("?lsm/path_symlink")
 int BPF_PROG(lsm_path_symlink, struct path *dir, struct dentry *dentry)
 {
-	return judge_path(AGENTD_OP_LINK, KREAD(dir, mnt), dentry);
+	return judge_path(AGENTD_OP_LINK, dir->mnt, dentry);
 }
 
 SEC("?lsm/path_unlink")
 int BPF_PROG(lsm_path_unlink, struct path *dir, struct dentry *dentry)
 {
-	return judge_path(AGENTD_OP_DELETE, KREAD(dir, mnt), dentry);
+	return judge_path(AGENTD_OP_DELETE, dir->mnt, dentry);
 }
 
 SEC("?lsm/path_rmdir")
 int BPF_PROG(lsm_path_rmdir, struct path *dir, struct dentry *dentry)
 {
-	return judge_path(AGENTD_OP_DELETE, KREAD(dir, mnt), dentry);
+	return judge_path(AGENTD_OP_DELETE, dir->mnt, dentry);
 }
 
 SEC("?lsm/path_rename")
 int BPF_PROG(lsm_path_rename, struct path *old_dir, struct dentry *old_dentry, struct path *new_dir,
 	     struct dentry *new_dentry)
 {
-	return judge_pair(AGENTD_OP_RENAME, KREAD(old_dir, mnt), old_dentry, KREAD(new_dir, mnt), new_dentry);
+	return judge_pair(AGENTD_OP_RENAME, old_dir->mnt, old_dentry, new_dir->mnt, new_dentry);
 }
 
 SEC("?lsm/path_link")
 int BPF_PROG(lsm_path_link, struct dentry *old_dentry, struct path *new_dir, struct dentry *new_dentry)
 {
 	/* both names are on one mount, or it is EXDEV (fs/namei.c, do_linkat) */
-	return judge_pair(AGENTD_OP_LINK, KREAD(new_dir, mnt), old_dentry, KREAD(new_dir, mnt), new_dentry);
+	return judge_pair(AGENTD_OP_LINK, new_dir->mnt, old_dentry, new_dir->mnt, new_dentry);
 }
 
 SEC("?lsm/path_truncate")
 int BPF_PROG(lsm_path_truncate, struct path *path)
 {
-	return judge_path(AGENTD_OP_WRITE, KREAD(path, mnt), KREAD(path, dentry));
+	return judge_path(AGENTD_OP_WRITE, path->mnt, path->dentry);
 }
 
 SEC("?lsm/path_chmod")
 int BPF_PROG(lsm_path_chmod, struct path *path)
 {
-	return judge_path(AGENTD_OP_SETATTR, KREAD(path, mnt), KREAD(path, dentry));
+	return judge_path(AGENTD_OP_SETATTR, path->mnt, path->dentry);
 }
 
 SEC("?lsm/path_chown")
 int BPF_PROG(lsm_path_chown, struct path *path)
 {
-	return judge_path(AGENTD_OP_SETATTR, KREAD(path, mnt), KREAD(path, dentry));
+	return judge_path(AGENTD_OP_SETATTR, path->mnt, path->dentry);
 }
 
 SEC("?lsm/path_chroot")
 int BPF_PROG(lsm_path_chroot, struct path *path)
 {
-	return judge_path(AGENTD_OP_CHROOT, KREAD(path, mnt), KREAD(path, dentry));
+	return judge_path(AGENTD_OP_CHROOT, path->mnt, path->dentry);
 }
 
 SEC("?lsm/sb_mount")
 int BPF_PROG(lsm_sb_mount, const char *dev_name, struct path *path)
 {
-	return judge_path(AGENTD_OP_MOUNT, KREAD(path, mnt), KREAD(path, dentry));
+	return judge_path(AGENTD_OP_MOUNT, path->mnt, path->dentry);
 }
 
 SEC("?lsm/sb_umount")
 int BPF_PROG(lsm_sb_umount, struct vfsmount *mnt)
 {
-	return judge_path(AGENTD_OP_MOUNT, mnt, KREAD(mnt, mnt_root));
+	return judge_path(AGENTD_OP_MOUNT, mnt, mnt->mnt_root);
 }
 
 SEC("?lsm/sb_pivotroot")
 int BPF_PROG(lsm_sb_pivotroot, struct path *old_path, struct path *new_path)
 {
-	return judge_path(AGENTD_OP_MOUNT, KREAD(new_path, mnt), KREAD(new_path, dentry));
+	return judge_path(AGENTD_OP_MOUNT, new_path->mnt, new_path->dentry);
 }
 
 SEC("?lsm/move_mount")
 int BPF_PROG(lsm_move_mount, struct path *from_path, struct path *to_path)
 {
-	return judge_path(AGENTD_OP_MOUNT, KREAD(to_path, mnt), KREAD(to_path, dentry));
+	return judge_path(AGENTD_OP_MOUNT, to_path->mnt, to_path->dentry);
 }

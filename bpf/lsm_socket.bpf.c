@@ -91,7 +91,7 @@ static __always_inline int judge_endpoint(struct agentd_tag *tag, u32 slot, u32 
 	m = emission_begin(s, op, hook_point(), AGENTD_PREVENTED);
 	m->object_len = host_verdict(&s->v[0], slot, tag->agent, op, len);
 	verdict_time(started);
-	error = refuse_or_hold(slot, tag, &s->v[0], m);
+	error = prevent(slot, tag, &s->v[0], m);
 	if (error == -ERESTARTNOINTR && s->netns)
 		name_hold(slot, s->v[0].timeout);
 	return error;

@@ -135,15 +135,28 @@ int BPF_PROG(lsm_kernel_load_data, u32 id)
 SEC("?lsm/task_alloc")
 int BPF_PROG(lsm_task_alloc, struct task_struct *task)
 {
-	struct agentd_tag *tag = bpf_task_storage_get(&tags, bpf_get_current_task_btf(), 0, 0);
-	struct agentd_tag fresh = {};
+	struct task_struct *parent = bpf_get_current_task_btf();
+	struct agentd_control *c = control_get();
+	struct agentd_tag *tag, fresh = {};
 
-	if (!tag || !in_charge())
+	if (!c || c->epoch != constants.epoch || (nobodys(parent) && !c->tagging))
 		return 0;
-	fresh.agent = tag->agent;
-	fresh.workload = tag->workload;
-	if (bpf_task_storage_get(&tags, task, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE))
+	tag = bpf_task_storage_get(&tags, parent, 0, 0);
+	if (tag) {
+		if (is_doomed(c, tag)) {
+			tag->flags |= AGENTD_TAG_KILL_AT_EXIT;
+			kill_marked(tag);
+			return -EPERM;
+		}
+		fresh.agent = tag->agent;
+		fresh.workload = tag->workload;
+	} else if (!c->tagging || !forks_while_tagging(parent, &fresh)) {
 		return 0;
+	}
+	if (bpf_task_storage_get(&tags, task, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE)) {
+		stat_add(AGENTD_STAT_FORKS, 1); /* after it has its mark: see TaskMarks.none_left() */
+		return 0;
+	}
 	stat_add(AGENTD_STAT_UNTRACKED, 1);
 	return -ENOMEM;
 }

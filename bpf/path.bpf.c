@@ -126,6 +126,8 @@ static long up_step(u32 i, struct up_loop *loop)
 		w->state = WALK_FAILED;
 		return 1;
 	}
+	if (!i)
+		w->leaf = w->off;
 	w->dentry = parent;
 	return 0;
 }
@@ -145,6 +147,7 @@ __noinline u32 path_resolve(u32 slot, u64 mnt, u64 dentry, u32 tail)
 	s->up.mnt = (struct vfsmount *)mnt;
 	s->up.dentry = (struct dentry *)dentry;
 	s->up.off = tail;
+	s->up.leaf = 0;
 	s->up.state = WALKING;
 	loop.s = s;
 	bpf_loop(PATH_STEPS, up_step, &loop, 0);

@@ -48,8 +48,10 @@ static __noinline void probe_judge(struct probe_request *request, u32 slot)
 	agent = request->agent;
 	v = &s->v[0];
 	s->netns = request->netns;
-	if (op == AGENTD_OP_EXEC)
-		args_scan(slot, agent, request->args, request->args + request->args_len);
+	if (op == AGENTD_OP_EXEC) {
+		program_here(s, request->args, request->args + request->args_len);
+		args_scan(slot, agent);
+	}
 	if (len > AGENTD_PATH_MAX) {
 		len = 0;
 	} else if (op < AGENTD_PATH_OPS) {
@@ -60,7 +62,7 @@ static __noinline void probe_judge(struct probe_request *request, u32 slot)
 		bpf_probe_read_kernel(s->path, len & 31, request->object);
 	}
 	if (op == AGENTD_OP_EXEC)
-		exec_verdict(v, slot, agent, len != 0);
+		loaded_verdict(v, slot, agent, len != 0);
 	else if (!len)
 		verdict_unresolved(v, agent, op);
 	else if (op < AGENTD_PATH_OPS)

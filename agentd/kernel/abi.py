@@ -12,6 +12,7 @@ from agentd.model import Op
 
 ABI_VERSION: Final = 3
 MAX_AGENTS: Final = 256
+HITS: Final = 16384
 NAME_MAX: Final = 64
 HOST_NAME_MAX: Final = 253
 HOST_NAME_ROOM: Final = 256
@@ -38,6 +39,10 @@ EVENT_ROOT: Final = 6
 EVENT_GRANTED: Final = 7
 EVENT_REFUSED: Final = 8
 EVENT_ENDED: Final = 9
+
+MEMORY_NONE: Final = 0
+MEMORY_INODE: Final = 1
+MEMORY_HASH: Final = 2
 
 END_DOOMED: Final = 1
 END_RAN: Final = 2
@@ -148,13 +153,26 @@ class Control(ctypes.Structure):
         ("name_ttl_min", c_uint32),
         ("name_ttl_max", c_uint32),
         ("resolver_ports", c_uint64),
+        ("memory_epoch", c_uint32),
+        ("next_hit", c_uint32),
     ]
 
 
 class Constants(ctypes.Structure):
     """struct agentd_constants."""
 
-    _fields_ = [(name, c_uint32) for name in ("epoch", "arena_mask", "sockets", "reserved")]
+    _fields_ = [
+        ("epoch", c_uint32),
+        ("arena_mask", c_uint32),
+        ("sockets", c_uint32),
+        ("memory", c_uint32),
+        ("rename_lock", c_uint64),
+        ("mount_lock", c_uint64),
+        ("direct_map", c_uint64),
+        ("frame_mask", c_uint64),
+        ("top_shift", c_uint32),
+        ("reserved", c_uint32),
+    ]
 
 
 class TagRequest(ctypes.Structure):
@@ -248,8 +266,16 @@ class Count(ctypes.Structure):
         ("first", c_uint64),
         ("last", c_uint64),
         ("point", c_uint32),
+        ("hit", c_uint32),
+        ("hit_epoch", c_uint32),
         ("reserved", c_uint32),
     ]
+
+
+class Hit(ctypes.Structure):
+    """struct agentd_hit."""
+
+    _fields_ = [("key", CountKey), ("count", c_uint64), ("told", c_uint64)]
 
 
 class GrantKey(ctypes.Structure):
@@ -309,6 +335,7 @@ STRUCTURES: Final = {
     "agentd_event": Event,
     "agentd_count_key": CountKey,
     "agentd_count": Count,
+    "agentd_hit": Hit,
     "agentd_grant_key": GrantKey,
     "agentd_grant": Grant,
     "agentd_resolver_key": ResolverKey,

@@ -16,15 +16,16 @@ class Hook:
     point: Point
     cgroup: bool = False
     names: bool = False  # attached only while a policy with host names is in force
+    after: bool = False  # sees to what is judged after its effect: not attached where LSM hooks judge everything
 
 
 HOOKS: Final = (
-    Hook("task_forked", Point.NONE),
+    Hook("task_forked", Point.NONE, after=True),
     Hook("task_exited", Point.NONE),
-    Hook("signal_generated", Point.NONE),
-    Hook("task_switched", Point.NONE),
+    Hook("signal_generated", Point.NONE, after=True),
+    Hook("task_switched", Point.NONE, after=True),
     Hook("exec_loaded", Point.EXEC),
-    Hook("syscall_returned", Point.TRACE),
+    Hook("syscall_returned", Point.TRACE, after=True),
     Hook("net_connect4", Point.CGROUP, cgroup=True),
     Hook("net_connect6", Point.CGROUP, cgroup=True),
     Hook("net_sendmsg4", Point.CGROUP, cgroup=True),

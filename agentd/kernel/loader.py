@@ -60,6 +60,7 @@ class LoadedObject:
             HashMap(fds[name], abi.CountKey, abi.Count, map_info(fds[name]).max_entries, name)
             for name in ("counts0", "counts1")
         )
+        self.hits_map = MappedArray(fds["hits"], ctypes.sizeof(abi.Hit) * abi.HITS)
         self.grants = HashMap(fds["grants"], abi.GrantKey, abi.Grant, map_info(fds["grants"]).max_entries, "grants")
         self.answers = HashMap(
             fds["answers"], ctypes.c_uint64, ctypes.c_uint32, map_info(fds["answers"]).max_entries, "answers"

@@ -24,6 +24,7 @@ PINNED_MAPS: Final = (
     "seen",
     "counts0",
     "counts1",
+    "hits",
     "grants",
     "answers",
     "doomed",

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
-from agentd.kernel import abi, features, lsm
+from agentd.kernel import abi, features, lsm, symbols
 from agentd.kernel.compat import cgroup_programs, open_object
-from agentd.kernel.hooks import HOOKS, Hook, LsmHook
+from agentd.kernel.hooks import HOOKS, Hook, LsmHook, prevented
 from agentd.kernel.libbpf import KernelError, check, library, map_info, pointer, quiet
 from agentd.kernel.pins import adopt, close_all, control_id, epoch_of
-from agentd.model import Point
+from agentd.model import Op, Point
 from agentd.resources import bpf_object
 
 WORD: Final = 4
@@ -108,8 +108,7 @@ def _open(path: Path, pins: Path, arena_words: int, pin: bool) -> Prepared:
             arena_words = map_info(adopted["arena"]).value_size // WORD
         epoch = epoch_of(adopted) + 1
         point = lsm.point()
-        sockets = int(point is Point.LSM)
-        set_map(obj, ".rodata.agentd", abi.Constants(epoch=epoch, arena_mask=arena_words - 1, sockets=sockets))
+        set_map(obj, ".rodata.agentd", _constants(obj, point, epoch, arena_words))
         arena = pointer(lib.bpf_object__find_map_by_name(obj, b"arena"), "map arena")
         check(lib.bpf_map__set_value_size(arena, arena_words * WORD), "size of the arena", "kernel-load")
         for name, fd in adopted.items():
@@ -122,6 +121,25 @@ def _open(path: Path, pins: Path, arena_words: int, pin: bool) -> Prepared:
         raise
     finally:
         close_all(adopted)
+
+
+def _constants(obj: int, point: Point, epoch: int, arena_words: int) -> abi.Constants:
+    """What the programs take as given. Only LSM hooks need to know where the kernel keeps things."""
+    constants = abi.Constants(epoch=epoch, arena_mask=arena_words - 1, sockets=int(point is Point.LSM))
+    memory = abi.MEMORY_NONE
+    if point is not Point.NONE:
+        found = symbols.ask()
+        constants.rename_lock, constants.mount_lock = found.rename_lock, found.mount_lock
+        constants.direct_map, constants.frame_mask = found.direct_map, found.frame_mask
+        constants.top_shift = found.top_shift
+        if found.rename_lock and found.mount_lock:
+            memory = abi.MEMORY_INODE if point is Point.LSM else abi.MEMORY_HASH
+    constants.memory = memory
+    unused = {abi.MEMORY_INODE: ("remembered_hash",), abi.MEMORY_HASH: ("remembered",)}
+    for name in unused.get(memory, ("remembered", "remembered_hash")):  # no storage where there are no hooks
+        found_map = pointer(library().bpf_object__find_map_by_name(obj, name.encode()), f"map {name}")
+        check(library().bpf_map__set_autocreate(found_map, False), f"map {name}")
+    return constants
 
 
 def _choose_hooks(obj: int, point: Point) -> tuple[Hook | LsmHook, ...]:
@@ -139,10 +157,15 @@ def _choose_hooks(obj: int, point: Point) -> tuple[Hook | LsmHook, ...]:
                 exit_code=EXIT_CANNOT_ENFORCE,
             )
         return HOOKS
-    plain = tuple(hook for hook in HOOKS if hook.point is not Point.CGROUP)
-    for hook in set(HOOKS) - set(plain):
-        library().bpf_program__set_autoload(program_of(obj, hook.program), False)
-    return (*plain, *lsm.choose(obj, point))
+    inline = lsm.choose(obj, point)
+    enough = prevented({hook.program for hook in inline}) == frozenset(Op)
+    plain = []
+    for hook in HOOKS:
+        if hook.point is Point.CGROUP or (hook.after and enough):
+            library().bpf_program__set_autoload(program_of(obj, hook.program), False)
+        else:
+            plain.append(hook)
+    return (*plain, *inline)
 
 
 def program_of(obj: int, name: str) -> int:

@@ -16,14 +16,6 @@ struct call {
 	s64 ret;
 };
 
-/* Is `op` judged by LSM hooks on this host, before its effect? Then not here. */
-static __always_inline bool covered(u32 op)
-{
-	struct agentd_control *c = control_get();
-
-	return c && c->prevented >> (op & 63) & 1;
-}
-
 static __always_inline u64 argument(const struct call *c, u32 n)
 {
 	struct pt_regs *r = c->regs;

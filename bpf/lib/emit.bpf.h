@@ -114,6 +114,16 @@ __noinline int emit(u32 slot, const struct agentd_tag *tag, const struct verdict
 				      &s->path[(AGENTD_PATH_MAX - len) & (AGENTD_PATH_MAX - 1)]);
 		e->exe_len = len;
 		pos += len;
+		if (m->argv_kept) {
+			len = m->argv_kept;
+			if (s->args.failed || s->args.index < s->args.argc || len >= AGENTD_ARGV_KEPT)
+				e->flags |= AGENTD_EVENT_FLAG_ARGV_CUT;
+			bpf_probe_read_kernel(&s->data[pos & DATA_MASK], bounded(len, 2 * AGENTD_ARGV_KEPT - 1),
+					      s->name[1]);
+			e->argv_len = len;
+			pos += len;
+			goto send;
+		}
 		start = KREAD(task, mm, arg_start);
 		end = KREAD(task, mm, arg_end);
 		len = end > start ? (end - start > AGENTD_ARGV_KEPT ? AGENTD_ARGV_KEPT : end - start) : 0;
@@ -127,12 +137,34 @@ __noinline int emit(u32 slot, const struct agentd_tag *tag, const struct verdict
 		e->argv_len = len;
 		pos += len;
 	}
+send:
 	size = sizeof(*e) + (pos & DATA_MASK);
 	if (m->type == AGENTD_EVENT_SEEN)
 		failed = bpf_ringbuf_output(&seen, e, size, 0);
 	else
 		failed = bpf_ringbuf_output(&events, e, size, 0);
 	return !failed;
+}
+
+/* Where operations with this key are counted from memory; 0: nowhere, there are too many. Two programs may both begin one. */
+static __always_inline u32 hit_number(struct agentd_control *c, struct agentd_count *count,
+				      const struct agentd_count_key *key)
+{
+	u32 epoch = *(volatile u32 *)&c->memory_epoch, number = count->hit;
+	struct agentd_hit *hit;
+
+	if (number && count->hit_epoch == epoch)
+		return number;
+	if (*(volatile u32 *)&c->next_hit >= AGENTD_HITS - 1)
+		return 0;
+	number = __sync_fetch_and_add(&c->next_hit, 1) + 1;
+	hit = bpf_map_lookup_elem(&hits, &number);
+	if (!hit)
+		return 0;
+	hit->key = *key;
+	count->hit_epoch = epoch;
+	count->hit = number;
+	return number;
 }
 
 /* Counts an operation exactly, by its verdict and object. 0: there is no room for its key. */
@@ -155,6 +187,7 @@ __noinline int count_operation(u32 slot, const struct agentd_tag *tag, const str
 	key->op = m->op;
 	key->object[0] = s->hash[0];
 	key->object[1] = s->hash[1];
+	s->hit = 0;
 	second = *(volatile u32 *)&c->counts & 1;
 	fresh->last = bpf_ktime_get_boot_ns();
 	count = second ? bpf_map_lookup_elem(&counts1, key) : bpf_map_lookup_elem(&counts0, key);
@@ -173,6 +206,8 @@ __noinline int count_operation(u32 slot, const struct agentd_tag *tag, const str
 			if (!emit(slot, tag, v, m))
 				stat_add(AGENTD_STAT_LOST_SEEN, 1);
 		}
+	} else if (constants.memory && v->decision == AGENTD_ALLOW) {
+		s->hit = hit_number(c, count, key); /* not the first: worth remembering */
 	}
 	if (!count)
 		return 0;

@@ -45,8 +45,8 @@ static __always_inline u64 mix_inode(u64 h, const struct inode *inode, bool cont
 
 /*
  * The hash of an action: agent, policy generation, operation and outcome, the object by name and, where an LSM hook has it,
- * the very file (for an exec with its time of change: another program in its place is another action), the process and
- * the file it runs. Into m->key, which is what a struct agentd_grant_key is.
+ * the very file (for an exec with its time of change, and its arguments: another program in its place, or another command
+ * line, is another action), the process and the file it runs. Into m->key, which is what a struct agentd_grant_key is.
  */
 static __noinline void action_key(struct emission *m, const struct scratch *s, const struct agentd_tag *tag,
 				  const struct verdict *v)
@@ -62,6 +62,8 @@ static __noinline void action_key(struct emission *m, const struct scratch *s, c
 		h = mix(h, bpf_get_current_pid_tgid() >> 32);
 		h = mix(h, KREAD(task, group_leader, start_boottime));
 		h = mix_inode(h, exe, true);
+		if (m->op == AGENTD_OP_EXEC)
+			h = mix(h, s->args.hash[lane]);
 		for (u32 i = 0; i < 2; i++) {
 			const struct dentry *dentry = (const struct dentry *)s->target[i].dentry;
 
@@ -103,15 +105,44 @@ static __always_inline enum grant_state grant_use(const u64 *key)
 	return uses > 0 ? state : GRANT_NONE;
 }
 
+/*
+ * Makes the call in progress stop on its way out. `signals`: this kind of program can send them; where it can't, trace.bpf.c
+ * does at the exit of the call. False: it can't be stopped.
+ */
+static __always_inline bool stop_on_exit(struct agentd_tag *tag, bool signals)
+{
+	if (signals)
+		return !bpf_send_signal(SIGSTOP);
+	tag->flags |= AGENTD_TAG_STOP;
+	return true;
+}
+
+/* The end of the process whose call is refused. */
+static __always_inline void kill_on_exit(struct agentd_tag *tag, struct emission *m, bool signals)
+{
+	if (signals) {
+		kill_current(tag, m);
+		return;
+	}
+	m->action = AGENTD_ACTION_KILL;
+	tag->flags |= AGENTD_TAG_KILL_AT_EXIT;
+}
+
 /* 0: go on; otherwise the negative errno that the hook returns. */
-static __noinline int refuse_or_hold(u32 slot, struct agentd_tag *tag, const struct verdict *v, struct emission *m)
+static __always_inline int answer(u32 slot, struct agentd_tag *tag, const struct verdict *v, struct emission *m,
+				  bool signals)
 {
 	const struct agentd_agent *agent = agent_get(tag->agent);
 	struct scratch *s = scratch_get(slot);
 	bool monitor = agent && agent->flags & AGENTD_AGENT_MONITOR;
 
-	if (!s || tag->flags & AGENTD_TAG_KILL_AT_EXIT) /* the latter: its end is near */
+	if (!s)
 		return -EPERM;
+	if (tag->flags & (AGENTD_TAG_KILL_AT_EXIT | AGENTD_TAG_KILLED)) { /* its end is near */
+		if (signals && tag->flags & AGENTD_TAG_KILL_AT_EXIT)
+			kill_marked(tag);
+		return -EPERM;
+	}
 	if (v->decision == AGENTD_ALLOW) {
 		tag->hold_id = 0; /* of a hold that a new policy has ended */
 		if (agent && !monitor && unrecorded(agent)) {
@@ -136,12 +167,18 @@ static __noinline int refuse_or_hold(u32 slot, struct agentd_tag *tag, const str
 	m->action = AGENTD_ACTION_DENY;
 	if (v->decision == AGENTD_REQUIRE_APPROVAL || v->action == AGENTD_ACTION_PAUSE) {
 		action_key(m, s, tag, v);
+		if (m->op == AGENTD_OP_EXEC && tag->granted[0] == m->key[0] && tag->granted[1] == m->key[1])
+			return 0; /* of this very execve, which came again because its interpreter was asked about */
 		switch (grant_use(m->key)) {
 		case GRANT_ALLOW:
 			m->type = AGENTD_EVENT_GRANTED;
 			m->action = AGENTD_ACTION_NONE;
 			m->hold_id = tag->hold_id;
 			tag->hold_id = 0;
+			if (m->op == AGENTD_OP_EXEC) {
+				tag->granted[0] = m->key[0];
+				tag->granted[1] = m->key[1];
+			}
 			if (!emit(slot, tag, v, m))
 				stat_add(AGENTD_STAT_LOST_EVENTS, 1);
 			return 0;
@@ -163,8 +200,7 @@ static __noinline int refuse_or_hold(u32 slot, struct agentd_tag *tag, const str
 			 * Woken by somebody and not answered: the same hold goes on. (Answered, and another thread took the
 			 * grant: asked anew.)
 			 */
-			tag->flags |= AGENTD_TAG_STOP;
-			return -ERESTARTNOINTR;
+			return stop_on_exit(tag, signals) ? -ERESTARTNOINTR : -EPERM;
 		}
 		m->type = AGENTD_EVENT_HOLD;
 		m->action = AGENTD_ACTION_PAUSE;
@@ -174,18 +210,33 @@ static __noinline int refuse_or_hold(u32 slot, struct agentd_tag *tag, const str
 			tag->hold_id = m->hold_id;
 			tag->hold_key[0] = m->key[0];
 			tag->hold_key[1] = m->key[1];
-			tag->flags |= AGENTD_TAG_STOP;
-			return -ERESTARTNOINTR;
+			if (stop_on_exit(tag, signals))
+				return -ERESTARTNOINTR;
+			tell(AGENTD_EVENT_GONE, 0, tag); /* nobody waits for the answer */
+			tag->hold_id = 0;
+			m->flags |= AGENTD_EVENT_FLAG_SIGNAL_FAILED;
+			stat_add(AGENTD_STAT_SIGNAL_FAILED, 1);
 		}
 deny: /* nobody can be asked, or the call can't be repeated */
 		m->type = AGENTD_EVENT_VIOLATION;
 		m->action = AGENTD_ACTION_DENY;
 	} else if (v->action == AGENTD_ACTION_KILL) {
-		m->action = AGENTD_ACTION_KILL;
-		tag->flags |= AGENTD_TAG_KILL_AT_EXIT; /* no signals from here: trace.bpf.c sends it */
+		kill_on_exit(tag, m, signals);
 	}
 	report_denied(slot, tag, v, m);
 	return -EPERM;
+}
+
+/* For cgroup programs, which can't send signals. */
+static __noinline int refuse_or_hold(u32 slot, struct agentd_tag *tag, const struct verdict *v, struct emission *m)
+{
+	return answer(slot, tag, v, m, false);
+}
+
+/* For LSM hooks. */
+static __noinline int prevent(u32 slot, struct agentd_tag *tag, const struct verdict *v, struct emission *m)
+{
+	return answer(slot, tag, v, m, true);
 }
 
 #endif

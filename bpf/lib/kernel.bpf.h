@@ -46,12 +46,15 @@ struct seqcount_spinlock {
 typedef struct seqcount_spinlock seqcount_spinlock_t;
 
 struct super_block;
+struct bpf_local_storage;
 struct timespec64 {
 	s64 tv_sec;
 	long tv_nsec;
 };
 struct inode {
 	unsigned short i_mode;
+	unsigned int i_nlink;
+	u32 i_generation;
 	unsigned long i_ino;
 	struct super_block *i_sb;
 	char *i_link;
@@ -70,6 +73,7 @@ struct file_system_type {
 struct super_block {
 	u32 s_dev;
 	unsigned long s_flags;
+	unsigned long s_magic;
 	struct file_system_type *s_type;
 };
 struct dentry {
@@ -81,6 +85,13 @@ struct dentry {
 	struct super_block *d_sb;
 	struct hlist_node d_sib; /* since 6.8 */
 	struct hlist_head d_children;
+};
+struct qstr___parts { /* the same as hash_len: Linux 6.1 lets nobody load a union's whole */
+	u32 hash;
+	u32 len;
+};
+struct dentry___parts {
+	struct qstr___parts d_name;
 };
 struct dentry___v67 { /* until 6.7 */
 	struct list_head d_child;
@@ -122,6 +133,7 @@ struct fs_struct {
 	struct path root, pwd;
 };
 struct mm_struct {
+	u64 *pgd; /* pgd_t is a structure of one word */
 	unsigned long arg_start, arg_end;
 	struct file *exe_file;
 };
@@ -180,11 +192,14 @@ struct task_struct {
 	const struct cred *cred;
 	struct css_set *cgroups;
 	void *io_uring;
+	struct bpf_local_storage *bpf_storage;
 };
 struct linux_binprm {
 	struct file *file;
 	const char *filename;
 	const char *interp;
+	struct mm_struct *mm; /* of the new program */
+	unsigned long p; /* its stack so far: argv, envp, filename */
 	int argc;
 };
 struct net {

@@ -25,6 +25,11 @@
  *          memory for one: the socket is not created, or what was to be done with it refused (lib/asked.bpf.h).
  * names    address -> the names an agent knows it by. The one map that evicts, and may: what it forgets is a permission,
  *          never a denial (agentd/policy/named.py). An address it has forgotten has no name until somebody asks again.
+ * remembered, remembered_hash
+ *          verdicts kept at an inode (lib/memory.bpf.h), in inode storage or in a map that evicts. No memory, or forgotten:
+ *          the name is walked. Not pinned: they belong to one set of programs.
+ * hits     where what is allowed from memory is counted; user space reads it as it stands. Full: nothing new is remembered
+ *          until user space begins it anew (agentd/engine/accounts.py).
  * scratch  work buffers: taken with a compare-and-swap, given back before the program ends; never per CPU, because a
  *          program can be preempted. None free: the operation is denied.
  * stats    per CPU counters, only ever added to.
@@ -32,172 +37,7 @@
 #ifndef AGENTD_MAPS_BPF_H
 #define AGENTD_MAPS_BPF_H
 
-#include "../abi.h"
-#include "kernel.bpf.h"
-
-#define SCRATCH_SLOTS 64 /* a power of two; enough for 64 programs preempted or running at once */
-#define SCRATCH_MASK (SCRATCH_SLOTS - 1)
-#define NAME_SLACK 256 /* a component is at most 255 bytes: lets a masked offset plus a component stay inside */
-#define DATA_MAX (AGENTD_PATH_MAX * 4)
-
-/*
- * The state of the loops stands in the buffer and not on the stack: the verifier takes what it reads from a map as
- * unknown, looks at the body of each loop once, and does not unroll it over values it knows.
- */
-struct up_walk {
-	struct dentry *dentry;
-	struct vfsmount *mnt;
-	u32 off;
-	u32 state;
-};
-
-struct down_walk {
-	struct dentry *dentry;
-	struct vfsmount *mnt;
-	struct dentry *root_dentry;
-	struct vfsmount *root_mnt;
-	struct dentry *found;
-	struct mount *found_mount;
-	void *cursor; /* list node of the child being looked at */
-	void *list_end;
-	u32 pos;
-	u32 component; /* start of the component in name[] */
-	u32 component_len;
-	u32 links;
-	u32 state;
-	u8 follow; /* also a symlink as the last component */
-	u8 last_missing; /* done, and the last component is a name without an object in `dentry` */
-	u8 unused[2];
-};
-
-struct dfa_run {
-	u32 base; /* of the agent's region */
-	u32 classes, states, comb; /* absolute word indices */
-	u32 state;
-	u32 pos, end; /* in scratch->path; end <= AGENTD_PATH_MAX */
-	u64 hash[2];
-};
-
-/* Reading one name out of a message (dns.bpf.c). */
-struct wire_name {
-	u32 pos;
-	u32 end; /* where the message goes on behind the name; 0: not known yet */
-	u32 below; /* a pointer must lead below this: so no chain of them is endless */
-	u32 left; /* bytes left of the label */
-	u32 len; /* as text */
-	u8 state; /* READING, WHOLE, BAD */
-	u8 keep; /* write the text to scratch->path[NAME_AT] */
-	u8 odd; /* has a byte that no host name has */
-	u8 unused;
-	u64 hash[2]; /* of the lower-cased labels with their lengths */
-};
-
-struct answer {
-	u64 addresses[2]; /* of one record, as in the maps */
-	u32 ttl;
-	u32 unused;
-};
-
-/* A message, in scratch->name[0]. */
-struct message {
-	u32 len;
-	u32 at; /* the record being read */
-	u32 type; /* asked for */
-	u32 ttl; /* the least of the aliases passed */
-	u32 found; /* answers, in scratch->name[1] */
-	u32 failed;
-	u64 owner[2]; /* hash of the name whose records count now */
-};
-
-/* The names of the address in a host key. */
-struct names_run {
-	struct agentd_name_key key;
-	struct agentd_name_slot slot; /* the copy that is looked at, or the one that will be written */
-	u64 hash[2]; /* of the key up to the port */
-	u64 rank; /* of the best outcome so far */
-	u64 kept; /* `check` of the slot it came from; 0: of none */
-	u32 state; /* of the host automaton, behind the port */
-	u32 outcome;
-	u32 name_class;
-	u32 len; /* of the name that was judged by; it stands in scratch->path behind the key */
-};
-
-struct args_run {
-	u64 at, end; /* user addresses */
-	u32 start; /* state of the automaton */
-	u32 index; /* of the argument being read */
-	u32 masks; /* absolute word index of arg_masks */
-	u32 failed; /* not all arguments were read */
-};
-
-struct verdict {
-	u32 outcome; /* index in the agent's table */
-	u32 generation;
-	u32 rule;
-	u32 toolop;
-	u32 timeout;
-	u8 decision, action, risk, unresolved;
-};
-
-struct emission {
-	u32 type, flags, op, point, guarantee, action;
-	s32 syscall;
-	u64 hold_id;
-	u64 key[2];
-	u32 object_off, object_len; /* in scratch->path */
-	bool details; /* exe and argv too */
-};
-
-/* What an LSM hook judges: a name, as the kernel holds it. */
-struct target {
-	u32 op;
-	u32 node; /* a device node */
-	u64 mnt, dentry; /* kernel pointers, as numbers */
-	u64 hash[2]; /* keyed hash of its path, when it was judged */
-};
-
-struct scratch {
-	u32 busy;
-	u32 set; /* which of the agent's two table sets this decision reads, plus one; 0: not chosen yet */
-	u32 path_off; /* the resolved object is path[path_off .. AGENTD_PATH_MAX) */
-	u32 name_cur; /* which of name[] holds what is left to walk */
-	u32 name_len;
-	s32 nr; /* the system call that trace.bpf.c looks at */
-	u32 resolver; /* host_verdict(): the number of the resolver that the key is; 0: of none */
-	u64 netns; /* cookie of the socket's network namespace; 0: names are not looked at */
-	u64 hash[2]; /* keyed hash of the object */
-	struct up_walk up;
-	struct down_walk down;
-	struct dfa_run dfa;
-	struct dfa_run
-		rules; /* the second automaton of a path; only its position in the tables and its state are used */
-	u32 rules_class; /* path_class(): what it said */
-	u32 unused;
-	struct args_run args;
-	struct wire_name wire;
-	struct message message;
-	struct names_run names;
-	struct verdict v[2];
-	struct target target[2];
-	u32 targets; /* how many of them the LSM hook of this call has; 0: its object is no file */
-	u32 unused2;
-	struct emission m;
-	struct agentd_count_key count_key;
-	struct agentd_count count_fresh;
-	u32 masks[AGENTD_ARG_WORDS]; /* argument groups seen so far */
-	char path[AGENTD_PATH_MAX + NAME_SLACK];
-	char name[2][AGENTD_PATH_MAX + NAME_SLACK];
-	union {
-		char component[NAME_SLACK];
-		u64 component_words[NAME_SLACK / 8];
-	};
-	union { /* the component that is looked for, padded with zeros */
-		char wanted[NAME_SLACK];
-		u64 wanted_words[NAME_SLACK / 8];
-	};
-	struct agentd_event event;
-	char data[DATA_MAX + AGENTD_PATH_MAX]; /* object, exe, argv of the event */
-};
+#include "buffer.bpf.h"
 
 struct tags_map {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
@@ -240,6 +80,25 @@ struct counts_map {
 	__uint(max_entries, 65536);
 	__type(key, struct agentd_count_key);
 	__type(value, struct agentd_count);
+};
+struct hits_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, AGENTD_HITS);
+	__type(key, u32);
+	__type(value, struct agentd_hit);
+};
+struct remembered_map {
+	__uint(type, BPF_MAP_TYPE_INODE_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct memory);
+};
+struct remembered_hash_map {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct memory_key);
+	__type(value, struct memory);
 };
 struct grants_map {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -317,6 +176,9 @@ struct events_map events SEC(".maps");
 struct seen_map seen SEC(".maps");
 struct counts_map counts0 SEC(".maps");
 struct counts_map counts1 SEC(".maps");
+struct hits_map hits SEC(".maps");
+struct remembered_map remembered SEC(".maps");
+struct remembered_hash_map remembered_hash SEC(".maps");
 struct grants_map grants SEC(".maps");
 struct answers_map answers SEC(".maps");
 struct doomed_map doomed SEC(".maps");

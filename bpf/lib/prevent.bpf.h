@@ -4,13 +4,14 @@
  * happened. The same programs load as `lsm` and, where BPF is not among the kernel's security modules, as `fmod_ret` on
  * security_*(): the loader chooses (agentd/kernel/hooks.py), and control.point says which it is.
  *
- * Guarantee: prevented. Fails: to -EPERM. A hold returns -ERESTARTNOINTR; the SIGSTOP comes from trace.bpf.c at the exit of
- * the same call.
+ * Guarantee: prevented. Fails: to -EPERM. A hold sends SIGSTOP and returns -ERESTARTNOINTR: the task stops on its way out of
+ * the call, and the same call is issued again when it goes on.
  */
 #ifndef AGENTD_PREVENT_BPF_H
 #define AGENTD_PREVENT_BPF_H
 
 #include "hold.bpf.h"
+#include "recall.bpf.h"
 
 /* The work buffer of a hook: NO_SLOT and NULL mean deny. */
 static __always_inline struct scratch *begin(u32 *slot)
@@ -44,6 +45,18 @@ static __always_inline struct emission *emission_here(struct scratch *s, u32 op,
 	return m;
 }
 
+/* Under what a walk is going to be made. */
+static __always_inline void walked_begin(struct walked *k, u64 mnt)
+{
+	k->generation = 0;
+	k->len = NO_PREFIX;
+	k->mnt = mnt;
+	if (constants.memory) {
+		k->renames = sequence(constants.rename_lock);
+		k->mounts = sequence(constants.mount_lock);
+	}
+}
+
 /* Resolves target `i` into scratch->path and judges it, into scratch->v[i]. Returns its length, 0: unresolved. */
 __noinline int target_look(u32 slot, u32 agent, u32 i)
 {
@@ -56,7 +69,10 @@ __noinline int target_look(u32 slot, u32 agent, u32 i)
 		return 0;
 	t = &s->target[i & 1];
 	v = &s->v[i & 1];
+	s->look = i & 1;
+	walked_begin(&s->walked[i & 1], t->mnt);
 	len = path_resolve(slot, t->mnt, t->dentry, AGENTD_PATH_MAX);
+	s->split = s->up.leaf;
 	if (t->node && !in_dev(s)) /* its name says nothing about what it opens */
 		len = 0;
 	if (len)
@@ -65,6 +81,7 @@ __noinline int target_look(u32 slot, u32 agent, u32 i)
 		verdict_unresolved(v, agent, t->op);
 	t->hash[0] = s->hash[0];
 	t->hash[1] = s->hash[1];
+	s->split = 0;
 	return len;
 }
 
@@ -82,6 +99,7 @@ static __always_inline int judge_targets(struct agentd_tag *tag, u32 slot, u32 c
 	if (!s)
 		return -EPERM;
 	s->targets = count;
+	s->target_hit[0] = s->target_hit[1] = 0;
 	len = target_look(slot, tag->agent, 0);
 	if (count > 1) {
 		u32 second = target_look(slot, tag->agent, 1);
@@ -94,11 +112,43 @@ static __always_inline int judge_targets(struct agentd_tag *tag, u32 slot, u32 c
 		}
 	}
 	verdict_time(started);
-	error = refuse_or_hold(slot, tag, &s->v[at & 1], emission_here(s, s->target[at & 1].op, len));
+	error = prevent(slot, tag, &s->v[at & 1], emission_here(s, s->target[at & 1].op, len));
+	s->target_hit[at & 1] = s->hit;
 	if (error || count < 2 || s->v[0].decision != AGENTD_ALLOW || s->v[1].decision != AGENTD_ALLOW)
 		return error;
 	len = target_look(slot, tag->agent, 0); /* both are allowed, and each is counted */
-	return refuse_or_hold(slot, tag, &s->v[0], emission_here(s, s->target[0].op, len));
+	error = prevent(slot, tag, &s->v[0], emission_here(s, s->target[0].op, len));
+	s->target_hit[0] = s->hit;
+	return error;
+}
+
+/*
+ * The same, from memory where that is possible. The dentries are those of the targets, as the hook has them: what is
+ * remembered hangs on the inodes of their folders.
+ */
+static __always_inline int judge_dentries(struct agentd_tag *tag, u32 slot, u32 count, const struct vfsmount *mnt,
+					  struct dentry *first, const struct vfsmount *mnt2, struct dentry *second)
+{
+	struct scratch *s = scratch_get(slot);
+	int error;
+
+	if (!s)
+		return -EPERM;
+	if (!constants.memory)
+		return judge_targets(tag, slot, count);
+	if (!s->target[0].node && folder_recalled(tag, &s->walked[0], mnt, first) &&
+	    (count < 2 || folder_recalled(tag, &s->walked[1], mnt2, second)) && names_known(slot, tag, count))
+		return 0;
+	error = judge_targets(tag, slot, count);
+	if (error || s->v[0].decision != AGENTD_ALLOW || (count > 1 && s->v[1].decision != AGENTD_ALLOW) ||
+	    s->target[0].node) {
+		s->walked[0].generation = s->walked[1].generation = 0;
+		return error;
+	}
+	folder_remember(s, tag, 0, first);
+	if (count > 1 && second != first)
+		folder_remember(s, tag, 1, second);
+	return 0;
 }
 
 static __always_inline int judge_unresolved(struct agentd_tag *tag, u32 slot, u32 op)
@@ -108,7 +158,7 @@ static __always_inline int judge_unresolved(struct agentd_tag *tag, u32 slot, u3
 	if (!s)
 		return -EPERM;
 	verdict_unresolved(&s->v[0], tag->agent, op);
-	return refuse_or_hold(slot, tag, &s->v[0], emission_here(s, op, 0));
+	return prevent(slot, tag, &s->v[0], emission_here(s, op, 0));
 }
 
 /* Judges the word in scratch->path. */
@@ -121,7 +171,7 @@ static __always_inline int judge_word(struct agentd_tag *tag, u32 slot, u32 op, 
 		return -EPERM;
 	path_verdict(&s->v[0], slot, tag->agent, op);
 	verdict_time(started);
-	return refuse_or_hold(slot, tag, &s->v[0], emission_here(s, op, len));
+	return prevent(slot, tag, &s->v[0], emission_here(s, op, len));
 }
 
 /* The whole of a hook whose object is a word. */

@@ -15,6 +15,14 @@ static __always_inline struct agentd_control *control_get(void)
 	return bpf_map_lookup_elem(&control, &zero);
 }
 
+/* Is `op` judged by LSM hooks on this host, before its effect? */
+static __always_inline bool covered(u32 op)
+{
+	struct agentd_control *c = control_get();
+
+	return c && c->prevented >> (op & 63) & 1;
+}
+
 /* Two sets of programs can be attached for a moment while one daemon takes over from another: only one is in charge. */
 static __always_inline bool in_charge(void)
 {
@@ -30,6 +38,12 @@ static __always_inline bool is_doomed(const struct agentd_control *c, const stru
 
 #define PF_IO_WORKER 0x10
 
+/* A task without any storage has no mark: two loads instead of a call, for everybody who is none of our business. */
+static __always_inline bool nobodys(const struct task_struct *task)
+{
+	return !task->bpf_storage && !(task->flags & PF_IO_WORKER);
+}
+
 /*
  * The mark of the current task, or NULL: not in a workload, or not our turn. A task of a doomed workload is told to end
  * here (AGENTD_TAG_KILL_AT_EXIT), which every hook looks at.
@@ -40,9 +54,12 @@ static __always_inline bool is_doomed(const struct agentd_control *c, const stru
 static __always_inline struct agentd_tag *current_tag(void)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct agentd_tag *tag = bpf_task_storage_get(&tags, task, 0, 0);
+	struct agentd_tag *tag;
 	struct agentd_control *c;
 
+	if (nobodys(task))
+		return NULL;
+	tag = bpf_task_storage_get(&tags, task, 0, 0);
 	if (!tag && task->flags & PF_IO_WORKER)
 		tag = bpf_task_storage_get(&tags, task->group_leader, 0, 0);
 	if (!tag)

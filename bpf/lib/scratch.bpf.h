@@ -26,6 +26,8 @@ static long scratch_try(u32 i, u32 *taken)
 		return 0;
 	s->set = 0;
 	s->targets = 0;
+	s->split = 0;
+	s->hit = 0;
 	s->netns = 0;
 	s->resolver = 0;
 	s->names.kept = 0;
@@ -51,6 +53,17 @@ static __always_inline void scratch_give(u32 slot)
 
 	if (s) /* an atomic exchange: every store to the buffer is done before it is free */
 		__sync_lock_test_and_set(&s->busy, 0);
+}
+
+#define NO_ARGC 0xffffffffu /* they end where `args_end` says */
+
+/* Arguments in the current address space. */
+static __always_inline void program_here(struct scratch *s, u64 args, u64 args_end)
+{
+	s->program.pgd = 0;
+	s->program.args = args;
+	s->program.args_end = args_end;
+	s->program.argc = NO_ARGC;
 }
 
 /* An object that is a word (`inet:raw`): scratch->path as path_resolve() leaves it. Returns its length. */

@@ -82,7 +82,7 @@ __noinline int verdict_unresolved(struct verdict *v, u32 agent, u32 op)
 
 /* lookup.bpf.c */
 u32 path_class(u32 slot, u32 agent, u32 op);
-int args_scan(u32 slot, u32 agent, u64 start, u64 end);
+int args_scan(u32 slot, u32 agent);
 
 /*
  * A walk over a list of pairs {count, (a, b) * count}: a callback, because 512 turns of a loop in each program are most of
@@ -174,15 +174,17 @@ __noinline int path_verdict(struct verdict *v, u32 slot, u32 agent, u32 op)
 }
 
 /*
- * The verdict on an exec as far as the path in scratch->path decides it. Allow, with outcome 0xffffffff, where the
- * arguments may decide: they are not at hand yet.
+ * The verdict on an exec whose program is not in place yet: the path stands in scratch->path, the arguments are where
+ * scratch->program says, and read only if they may decide, or if somebody will be told. Afterwards scratch->path may hold
+ * something else (the return value is 1 then). Arguments that can't be read leave deny.
  */
-__noinline int early_verdict(struct verdict *v, u32 slot, u32 agent)
+__noinline int exec_verdict(struct verdict *v, u32 slot, u32 agent)
 {
 	struct scratch *s = scratch_get(slot);
 	const struct agentd_agent *ag = agent_get(agent);
 	const u32 *a = arena_get();
 	const struct agentd_tables *t;
+	bool scanned = false;
 	u32 class;
 
 	if (!v)
@@ -190,15 +192,25 @@ __noinline int early_verdict(struct verdict *v, u32 slot, u32 agent)
 	verdict_deny(v);
 	if (!s || !ag || !a || !(ag->flags & AGENTD_AGENT_USED))
 		return 0;
+	s->args.kept = 0;
+	s->args.failed = 0;
 	class = path_class(slot, agent, AGENTD_OP_EXEC);
 	if (class == NO_SLOT)
 		return 0;
 	t = tables_of(ag, s, &v->generation);
-	if (arena_word(a, t->base + arena_word(a, t->base + t->exec_classes + class) + 1) != AGENTD_NO_GROUP)
-		v->decision = AGENTD_ALLOW;
-	else
-		class_verdict(v, s, a, t, class, AGENTD_OP_EXEC);
-	return 0;
+	if (arena_word(a, t->base + arena_word(a, t->base + t->exec_classes + class) + 1) != AGENTD_NO_GROUP) {
+		args_scan(slot, agent);
+		scanned = true;
+	}
+	class_verdict(v, s, a, t, class, AGENTD_OP_EXEC);
+	if (v->outcome == 0xffffffff) /* an argument that was not read could have decided */
+		verdict_unresolved(v, agent, AGENTD_OP_EXEC);
+	if (v->decision == AGENTD_ALLOW || scanned)
+		return scanned;
+	/* an approval is for these very arguments: without them nobody can be asked */
+	if (args_scan(slot, agent) && v->decision == AGENTD_REQUIRE_APPROVAL)
+		v->decision = AGENTD_DENY;
+	return 1;
 }
 
 static __always_inline u32 host_outcome(const u32 *a, const struct agentd_tables *t, const struct dfa_run *run, u32 op)

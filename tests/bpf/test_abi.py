@@ -42,6 +42,7 @@ ENUMS: Final[Mapping[str, tuple[str, Mapping[str, int]]]] = {
         {f"GUARANTEE_{item.name}" if item is Guarantee.NONE else item.name: item for item in Guarantee},
     ),
     "agentd_event_type": ("AGENTD_EVENT_", {n[6:]: v for n, v in vars(abi).items() if n.startswith("EVENT_")}),
+    "agentd_memory": ("AGENTD_MEMORY_", {n[7:]: v for n, v in vars(abi).items() if n.startswith("MEMORY_")}),
     "agentd_end": ("AGENTD_END_", {n[4:]: v for n, v in vars(abi).items() if n.startswith("END_")}),
     "agentd_stat": (
         "AGENTD_STAT_",
@@ -68,6 +69,7 @@ CONSTANTS: Final[Mapping[str, int]] = {
     "AGENTD_NAME_SLOTS": abi.NAME_SLOTS,
     "AGENTD_HOST_KEY_MAX": len(host_key(Endpoint(bytes(16), 0))),
     "AGENTD_MAX_AGENTS": abi.MAX_AGENTS,
+    "AGENTD_HITS": abi.HITS,
     "AGENTD_NAME_MAX": abi.NAME_MAX,
     "AGENTD_AGENT_USED": abi.AGENT_USED,
     "AGENTD_AGENT_MONITOR": abi.AGENT_MONITOR,

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Remembered verdicts. Walking a path and running the automata at every open would cost more than everything else here, so
+ * what was allowed is kept at the inode:
+ *
+ * a file    that its opening (to read, to write, to run) was allowed by its one name, and where such openings are counted;
+ * a folder  where the automata stood behind its path, so that only the last component of a name in it is run.
+ *
+ * An entry says what it depends on, and counts only while all of it is as it was: the agent and the generation of its
+ * policy, the mount, the dentry with its parent and name, the mount namespace of the caller, and two counters of the
+ * kernel: rename_lock, which every rename on the host moves on (fs/dcache.c, __d_move), and mount_lock, which every mount
+ * and unmount does (fs/namespace.c). They are read before the walk whose result is kept, and an odd one means that a change
+ * is under way. So a hit says what a walk would say; tests/containment, row 50, compares the two in storms of both.
+ *
+ * A file counts by its one name (i_nlink == 1): another name is another path to the same inode. Only what is allowed is
+ * remembered: a denial, a question and whatever is unusual takes the long way.
+ *
+ * Where (constants.memory): inode storage goes with its inode. fmod_ret can't have it; there it is a map by the inode's
+ * address, number and generation, and only of file systems that don't give the same two again to another file.
+ *
+ * Two agents that use one file have a way each (by the agent's number); more take turns. A way is written by one program at
+ * a time (version is odd meanwhile) and whoever reads it looks at the version before and after: x86-64 keeps the order of
+ * loads and that of stores. Fails: to the long way.
+ */
+#ifndef AGENTD_MEMORY_BPF_H
+#define AGENTD_MEMORY_BPF_H
+
+#include "path.bpf.h"
+#include "scope.bpf.h"
+
+#define EXT4_MAGIC 0xef53
+#define XFS_MAGIC 0x58465342
+#define BTRFS_MAGIC 0x9123683e
+#define TMPFS_MAGIC 0x01021994
+#define F2FS_MAGIC 0xf2f52010
+
+/* The count of a seqlock_t at a kernel address. */
+static __always_inline u32 sequence(u64 address)
+{
+	u32 count = 1; /* unreadable: as if something were changing */
+
+	bpf_probe_read_kernel(&count, sizeof(count), (void *)address);
+	return count;
+}
+
+/* Numbers and generations of inodes that are never used twice while the map could still know them. */
+static __always_inline bool numbers_are_unique(struct inode *inode)
+{
+	switch (inode->i_sb->s_magic) {
+	case EXT4_MAGIC:
+	case XFS_MAGIC:
+	case BTRFS_MAGIC:
+	case TMPFS_MAGIC:
+	case F2FS_MAGIC:
+		return true;
+	}
+	return false;
+}
+
+static const struct memory nothing_remembered;
+
+/* What is remembered of an inode; NULL: nothing (or no memory for it). */
+static __always_inline struct memory *memory_of(struct inode *inode, bool create)
+{
+	struct memory_key key = {};
+	struct memory *m;
+
+	if (constants.memory == AGENTD_MEMORY_INODE)
+		return bpf_inode_storage_get(&remembered, inode, 0, create ? BPF_LOCAL_STORAGE_GET_F_CREATE : 0);
+	if (constants.memory != AGENTD_MEMORY_HASH || !numbers_are_unique(inode))
+		return NULL;
+	key.inode = (u64)inode;
+	key.number = inode->i_ino;
+	key.generation = inode->i_generation;
+	m = bpf_map_lookup_elem(&remembered_hash, &key);
+	if (m || !create)
+		return m;
+	bpf_map_update_elem(&remembered_hash, &key, &nothing_remembered, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&remembered_hash, &key);
+}
+
+/* Where the current policy of an agent would look; 0: nothing may be taken from memory now. */
+static __always_inline u32 memory_generation(const struct agentd_tag *tag)
+{
+	const struct agentd_agent *agent = agent_get(tag->agent);
+
+	if (!agent || tag->flags || tag->hold_id || agent->flags & AGENTD_AGENT_UNRECORDED)
+		return 0;
+	return agent->generation[*(volatile const u32 *)&agent->active & 1];
+}
+
+/* A dentry's name: its hash and its length. */
+static __always_inline u64 name_id(const struct dentry *dentry)
+{
+	const struct dentry___parts *d = (const struct dentry___parts *)dentry;
+
+	return d->d_name.hash | (u64)d->d_name.len << 32;
+}
+
+static __always_inline struct memory_way *way_of(struct memory *m, u32 agent)
+{
+	return &m->way[agent & (MEMORY_WAYS - 1)];
+}
+
+/* Is it of this name, and is everything as it was then? */
+static __always_inline bool way_fits(const struct memory_way *w, u32 agent, u32 generation, const struct vfsmount *mnt,
+				     const struct dentry *dentry)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct agentd_control *c = control_get();
+
+	return c && generation && w->agent == agent && w->generation == generation && w->epoch == c->memory_epoch &&
+	       w->mnt == (u64)mnt && w->dentry == (u64)dentry && w->parent == (u64)dentry->d_parent &&
+	       w->name == name_id(dentry) && w->ns == (u64)task->nsproxy->mnt_ns &&
+	       w->renames == sequence(constants.rename_lock) && w->mounts == sequence(constants.mount_lock);
+}
+
+static __always_inline bool one_name(const struct inode *inode)
+{
+	return inode->i_nlink == 1 || (inode->i_mode & S_IFMT_BITS) == S_IFDIR_BITS;
+}
+
+static __always_inline void hit_count(u32 number)
+{
+	struct agentd_hit *hit = bpf_map_lookup_elem(&hits, &number);
+
+	if (hit)
+		__sync_fetch_and_add(&hit->count, 1);
+}
+
+/* Was the opening of this file, in all the kinds that `kinds` says (bits of enum memory_kind), allowed before? */
+static __always_inline bool recalled(const struct agentd_tag *tag, struct file *f, u32 kinds)
+{
+	struct inode *inode = f->f_inode;
+	u32 version, number[MEMORY_KINDS];
+	const struct memory_way *w;
+	struct memory *m;
+
+	if (!constants.memory)
+		return false;
+	m = memory_of(inode, false);
+	if (!m)
+		return false;
+	w = way_of(m, tag->agent);
+	version = *(volatile const u32 *)&w->version;
+	if (version & 1 || !way_fits(w, tag->agent, memory_generation(tag), f->f_path.mnt, f->f_path.dentry) ||
+	    !one_name(inode))
+		return false;
+	for (int i = 0; i < MEMORY_KINDS; i++) {
+		number[i] = *(volatile const u32 *)&w->hits[i];
+		if (kinds >> i & 1 && !number[i])
+			return false;
+	}
+	if (*(volatile const u32 *)&w->version != version)
+		return false;
+	for (int i = 0; i < MEMORY_KINDS; i++) {
+		if (kinds >> i & 1)
+			hit_count(number[i]);
+	}
+	return true;
+}
+
+/* Begins to write a way for a name; false: somebody else does. What it held of another name or time is gone. */
+static __always_inline bool way_open(struct memory_way *w, const struct agentd_tag *tag, const struct walked *k,
+				     const struct dentry *dentry)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct agentd_control *c = control_get();
+	u32 version = *(volatile u32 *)&w->version;
+	u64 parent = (u64)dentry->d_parent, name = name_id(dentry), ns = (u64)task->nsproxy->mnt_ns;
+
+	if (!c || version & 1 || __sync_val_compare_and_swap(&w->version, version, version + 1) != version)
+		return false;
+	if (w->agent != tag->agent || w->generation != k->generation || w->epoch != c->memory_epoch ||
+	    w->mnt != k->mnt || w->dentry != (u64)dentry || w->parent != parent || w->name != name || w->ns != ns ||
+	    w->renames != k->renames || w->mounts != k->mounts) {
+		w->agent = tag->agent;
+		w->generation = k->generation;
+		w->epoch = c->memory_epoch;
+		w->mnt = k->mnt;
+		w->dentry = (u64)dentry;
+		w->parent = parent;
+		w->name = name;
+		w->ns = ns;
+		w->renames = k->renames;
+		w->mounts = k->mounts;
+		w->len = 0;
+		for (int i = 0; i < MEMORY_KINDS; i++)
+			w->hits[i] = 0;
+	}
+	return true;
+}
+
+static __always_inline void way_close(struct memory_way *w)
+{
+	__sync_fetch_and_add(&w->version, 1); /* a full barrier: all of it is written */
+}
+
+#endif
