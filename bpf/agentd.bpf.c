@@ -27,3 +27,5 @@
 #include "lsm_socket.bpf.c"
 #include "notes.bpf.c"
 #include "lsm_words.bpf.c"
+#include "mounts.bpf.c"
+#include "lsm_attributes.bpf.c"

@@ -9,7 +9,7 @@
  * path_rename, path_link           both names
  * path_symlink                     link: what it points to is text, the new name is the effect
  * path_truncate                    write
- * path_chmod, path_chown           setattr; what touches times and extended attributes only stays with `trace`
+ * path_chmod, path_chown           setattr; the rest of it: lsm_attributes.bpf.c
  * path_chroot, sb_mount, sb_umount, sb_pivotroot, move_mount
  *
  * Trusted: the kernel's own struct path and dentry; nothing in the caller's memory is read.

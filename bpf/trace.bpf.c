@@ -63,31 +63,13 @@ static const u8 covered_by[CALL_KINDS] = {
 	[CALL_SENDMSG] = 1 + AGENTD_OP_UNIX_CONNECT,
 };
 
-/* chmod and chown in all their forms: path_chmod and path_chown see them, and not the rest of what is `setattr`. */
-static __always_inline bool mode_or_owner(s32 nr)
-{
-	switch (nr) {
-	case 90: /* chmod, fchmod, chown, fchown, lchown */
-	case 91:
-	case 92:
-	case 93:
-	case 94:
-	case 260: /* fchownat, fchmodat, fchmodat2 */
-	case 268:
-	case 452:
-		return true;
-	}
-	return false;
-}
-
 static __always_inline bool judged_before(const struct call *c)
 {
 	u32 op = covered_by[c->kind & (CALL_KINDS - 1)];
 
 	if (op)
 		return covered(op - 1);
-	return c->kind >= CALL_SETATTR && c->kind <= CALL_FSETATTR && covered(AGENTD_OP_SETATTR) && !c->compat &&
-	       mode_or_owner(c->nr);
+	return c->kind >= CALL_SETATTR && c->kind <= CALL_FSETATTR && covered(AGENTD_OP_SETATTR);
 }
 
 /* What is at hand: the file of a descriptor whose attributes were set, the new root that chroot has just made. */

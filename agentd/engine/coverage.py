@@ -54,7 +54,6 @@ KINDS: Final = (
     Kind(Op.RENAME, "", Point.TRACE, DETECTED),
     Kind(Op.LINK, "", Point.TRACE, DETECTED),
     Kind(Op.SETATTR, "", Point.TRACE, DETECTED),
-    Kind(Op.SETATTR, "times and extended attributes", Point.TRACE, DETECTED, hooks=False),
     Kind(Op.MOUNT, "", Point.TRACE, DETECTED),
     Kind(Op.MOUNT, "fsopen and its kin", Point.TRACE, DETECTED, hooks=False),
     Kind(Op.CHROOT, "", Point.TRACE, DETECTED),

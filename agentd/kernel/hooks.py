@@ -41,12 +41,14 @@ HOOKS: Final = (
 @dataclass(frozen=True, slots=True)
 class LsmHook:
     """One LSM hook, whose program is called lsm_NAME. ops: those that it judges; each is prevented when all hooks that
-    name it are attached. function: what the kernel calls, where that isn't security_NAME.
+    name it are attached. function: what the kernel calls, where that isn't security_NAME. newer: than the oldest
+    kernel; where it isn't, what it judges can't be done, or comes through another hook.
     """
 
     name: str
     ops: tuple[Op, ...] = ()
     function: str = ""
+    newer: bool = False
 
     names = False
 
@@ -68,6 +70,14 @@ LSM_HOOKS: Final = (
     LsmHook("path_truncate", (Op.WRITE,)),
     LsmHook("path_chmod", (Op.SETATTR,)),
     LsmHook("path_chown", (Op.SETATTR,)),
+    LsmHook("inode_setattr", (Op.SETATTR,)),
+    LsmHook("inode_setxattr", (Op.SETATTR,)),
+    LsmHook("inode_removexattr", (Op.SETATTR,)),
+    LsmHook("inode_set_acl", (Op.SETATTR,), newer=True),
+    LsmHook("inode_remove_acl", (Op.SETATTR,), newer=True),
+    LsmHook("inode_file_setattr", (Op.SETATTR,), newer=True),
+    LsmHook("file_ioctl", (Op.SETATTR,)),
+    LsmHook("file_ioctl_compat", (Op.SETATTR,), newer=True),
     LsmHook("path_chroot", (Op.CHROOT,)),
     LsmHook("sb_mount", (Op.MOUNT,)),
     LsmHook("sb_umount", (Op.MOUNT,)),
@@ -108,5 +118,5 @@ NOTES: Final = (
 
 def prevented(attached: set[str]) -> frozenset[Op]:
     """The operations that the attached programs judge before their effect."""
-    missing = {op for hook in LSM_HOOKS if hook.program not in attached for op in hook.ops}
+    missing = {op for hook in LSM_HOOKS if hook.program not in attached and not hook.newer for op in hook.ops}
     return frozenset({op for hook in LSM_HOOKS for op in hook.ops} - missing)

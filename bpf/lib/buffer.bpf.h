@@ -184,6 +184,21 @@ struct target {
 	u64 hash[2]; /* keyed hash of its path, when it was judged */
 };
 
+#define PLACES 8 /* mounts that show one file in one namespace; more: unresolved */
+
+/* The mounts through which a dentry can be seen (mounts.bpf.c). */
+struct mount_walk {
+	struct dentry *sought;
+	struct dentry *at; /* on the way up from it; NULL: the next mount is due */
+	struct mount *mount; /* that is being looked at */
+	struct mount *internal; /* one of the kernel's own */
+	void *next; /* list node, or mount since 6.18 */
+	void *end;
+	u64 place[PLACES]; /* struct vfsmount */
+	u32 found;
+	u32 state;
+};
+
 struct scratch {
 	u32 busy;
 	u32 set; /* which of the agent's two table sets this decision reads, plus one; 0: not chosen yet */
@@ -196,6 +211,7 @@ struct scratch {
 	u64 hash[2]; /* keyed hash of the object */
 	struct up_walk up;
 	struct down_walk down;
+	struct mount_walk mounts;
 	struct dfa_run dfa;
 	struct dfa_run
 		rules; /* the second automaton of a path; only its position in the tables and its state are used */

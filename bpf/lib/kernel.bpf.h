@@ -70,11 +70,20 @@ struct inode___v65 {
 struct file_system_type {
 	const char *name;
 };
+struct mount;
 struct super_block {
 	u32 s_dev;
 	unsigned long s_flags;
 	unsigned long s_magic;
 	struct file_system_type *s_type;
+	struct dentry *s_root;
+	struct list_head s_mounts;
+};
+struct super_block___v618 { /* since 6.18 */
+	struct mount *s_mounts;
+};
+struct iattr {
+	unsigned int ia_valid;
 };
 struct dentry {
 	unsigned int d_flags;
@@ -108,7 +117,11 @@ struct mount {
 	struct vfsmount mnt;
 	struct list_head mnt_mounts;
 	struct list_head mnt_child;
+	struct list_head mnt_instance; /* in s_mounts of the superblock */
 	struct mnt_namespace *mnt_ns;
+};
+struct mount___v618 { /* since 6.18 */
+	struct mount *mnt_next_for_sb;
 };
 struct path {
 	struct vfsmount *mnt;
@@ -190,6 +203,7 @@ struct task_struct {
 	struct nsproxy *nsproxy;
 	struct signal_struct *signal;
 	const struct cred *cred;
+	const struct cred *real_cred;
 	struct css_set *cgroups;
 	void *io_uring;
 	struct bpf_local_storage *bpf_storage;

@@ -6,11 +6,12 @@ import array
 import os
 import re
 import socket
+import subprocess
 from typing import Final
 
 from tests.containment.ground import Ground
 from tests.containment.paths import KEY, reads
-from tests.containment.suite import Probe, Scenario, arrived, changed, plain, secret
+from tests.containment.suite import Probe, Scenario, arrived, came_back, changed, plain, secret
 
 TARGET: Final = "{denied}/file"
 # how -> (kind, the object below the denied folder). Each is a case of change() in c/files.c.
@@ -56,10 +57,12 @@ CHANGES: Final = {
     "setxattr": ("setattr", "file"),
     "lsetxattr": ("setattr", "link"),
     "removexattr": ("setattr", "file"),
+    "an access list": ("setattr", "file"),
+    "file_setattr": ("setattr", "file"),
 }
 # These open the file to read before they change it; the agent that may do that is another one.
-BY_DESCRIPTOR: Final = ("fchmod", "fchown", "futimens", "fsetxattr")
-NEWER: Final = ("fchmodat2",)  # Linux 6.6
+BY_DESCRIPTOR: Final = ("fchmod", "fchown", "futimens", "fsetxattr", "chattr", "chattr, extended")
+NEWER: Final = ("fchmodat2", "file_setattr", "chattr", "chattr, extended")  # Linux 6.6, 6.17; tmpfs has flags since 6.6
 
 O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, O_APPEND, O_TMPFILE = 1, 2, 0o100, 0o1000, 0o2000, 0o20200000
 
@@ -80,6 +83,33 @@ def sent(ground: Ground) -> list[int]:
     os.close(descriptor)
     ground.names["fd"] = theirs.fileno()
     return [theirs.detach()]
+
+
+def mount(*words: str) -> None:
+    """mount(8); the ground takes it away again."""
+    subprocess.run(["mount", *words], check=True)
+
+
+def overlay(ground: Ground, lower: str, target: str) -> None:
+    """An overlay over `lower`, its changes in the free folder."""
+    words = ground.say(f"lowerdir={lower},upperdir={{free}}/upper,workdir={{free}}/workdir")
+    mount("-t", "overlay", "-o", words, "overlay", ground.say(target))
+
+
+def bound(ground: Ground) -> None:
+    """The denied folder has a second place, in the free one."""
+    mount("--bind", ground.say("{denied}"), ground.say("{free}/mount"))
+
+
+def overlaid(ground: Ground) -> None:
+    """The denied folder is what lies below an overlay in the free one."""
+    overlay(ground, "{denied}", "{free}/mount")
+
+
+def overlay_in_denied(ground: Ground) -> None:
+    """An overlay of free files, at a place that is denied."""
+    overlay(ground, "{dir}/bin", "{denied}/below")
+    (ground.dir / "denied/below/file").write_text("text")
 
 
 RINGS: Final = (
@@ -109,10 +139,18 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
     Probe(20, "open of what is allowed", "", "open 0 {free}/plain", plain),
     *(Probe(21, how, kind, ["change", how, "{denied}", "{free}"], changed, f"{{denied}}/{name}",
             only_if=how in NEWER) for how, (kind, name) in CHANGES.items()),
-    *(Probe(21, how, "setattr", ["change", how, "{denied}", "{free}"], changed, TARGET, agent="reader")
-      for how in BY_DESCRIPTOR),
+    *(Probe(21, how, "setattr", ["change", how, "{denied}", "{free}"], changed, TARGET, agent="reader",
+            only_if=how in NEWER) for how in BY_DESCRIPTOR),
     *(Probe(21, f"{how} where it is allowed", "", ["change", how, "{free}", "{dir}/deniedfoo"])
       for how in CHANGES if how not in (*NEWER, "mkdirat") and not re.search("rename|link|folder", how)),
+    Probe(21, "utimes through a bind mount", "setattr", ["change", "utimes", "{free}/mount", "{free}"], changed, TARGET,
+          prepare=bound),
+    Probe(21, "utimes through an overlay of a denied folder", "", ["change", "utimes", "{free}/mount", "{free}"],
+          prepare=overlaid),
+    Probe(21, "setxattr through an overlay of a denied folder", "", ["change", "setxattr", "{free}/mount", "{free}"],
+          prepare=overlaid),
+    Probe(21, "utimes below a denied folder, in an overlay", "setattr",
+          ["change", "utimes", "{denied}/below", "{free}"], came_back, "{denied}/below/file", prepare=overlay_in_denied),
     reads(22, "over a unix socket", "received {fd}", keep=sent),
     reads(22, "inherited", "inherited {fd}", keep=inherited),
     Probe(22, "pidfd_getfd", "ptrace, descriptor", "taken {pid} {fd}", secret, keep=inherited),

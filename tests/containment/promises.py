@@ -46,6 +46,8 @@ GAPS: Final[dict[tuple[int, str], Gap]] = {
     (12, "LD_PRELOAD of a file of its own"): _CODE,
     (12, "machine code in memory"): _CODE,
     (12, "machine code in a file of its own"): _CODE,
+    **{(21, how): Gap("what ioctl() does isn't traced") for how in ("chattr", "chattr, extended")},
+    (21, "utimes through a bind mount"): Gap("a file is judged by the name it was asked for"),
     (22, "over a unix socket"): _ELSEWHERE,
     (22, "inherited"): Gap(_ELSEWHERE.why, frozenset()),
     **{

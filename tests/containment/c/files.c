@@ -2,6 +2,8 @@
 /* Rows 20 to 23 and 25: opens, changes, descriptors from elsewhere, other system call tables. */
 #include "probe.h"
 
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/sendfile.h>
 #include <sys/time.h>
 #include <sys/xattr.h>
@@ -92,8 +94,47 @@ static int change_times(const char *how, int p)
 	return -1;
 }
 
+/* The access list u::rw-,u:1:r--,g::r--,m::r--,o::r-- as an extended attribute (linux/posix_acl_xattr.h, version 2). */
+static int change_list(void)
+{
+	const struct {
+		unsigned int version;
+		struct {
+			unsigned short tag, perm;
+			unsigned int id;
+		} entry[5];
+	} list = { 2, { { 1, 6, -1u }, { 2, 4, 1 }, { 4, 4, -1u }, { 0x10, 4, -1u }, { 0x20, 4, -1u } } };
+
+	return setxattr("file", "system.posix_acl_access", &list, sizeof(list), 0);
+}
+
+static int change_flags(int command)
+{
+	int fd = open("file", O_RDONLY), flags = FS_NODUMP_FL;
+	struct fsxattr more = { .fsx_xflags = FS_XFLAG_NODUMP };
+
+	return command ? ioctl(fd, FS_IOC_FSSETXATTR, &more) : ioctl(fd, FS_IOC_SETFLAGS, &flags);
+}
+
+/* file_setattr() of Linux 6.17; struct file_attr of linux/fs.h there */
+static int change_flags_by_name(void)
+{
+	struct {
+		unsigned long long xflags;
+		unsigned int extsize, nextents, projid, cowextsize;
+	} attributes = { FS_XFLAG_NODUMP, 0, 0, 0, 0 };
+
+	return syscall(469, AT_FDCWD, "file", &attributes, sizeof(attributes), 0);
+}
+
 static int change_attributes(const char *how, int p)
 {
+	if (IS("an access list"))
+		return change_list();
+	if (IS("chattr") || IS("chattr, extended"))
+		return change_flags(strlen(how) > 6);
+	if (IS("file_setattr"))
+		return change_flags_by_name();
 	if (IS("chmod"))
 		return chmod("file", 0600);
 	if (IS("chmod through a link"))

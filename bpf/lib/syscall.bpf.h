@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Which system call is in progress, as a hook inside it sees: from the registers that the task entered the kernel with.
+ * No other thread can change them; a tracer could, before the call began. They mean nothing in a thread that the kernel
+ * made (a worker of io_uring): that one has never been in user mode.
+ */
+#ifndef AGENTD_SYSCALL_BPF_H
+#define AGENTD_SYSCALL_BPF_H
+
+#include "act.bpf.h"
+
+#define TS_COMPAT 2
+#define X32_BIT 0x40000000
+#define NO_SYSCALL (-1)
+
+static __always_inline bool syscall_compat(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	return KREAD((struct task_struct___x86 *)task, thread_info.status) & TS_COMPAT;
+}
+
+/* The number as it was asked for, X32_BIT included; of the 32-bit table if syscall_compat(). NO_SYSCALL: none. */
+static __always_inline s32 syscall_number(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct pt_regs *regs;
+
+	if (task->flags & PF_KTHREAD_OR_WORKER)
+		return NO_SYSCALL;
+	regs = (struct pt_regs *)bpf_task_pt_regs(task);
+	return KREAD(regs, orig_ax);
+}
+
+/* Is it the call that has this number in the 64-bit table (x32 too), or that one in the 32-bit table? */
+static __always_inline bool syscall_is(u32 wide, u32 narrow)
+{
+	s32 number = syscall_number();
+
+	return number >= 0 && (syscall_compat() ? (u32)number == narrow : ((u32)number & ~X32_BIT) == wide);
+}
+
+#endif

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * The attributes of files, before the effect (LSM hooks; see lib/prevent.bpf.h). All of it is `setattr`, as path_chmod and
+ * path_chown are (lsm_file.bpf.c).
+ *
+ * inode_setattr                          times that were asked for. Not what a write, a truncation, chmod or chown brings
+ *                                        along: those are judged as what they are
+ * inode_setxattr, inode_removexattr      extended attributes; before Linux 6.2 access control lists too
+ * inode_set_acl, inode_remove_acl        access control lists
+ * file_ioctl, file_ioctl_compat          the flags that chattr sets, by the descriptor's path
+ * inode_file_setattr                     the same by file_setattr() (Linux 6.17)
+ *
+ * Trusted: the kernel's own dentry and iattr. What lies in the file's own filesystem and through which mounts it is seen:
+ * mounts.bpf.c.
+ */
+#include "lib/mounts.bpf.h"
+#include "lib/syscall.bpf.h"
+
+#define ATTR_TIMES_SET (1u << 16) /* linux/fs.h: utimensat() and its kin, with times */
+#define ATTR_TOUCH (1u << 17) /* and without */
+#define FS_IOC_SETFLAGS 0x40086602
+#define FS_IOC32_SETFLAGS 0x40046602
+#define FS_IOC_FSSETXATTR 0x401c5820
+#define NR_FILE_SETATTR 469
+
+/* The hook as it is since Linux 6.9. Before, `lsm` programs were not given idmap, and `fmod_ret` programs were. */
+struct mnt_idmap;
+union security_list_options___v69 {
+	int (*inode_setattr)(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr);
+};
+
+SEC("?lsm/inode_setattr")
+int lsm_inode_setattr(u64 *ctx)
+{
+	u64 argument[3] = {}; /* read as memory: the verifier knows of two where there are two */
+	bool mapped = bpf_core_type_matches(union security_list_options___v69) || hook_point() == AGENTD_POINT_FMOD_RET;
+	const struct iattr *attr;
+
+	bpf_probe_read_kernel(argument, sizeof(argument), ctx);
+	attr = (const struct iattr *)(mapped ? argument[2] : argument[1]);
+	if (!(KREAD(attr, ia_valid) & (ATTR_TIMES_SET | ATTR_TOUCH)))
+		return 0;
+	return judge_dentry(AGENTD_OP_SETATTR, (struct dentry *)(mapped ? argument[1] : argument[0]));
+}
+
+SEC("?lsm/inode_setxattr")
+int BPF_PROG(lsm_inode_setxattr, void *idmap, struct dentry *dentry)
+{
+	return judge_dentry(AGENTD_OP_SETATTR, dentry);
+}
+
+SEC("?lsm/inode_removexattr")
+int BPF_PROG(lsm_inode_removexattr, void *idmap, struct dentry *dentry)
+{
+	return judge_dentry(AGENTD_OP_SETATTR, dentry);
+}
+
+SEC("?lsm/inode_set_acl")
+int BPF_PROG(lsm_inode_set_acl, void *idmap, struct dentry *dentry)
+{
+	return judge_dentry(AGENTD_OP_SETATTR, dentry);
+}
+
+SEC("?lsm/inode_remove_acl")
+int BPF_PROG(lsm_inode_remove_acl, void *idmap, struct dentry *dentry)
+{
+	return judge_dentry(AGENTD_OP_SETATTR, dentry);
+}
+
+SEC("?lsm/inode_file_setattr")
+int BPF_PROG(lsm_inode_file_setattr, struct dentry *dentry)
+{
+	if (syscall_number() != NR_FILE_SETATTR) /* an ioctl: judged there */
+		return 0;
+	return judge_dentry(AGENTD_OP_SETATTR, dentry);
+}
+
+static __always_inline int judge_flags(struct file *file, u32 command)
+{
+	if (command != FS_IOC_SETFLAGS && command != FS_IOC32_SETFLAGS && command != FS_IOC_FSSETXATTR)
+		return 0;
+	return judge_path(AGENTD_OP_SETATTR, KREAD(file, f_path.mnt), KREAD(file, f_path.dentry));
+}
+
+SEC("?lsm/file_ioctl")
+int BPF_PROG(lsm_file_ioctl, struct file *file, u32 command)
+{
+	return judge_flags(file, command);
+}
+
+SEC("?lsm/file_ioctl_compat")
+int BPF_PROG(lsm_file_ioctl_compat, struct file *file, u32 command)
+{
+	return judge_flags(file, command);
+}
