@@ -29,3 +29,4 @@
 #include "lsm_words.bpf.c"
 #include "mounts.bpf.c"
 #include "lsm_attributes.bpf.c"
+#include "lsm_privileges.bpf.c"

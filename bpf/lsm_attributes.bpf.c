@@ -79,7 +79,7 @@ static __always_inline int judge_flags(struct file *file, u32 command)
 {
 	if (command != FS_IOC_SETFLAGS && command != FS_IOC32_SETFLAGS && command != FS_IOC_FSSETXATTR)
 		return 0;
-	return judge_path(AGENTD_OP_SETATTR, KREAD(file, f_path.mnt), KREAD(file, f_path.dentry));
+	return judge_path(AGENTD_OP_SETATTR, file->f_path.mnt, file->f_path.dentry);
 }
 
 SEC("?lsm/file_ioctl")

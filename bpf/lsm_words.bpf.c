@@ -5,11 +5,12 @@
  * ptrace_access_check, ptrace_traceme    ptrace, process_vm_readv and writev, pidfd_getfd
  * task_kill, task_setrlimit, task_setscheduler, task_setnice
  *                                        the guard: what touches agentd's own process, as ptrace_access_check does too
- * userns_create                          the other namespaces have no hook and stay with `trace`
+ * userns_create                          the other namespaces: task_alloc for clone(), lsm_privileges.bpf.c for the rest
  * bpf, perf_event_open, kernel_read_file, kernel_load_data
  * task_alloc                             a child gets its mark before it exists, io_uring's workers too; no memory for
  *                                        the mark: the fork fails
  */
+#include "lib/namespaces.bpf.h"
 #include "lib/prevent.bpf.h"
 
 #define PTRACE_MODE_ATTACH 2
@@ -132,8 +133,30 @@ int BPF_PROG(lsm_kernel_load_data, u32 id)
 	return judge_loading(id);
 }
 
+#define CLONE_JUDGED (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_OTHERS)
+
+/* clone() with namespaces other than a user's. The child is not there yet. */
+static __always_inline int judge_clone(u64 flags)
+{
+	struct agentd_tag *tag = current_tag();
+	struct scratch *s;
+	u32 slot, len;
+	int error = 0;
+
+	if (!tag)
+		return 0;
+	s = begin(&slot);
+	if (!s)
+		return -EPERM;
+	len = namespace_word(s, flags & CLONE_JUDGED);
+	if (len)
+		error = judge_word(tag, slot, AGENTD_OP_NAMESPACE, len);
+	scratch_give(slot);
+	return error;
+}
+
 SEC("?lsm/task_alloc")
-int BPF_PROG(lsm_task_alloc, struct task_struct *task)
+int BPF_PROG(lsm_task_alloc, struct task_struct *task, u64 flags)
 {
 	struct task_struct *parent = bpf_get_current_task_btf();
 	struct agentd_control *c = control_get();
@@ -155,7 +178,7 @@ int BPF_PROG(lsm_task_alloc, struct task_struct *task)
 	}
 	if (bpf_task_storage_get(&tags, task, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE)) {
 		stat_add(AGENTD_STAT_FORKS, 1); /* after it has its mark: see TaskMarks.none_left() */
-		return 0;
+		return flags & CLONE_JUDGED ? judge_clone(flags) : 0;
 	}
 	stat_add(AGENTD_STAT_UNTRACKED, 1);
 	return -ENOMEM;

@@ -20,9 +20,7 @@
  * clock); signals; System V and POSIX IPC; ioctls. Fails: to deny (kill).
  */
 #include "lib/call.bpf.h"
-
-#define TS_COMPAT 2
-#define X32_BIT 0x40000000
+#include "lib/syscall.bpf.h"
 
 /* Which operation an LSM hook must cover so that nothing of this kind of call is left to judge; plus one, 0: none does. */
 static const u8 covered_by[CALL_KINDS] = {
@@ -50,10 +48,19 @@ static const u8 covered_by[CALL_KINDS] = {
 	[CALL_VM_READ] = 1 + AGENTD_OP_PTRACE,
 	[CALL_VM_WRITE] = 1 + AGENTD_OP_PTRACE,
 	[CALL_PIDFD_GETFD] = 1 + AGENTD_OP_PTRACE,
+	[CALL_MOUNT_OTHER] = 1 + AGENTD_OP_MOUNT,
+	[CALL_OPEN_TREE] = 1 + AGENTD_OP_MOUNT,
+	[CALL_UNSHARE] = 1 + AGENTD_OP_NAMESPACE,
+	[CALL_SETNS] = 1 + AGENTD_OP_NAMESPACE,
+	[CALL_CLONE] = 1 + AGENTD_OP_NAMESPACE,
 	[CALL_BPF] = 1 + AGENTD_OP_BPF,
 	[CALL_MODULE] = 1 + AGENTD_OP_MODULE,
+	[CALL_MODULE_REMOVE] = 1 + AGENTD_OP_MODULE,
 	[CALL_KEXEC] = 1 + AGENTD_OP_KEXEC,
+	[CALL_IO_URING] = 1 + AGENTD_OP_IO_URING,
 	[CALL_PERF] = 1 + AGENTD_OP_PERF,
+	[CALL_USERFAULTFD] = 1 + AGENTD_OP_PERF,
+	[CALL_FANOTIFY] = 1 + AGENTD_OP_PERF,
 	[CALL_SOCKET] = 1 + AGENTD_OP_SOCKET,
 	[CALL_SETSOCKOPT] = 1 + AGENTD_OP_SOCKET,
 	[CALL_CONNECT] = 1 + AGENTD_OP_UNIX_CONNECT,
@@ -102,7 +109,7 @@ static __always_inline void judge_call(struct call *c)
 	s->nr = c->nr;
 	if (c->compat || c->nr & X32_BIT) {
 		len = c->compat ? word_set(s, "i386") : word_set(s, "x32");
-		if (!judge(c, AGENTD_OP_COMPAT, AGENTD_DETECTED, 0, len))
+		if (!covered(AGENTD_OP_COMPAT) && !judge(c, AGENTD_OP_COMPAT, AGENTD_DETECTED, 0, len))
 			goto out;
 		if (judged_before(c))
 			goto out;

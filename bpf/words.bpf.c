@@ -6,18 +6,11 @@
  * child are read from the child itself, not from the arguments of clone.
  */
 #include "lib/call.bpf.h"
+#include "lib/namespaces.bpf.h"
 
 #define PTRACE_TRACEME 0
 #define PTRACE_ATTACH 16
 #define PTRACE_SEIZE 0x4206
-#define CLONE_NEWTIME 0x80
-#define CLONE_NEWNS 0x20000
-#define CLONE_NEWCGROUP 0x02000000
-#define CLONE_NEWUTS 0x04000000
-#define CLONE_NEWIPC 0x08000000
-#define CLONE_NEWUSER 0x10000000
-#define CLONE_NEWPID 0x20000000
-#define CLONE_NEWNET 0x40000000
 
 /* The new child's own look at itself: which namespaces are not its parent's? As the flags that would have asked for them. */
 static __always_inline u64 namespaces_apart(void)
@@ -41,27 +34,6 @@ static __always_inline u64 namespaces_apart(void)
 	return flags;
 }
 
-static __always_inline u32 namespace_word(struct scratch *s, u64 flags)
-{
-	if (flags & CLONE_NEWUSER)
-		return word_set(s, "unshare:user");
-	if (flags & CLONE_NEWNS)
-		return word_set(s, "unshare:mnt");
-	if (flags & CLONE_NEWPID)
-		return word_set(s, "unshare:pid");
-	if (flags & CLONE_NEWNET)
-		return word_set(s, "unshare:net");
-	if (flags & (CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP | CLONE_NEWTIME))
-		return word_set(s, "unshare:other");
-	return 0;
-}
-
-/* A new user namespace has an LSM hook of its own, the others have none. */
-static __always_inline u64 unjudged(u64 flags)
-{
-	return covered(AGENTD_OP_NAMESPACE) ? flags & ~(u64)CLONE_NEWUSER : flags;
-}
-
 static __noinline void judge_words(struct call *c)
 {
 	struct scratch *s = scratch_get(c->slot);
@@ -76,7 +48,7 @@ static __noinline void judge_words(struct call *c)
 	switch (c->kind) {
 	case CALL_UNSHARE:
 		op = AGENTD_OP_NAMESPACE;
-		len = namespace_word(s, unjudged(first));
+		len = namespace_word(s, first);
 		break;
 	case CALL_SETNS:
 		op = AGENTD_OP_NAMESPACE;
@@ -87,7 +59,7 @@ static __noinline void judge_words(struct call *c)
 			return;
 		op = AGENTD_OP_NAMESPACE;
 		guarantee = AGENTD_CONTAINED;
-		len = namespace_word(s, unjudged(namespaces_apart()));
+		len = namespace_word(s, namespaces_apart());
 		break;
 	case CALL_PTRACE:
 		op = AGENTD_OP_PTRACE;

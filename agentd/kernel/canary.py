@@ -31,6 +31,7 @@ from collections.abc import Callable
 TIMEOUT = 10.0  # seconds until an attempt that doesn't end is ended
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
 MS_REC, MS_PRIVATE = 0x4000, 0x40000
+MAP_32BIT = 0x40
 PTRACE_SEIZE, PTRACE_DETACH = 0x4206, 17
 NR_BPF, NR_PERF, NR_RING, NR_MODULE, NR_KEXEC = 321, 298, 425, 175, 246
 EXITED = 42
@@ -214,9 +215,13 @@ def _perf(g: Ground) -> Attempt:
 
 
 def _compat(g: Ground) -> Attempt:
-    code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-    code.write(b"\x53\xb8\x14\x00\x00\x00\xcd\x80\x5b\xc3")  # push rbx; mov eax, 20 (getpid); int 0x80; pop rbx; ret
-    call = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_32BIT
+    code = mmap.mmap(-1, 4096, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(code))
+    # push rbx; mov ebx, path; xor ecx, ecx; mov eax, 5 (open); int 0x80; pop rbx; ret: a call that has an LSM hook
+    path = struct.pack("<I", start + 32)
+    code.write((b"\x53\xbb" + path + b"\x31\xc9\xb8\x05\x00\x00\x00\xcd\x80\x5b\xc3").ljust(32, b"\0") + b"/dev/null\0")
+    call = ctypes.CFUNCTYPE(ctypes.c_int)(start)
 
     def attempt() -> None:
         if (value := call()) < 0:

@@ -58,7 +58,7 @@ class LsmHook:
 
 
 LSM_HOOKS: Final = (
-    LsmHook("file_open", (Op.READ, Op.WRITE)),
+    LsmHook("file_open", (Op.READ, Op.WRITE, Op.COMPAT)),  # every hook judges `compat`
     LsmHook("file_receive"),
     LsmHook("path_mknod", (Op.CREATE,)),
     LsmHook("path_mkdir", (Op.CREATE,)),
@@ -100,7 +100,10 @@ LSM_HOOKS: Final = (
     LsmHook("perf_event_open", (Op.PERF,)),
     LsmHook("kernel_read_file", (Op.MODULE, Op.KEXEC)),
     LsmHook("kernel_load_data", (Op.MODULE, Op.KEXEC)),
-    LsmHook("task_alloc"),
+    LsmHook("task_alloc", (Op.NAMESPACE,)),
+    LsmHook("capable", (Op.NAMESPACE, Op.MOUNT, Op.MODULE)),
+    LsmHook("inode_init_security_anon", (Op.IO_URING, Op.PERF)),
+    LsmHook("path_notify", (Op.PERF,)),
     LsmHook("task_kill"),  # the guard, with ptrace_access_check
     LsmHook("task_setrlimit"),
     LsmHook("task_setscheduler"),

@@ -27,6 +27,7 @@
 
 #include "path.bpf.h"
 #include "scope.bpf.h"
+#include "syscall.bpf.h"
 
 #define EXT4_MAGIC 0xef53
 #define XFS_MAGIC 0x58465342
@@ -136,7 +137,7 @@ static __always_inline bool recalled(const struct agentd_tag *tag, struct file *
 	const struct memory_way *w;
 	struct memory *m;
 
-	if (!constants.memory)
+	if (!constants.memory || syscall_foreign()) /* the latter: judged as such first */
 		return false;
 	m = memory_of(inode, false);
 	if (!m)

@@ -13,13 +13,6 @@
 #include "hold.bpf.h"
 #include "recall.bpf.h"
 
-/* The work buffer of a hook: NO_SLOT and NULL mean deny. */
-static __always_inline struct scratch *begin(u32 *slot)
-{
-	*slot = scratch_take();
-	return *slot == NO_SLOT ? NULL : scratch_get(*slot);
-}
-
 static __always_inline void target_set(struct scratch *s, u32 i, u32 op, const struct vfsmount *mnt,
 				       const struct dentry *dentry)
 {
@@ -172,6 +165,53 @@ static __always_inline int judge_word(struct agentd_tag *tag, u32 slot, u32 op, 
 	path_verdict(&s->v[0], slot, tag->agent, op);
 	verdict_time(started);
 	return prevent(slot, tag, &s->v[0], emission_here(s, op, len));
+}
+
+/* The same, where the call can't be issued again once the hook has answered: what needs an approval is denied. */
+static __always_inline int judge_word_now(struct agentd_tag *tag, u32 slot, u32 op, u32 len)
+{
+	u64 started = bpf_ktime_get_ns();
+	struct scratch *s = scratch_get(slot);
+
+	if (!s)
+		return -EPERM;
+	path_verdict(&s->v[0], slot, tag->agent, op);
+	verdict_time(started);
+	if (s->v[0].decision != AGENTD_ALLOW) {
+		s->v[0].decision = AGENTD_DENY;
+		if (s->v[0].action == AGENTD_ACTION_PAUSE)
+			s->v[0].action = AGENTD_ACTION_DENY;
+	}
+	return prevent(slot, tag, &s->v[0], emission_here(s, op, len));
+}
+
+/*
+ * A call of the 32-bit table or of x32 is an operation of its own, `compat`: judged at every hook that it reaches, before
+ * what the hook judges. 0, or -EPERM.
+ */
+static __noinline int judge_compat(u32 slot)
+{
+	struct agentd_tag *tag = current_tag();
+	struct scratch *s = scratch_get(slot);
+	u32 len;
+
+	if (!tag || !s)
+		return -EPERM;
+	len = syscall_compat() ? word_set(s, "i386") : word_set(s, "x32");
+	return judge_word_now(tag, slot, AGENTD_OP_COMPAT, len);
+}
+
+/* The work buffer of a hook: NO_SLOT and NULL mean deny. */
+static __always_inline struct scratch *begin(u32 *slot)
+{
+	*slot = scratch_take();
+	if (*slot == NO_SLOT)
+		return NULL;
+	if (syscall_foreign() && judge_compat(*slot)) {
+		scratch_give(*slot);
+		return NULL;
+	}
+	return scratch_get(*slot);
 }
 
 /* The whole of a hook whose object is a word. */

@@ -17,7 +17,7 @@ static __always_inline bool syscall_compat(void)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 
-	return KREAD((struct task_struct___x86 *)task, thread_info.status) & TS_COMPAT;
+	return ((struct task_struct___x86 *)task)->thread_info.status & TS_COMPAT;
 }
 
 /* The number as it was asked for, X32_BIT included; of the 32-bit table if syscall_compat(). NO_SYSCALL: none. */
@@ -29,7 +29,7 @@ static __always_inline s32 syscall_number(void)
 	if (task->flags & PF_KTHREAD_OR_WORKER)
 		return NO_SYSCALL;
 	regs = (struct pt_regs *)bpf_task_pt_regs(task);
-	return KREAD(regs, orig_ax);
+	return regs->orig_ax;
 }
 
 /* Is it the call that has this number in the 64-bit table (x32 too), or that one in the 32-bit table? */
@@ -38,6 +38,22 @@ static __always_inline bool syscall_is(u32 wide, u32 narrow)
 	s32 number = syscall_number();
 
 	return number >= 0 && (syscall_compat() ? (u32)number == narrow : ((u32)number & ~X32_BIT) == wide);
+}
+
+/* Is it of another table than the 64-bit one? */
+static __always_inline bool syscall_foreign(void)
+{
+	s32 number = syscall_number();
+
+	return syscall_compat() || (number > 0 && number & X32_BIT);
+}
+
+/* Its first argument, as the register held it when it began. */
+static __always_inline u64 syscall_first(void)
+{
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+
+	return syscall_compat() ? (u32)KREAD(regs, bx) : KREAD(regs, di);
 }
 
 #endif

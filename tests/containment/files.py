@@ -106,7 +106,7 @@ def overlaid(ground: Ground) -> None:
     overlay(ground, "{denied}", "{free}/mount")
 
 
-def overlay_in_denied(ground: Ground) -> None:
+def over_denied(ground: Ground) -> None:
     """An overlay of free files, at a place that is denied."""
     overlay(ground, "{dir}/bin", "{denied}/below")
     (ground.dir / "denied/below/file").write_text("text")
@@ -150,7 +150,7 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
     Probe(21, "setxattr through an overlay of a denied folder", "", ["change", "setxattr", "{free}/mount", "{free}"],
           prepare=overlaid),
     Probe(21, "utimes below a denied folder, in an overlay", "setattr",
-          ["change", "utimes", "{denied}/below", "{free}"], came_back, "{denied}/below/file", prepare=overlay_in_denied),
+          ["change", "utimes", "{denied}/below", "{free}"], came_back, "{denied}/below/file", prepare=over_denied),
     reads(22, "over a unix socket", "received {fd}", keep=sent),
     reads(22, "inherited", "inherited {fd}", keep=inherited),
     Probe(22, "pidfd_getfd", "ptrace, descriptor", "taken {pid} {fd}", secret, keep=inherited),

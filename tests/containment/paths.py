@@ -101,7 +101,7 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
         for how in ("rename", "link")
     ),
     Probe(3, "bind mount", "mount", "bind {denied} {free}/mount key", secret, "{free}/mount", records=None),
-    Probe(3, "detached mount", "mount", "opentree {denied} key", secret, KEY[:-4], records=None),
+    Probe(3, "detached mount", "mount", "opentree {denied} key", secret, records=None),
     Probe(3, "fsopen", "mount", "fsopen"),
     Probe(3, "overlay", "mount", "overlay {denied} {free}/upper {free}/workdir {free}/mount key", secret,
           "{free}/mount", records=None),

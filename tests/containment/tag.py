@@ -26,6 +26,23 @@ LEAVINGS: Final = (
     "user",
 )
 NAMESPACES: Final = {"pid": NEWPID, "user": NEWUSER, "mount": NEWNS, "cgroup": NEWCGROUP}
+
+
+def dummy(ground: Ground) -> None:
+    """A module that nobody uses, where the kernel has it."""
+    subprocess.run(["modprobe", "dummy"], check=False, stderr=subprocess.DEVNULL)
+
+
+# how -> (kind, object, may the kernel lack it, what makes it possible). Each is a case of privilege_word() in c/tag.c.
+PRIVILEGES: Final[dict[str, tuple[str, str, bool, Callable[[Ground], None] | None]]] = {
+    "setns": ("namespace", "setns", False, None),
+    "clone, mnt": ("namespace, of a child", "unshare:mnt", False, None),
+    "clone, uts": ("namespace, of a child", "unshare:other", False, None),
+    "fspick": ("mount", "mount", False, None),
+    "userfaultfd": ("perf, fanotify and userfaultfd", "userfaultfd", True, None),
+    "fanotify": ("perf, fanotify and userfaultfd", "fanotify_init", True, None),
+    "delete_module": ("module", "module", True, dummy),
+}
 GROUP: Final = f"agentd-containment-{os.getpid()}"
 
 # What a coding agent must not write, because somebody else runs it later: below the home or the workspace.
@@ -179,6 +196,10 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
     *leaves(41, "cgroup", name="another cgroup"),
     *(probe for name, flags in NAMESPACES.items()
       for probe in leaves(41, str(flags), "roamer", f"a new {name} namespace, where that is allowed")),
+    *(Probe(41, how, kind, ["privilege", how, "{free}"], came_back, thing, only_if=only_if, prepare=prepare)
+      for how, (kind, thing, only_if, prepare) in PRIVILEGES.items()),
+    *(Probe(41, f"{how}, where it is allowed", "", ["privilege", how, "{free}"], agent="roamer")
+      for how in ("setns", "clone, mnt", "clone, uts", "fspick")),
     *(Probe(41, f"a new {name} namespace", "namespace", f"namespace {flags} {{free}}/plain",
             lambda seen: b"data plain" in seen.run.out) for name, flags in NAMESPACES.items()),
     Scenario(42, "short threads", short_threads),

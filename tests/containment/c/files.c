@@ -113,7 +113,11 @@ static int change_flags(int command)
 	int fd = open("file", O_RDONLY), flags = FS_NODUMP_FL;
 	struct fsxattr more = { .fsx_xflags = FS_XFLAG_NODUMP };
 
-	return command ? ioctl(fd, FS_IOC_FSSETXATTR, &more) : ioctl(fd, FS_IOC_SETFLAGS, &flags);
+	if (ioctl(fd, command ? FS_IOC_FSSETXATTR : FS_IOC_SETFLAGS, command ? (void *)&more : &flags)) {
+		errno = errno == ENOTTY ? EOPNOTSUPP : errno;
+		return -1;
+	}
+	return 0;
 }
 
 /* file_setattr() of Linux 6.17; struct file_attr of linux/fs.h there */

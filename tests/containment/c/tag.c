@@ -205,7 +205,61 @@ static int again_word(int argc, char **argv)
 	return 0;
 }
 
+/* What the kernel doesn't have isn't refused. */
+static int missing(int value)
+{
+	if (value < 0 && (errno == ENOENT || errno == EINVAL || errno == ENOTTY))
+		errno = ENOSYS;
+	return value;
+}
+
+static int seen_by_fanotify(const char *path)
+{
+	int group = syscall(SYS_fanotify_init, 0, O_RDONLY);
+
+	if (group < 0)
+		return missing(group);
+	return syscall(SYS_fanotify_mark, group, 1 /* FAN_MARK_ADD */, 0x20ull /* FAN_OPEN */, AT_FDCWD, path);
+}
+
+static int child_in(unsigned long flags)
+{
+	int pid = syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0);
+
+	if (!pid)
+		_exit(0);
+	return pid;
+}
+
+/* privilege HOW PATH: what a call does that has no hook of its own */
+static int privilege_word(int argc, char **argv)
+{
+	const char *how = argv[1];
+
+	say("attempt\n");
+	if (IS("setns"))
+		result(syscall(SYS_setns, open("/proc/self/ns/uts", O_RDONLY), 0));
+	else if (IS("clone, mnt"))
+		report(child_in(CLONE_NEWNS));
+	else if (IS("clone, uts"))
+		report(child_in(CLONE_NEWUTS));
+	else if (IS("fspick"))
+		result(syscall(433, AT_FDCWD, "/proc", 0));
+	else if (IS("userfaultfd"))
+		result(missing(syscall(SYS_userfaultfd, 0)));
+	else if (IS("fanotify"))
+		result(seen_by_fanotify(argv[2]));
+	else if (IS("delete_module"))
+		result(missing(syscall(SYS_delete_module, "dummy", O_NONBLOCK)));
+	return 0;
+}
+
 const struct word tag_words[] = {
-	{ "leave", 3, leave_word },   { "threads", 2, threads_word }, { "older", 2, older_word },
-	{ "settid", 2, settid_word }, { "again", 2, again_word },     { 0 },
+	{ "leave", 3, leave_word },
+	{ "threads", 2, threads_word },
+	{ "older", 2, older_word },
+	{ "settid", 2, settid_word },
+	{ "again", 2, again_word },
+	{ "privilege", 2, privilege_word },
+	{ 0 },
 };

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * What has no hook of its own, before its effect (LSM hooks; see lib/prevent.bpf.h).
+ *
+ * capable                       the privilege that a call must have, asked for while the call is in progress (by its
+ *                               number): namespaces by unshare() and setns(), mounts by fsopen() and its kin, modules
+ *                               removed. A user namespace has a hook (lsm_words.bpf.c), and clone() is judged there
+ * inode_init_security_anon      the descriptor of an io_uring or a userfaultfd
+ * path_notify                   fanotify; inotify, which tells no more than the reader may see anyway, is nobody's matter
+ *
+ * A call that is refused a privilege can't be issued again: capable() only says yes or no. What needs an approval is
+ * denied there. setns() asks more than once, and each time is counted.
+ */
+#include "lib/namespaces.bpf.h"
+#include "lib/prevent.bpf.h"
+#include "lib/syscall.bpf.h"
+
+#define CAP_SYS_MODULE 16
+#define CAP_SYS_ADMIN 21
+
+static __always_inline bool mounts_anew(s32 number)
+{
+	switch (number & ~X32_BIT) { /* the same in every table */
+	case 428: /* open_tree */
+	case 430: /* fsopen */
+	case 431: /* fsconfig */
+	case 432: /* fsmount */
+	case 433: /* fspick */
+	case 442: /* mount_setattr */
+	case 467: /* open_tree_attr */
+		return true;
+	}
+	return false;
+}
+
+/* Most privileges are asked for by calls that are none of ours: seen before a work buffer is taken. */
+static __always_inline bool of_interest(int privilege)
+{
+	if (privilege == CAP_SYS_MODULE)
+		return syscall_is(176, 129);
+	return syscall_is(272, 310) || syscall_is(308, 346) || mounts_anew(syscall_number());
+}
+
+/* What it is needed for: the operation, and the word in scratch->path. 0: no namespace but a user's, which was judged. */
+static __always_inline u32 privileged_word(struct scratch *s, int privilege, u32 *op)
+{
+	if (privilege == CAP_SYS_MODULE) {
+		*op = AGENTD_OP_MODULE;
+		return word_set(s, "module");
+	}
+	if (syscall_is(272, 310)) {
+		*op = AGENTD_OP_NAMESPACE;
+		return namespace_word(s, syscall_first() & ~(u64)CLONE_NEWUSER);
+	}
+	if (syscall_is(308, 346)) {
+		*op = AGENTD_OP_NAMESPACE;
+		return word_set(s, "setns");
+	}
+	*op = AGENTD_OP_MOUNT;
+	return word_set(s, "mount");
+}
+
+SEC("?lsm/capable")
+int BPF_PROG(lsm_capable, const struct cred *cred, struct user_namespace *ns, int privilege)
+{
+	struct agentd_tag *tag;
+	struct scratch *s;
+	int error = 0;
+	u32 slot, len, op = AGENTD_OP_MOUNT;
+
+	if (privilege != CAP_SYS_ADMIN && privilege != CAP_SYS_MODULE)
+		return 0;
+	tag = current_tag();
+	if (!tag || !of_interest(privilege))
+		return 0;
+	s = begin(&slot);
+	if (!s)
+		return -EPERM;
+	len = privileged_word(s, privilege, &op);
+	if (len)
+		error = judge_word_now(tag, slot, op, len);
+	scratch_give(slot);
+	return error;
+}
+
+SEC("?lsm/inode_init_security_anon")
+int BPF_PROG(lsm_inode_init_security_anon, struct inode *inode, const struct qstr *name)
+{
+	char text[16] = {};
+
+	if (bpf_probe_read_kernel_str(text, sizeof(text), KREAD(name, name)) < 0)
+		return 0;
+	if (text[1] == 'i' && text[2] == 'o' && text[3] == '_' && text[4] == 'u') /* [io_uring] */
+		return PREVENT_WORD(AGENTD_OP_IO_URING, "io_uring_setup");
+	if (text[1] == 'u' && text[2] == 's' && text[3] == 'e' && text[4] == 'r') /* [userfaultfd] */
+		return PREVENT_WORD(AGENTD_OP_PERF, "userfaultfd");
+	return 0;
+}
+
+SEC("?lsm/path_notify")
+int BPF_PROG(lsm_path_notify, const struct path *path)
+{
+	if (!syscall_is(301, 339))
+		return 0;
+	return PREVENT_WORD(AGENTD_OP_PERF, "fanotify_init");
+}
