@@ -57,7 +57,7 @@ class Ground:
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.effect: Callable[[], bool] | None = None
-        self.keep: list[socket.socket] = []
+        self.keep: list[socket.socket | mmap.mmap] = []
         self.victim = 0
 
     def file(self, name: str, text: str = "canary") -> str:
@@ -222,6 +222,7 @@ def _compat(g: Ground) -> Attempt:
     path = struct.pack("<I", start + 32)
     code.write((b"\x53\xbb" + path + b"\x31\xc9\xb8\x05\x00\x00\x00\xcd\x80\x5b\xc3").ljust(32, b"\0") + b"/dev/null\0")
     call = ctypes.CFUNCTYPE(ctypes.c_int)(start)
+    g.keep.append(code)  # or its memory is gone when the attempt is made
 
     def attempt() -> None:
         if (value := call()) < 0:

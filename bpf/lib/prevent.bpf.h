@@ -189,7 +189,7 @@ static __always_inline int judge_word_now(struct agentd_tag *tag, u32 slot, u32 
  * A call of the 32-bit table or of x32 is an operation of its own, `compat`: judged at every hook that it reaches, before
  * what the hook judges. 0, or -EPERM.
  */
-static __noinline int judge_compat(u32 slot)
+static __always_inline int judge_compat(u32 slot)
 {
 	struct agentd_tag *tag = current_tag();
 	struct scratch *s = scratch_get(slot);
