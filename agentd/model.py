@@ -41,10 +41,11 @@ class Op(enum.IntEnum):
     SOCKET = 17
     PERF = 18
     COMPAT = 19
-    CONNECT = 20
-    BIND = 21
-    LISTEN = 22
-    SEND = 23
+    EXECMEM = 20  # memory that is made executable
+    CONNECT = 21
+    BIND = 22
+    LISTEN = 23
+    SEND = 24
 
     @property
     def word(self) -> str:

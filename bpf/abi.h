@@ -16,7 +16,7 @@ typedef unsigned long long agentd_u64;
 typedef long long agentd_s64;
 typedef int agentd_s32;
 
-#define AGENTD_ABI_VERSION 3
+#define AGENTD_ABI_VERSION 4
 
 enum agentd_op {
 	AGENTD_OP_EXEC = 0,
@@ -39,13 +39,14 @@ enum agentd_op {
 	AGENTD_OP_SOCKET = 17,
 	AGENTD_OP_PERF = 18,
 	AGENTD_OP_COMPAT = 19,
-	AGENTD_OP_CONNECT = 20,
-	AGENTD_OP_BIND = 21,
-	AGENTD_OP_LISTEN = 22,
-	AGENTD_OP_SEND = 23,
-	AGENTD_OP_COUNT = 24,
+	AGENTD_OP_EXECMEM = 20, /* memory that is made executable: a file's path, or "anon:memory" */
+	AGENTD_OP_CONNECT = 21,
+	AGENTD_OP_BIND = 22,
+	AGENTD_OP_LISTEN = 23,
+	AGENTD_OP_SEND = 24,
+	AGENTD_OP_COUNT = 25,
 };
-#define AGENTD_PATH_OPS 20 /* ops below this one have a path (or word) as their object */
+#define AGENTD_PATH_OPS 21 /* ops below this one have a path (or word) as their object */
 #define AGENTD_HOST_OPS 4
 
 enum agentd_decision {

@@ -30,3 +30,4 @@
 #include "mounts.bpf.c"
 #include "lsm_attributes.bpf.c"
 #include "lsm_privileges.bpf.c"
+#include "lsm_memory.bpf.c"

@@ -73,6 +73,7 @@ KINDS: Final = (
     Kind(Op.PERF, "", Point.TRACE, DETECTED, static=True),
     Kind(Op.PERF, "fanotify and userfaultfd", Point.TRACE, CONTAINED, static=True),
     Kind(Op.COMPAT, "", Point.TRACE, DETECTED),
+    Kind(Op.EXECMEM, "", Point.NONE, Guarantee.NONE),  # without LSM hooks nothing judges it
     Kind(Op.CONNECT, "", Point.CGROUP, PREVENTED),
     Kind(Op.BIND, "", Point.CGROUP, PREVENTED),
     Kind(Op.LISTEN, "", Point.TRACE, CONTAINED),
@@ -142,7 +143,7 @@ def markdown() -> str:
     )
     rows: dict[tuple[str, ...], list[str]] = {}
     for op in Op:
-        cells = [f"{in_words(covers, op)} ({main(covers, op).point.word})" for covers in hosts]
+        cells = [_cell(covers, op) for covers in hosts]
         cells[0] = in_words(hosts[0], op) if op in _hooked() else "as without"
         rows.setdefault(tuple(cells), []).append(f"`{op.word}`")
     lines = [
@@ -151,6 +152,11 @@ def markdown() -> str:
     ]
     lines += [f"| {', '.join(ops)} | {' | '.join(cells)} |" for cells, ops in rows.items()]
     return "\n".join(lines) + "\n"
+
+
+def _cell(covers: Collection[Cover], op: Op) -> str:
+    point = main(covers, op).point
+    return f"{in_words(covers, op)} ({point.word})" if point is not Point.NONE else "not judged"
 
 
 def _hooked() -> set[Op]:

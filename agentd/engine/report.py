@@ -83,12 +83,15 @@ def weak_spots(
             continue
         if hooks is not Point.NONE and not cover.kind.hooks:
             reason, remedy = "no LSM hook sees this part, so it is judged after the call", "none but a newer agentd"
+        elif cover.guarantee is Guarantee.NONE:
+            reason, remedy = "without LSM hooks nothing judges it", "a kernel with BPF trampolines"
         else:
             reason, remedy = "without LSM hooks it is judged after the call", "a kernel with BPF trampolines"
         if better.guarantee > cover.guarantee:
             remedy = f"start the agent with agentd run: {better.guarantee.word} by {better.point.word}"
-        add(cover.kind.name, f"only {cover.guarantee.word}: {reason}", remedy)
+        how = f"only {cover.guarantee.word}" if cover.guarantee else "not judged"
+        add(cover.kind.name, f"{how}: {reason}", remedy)
     for proof in proofs:
-        if not proof.tried:
+        if not proof.tried and proof.cover.guarantee is not Guarantee.NONE:
             add(proof.cover.kind.op.word, f"no proof: {proof.text}", "none needed where the kernel has no such call")
     return [{"kinds": kinds, "reason": reason, "remedy": remedy} for (reason, remedy), kinds in found.items()]

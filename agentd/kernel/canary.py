@@ -30,8 +30,7 @@ from collections.abc import Callable
 
 TIMEOUT = 10.0  # seconds until an attempt that doesn't end is ended
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
-MS_REC, MS_PRIVATE = 0x4000, 0x40000
-MAP_32BIT = 0x40
+MS_REC, MS_PRIVATE, MAP_32BIT = 0x4000, 0x40000, 0x40
 PTRACE_SEIZE, PTRACE_DETACH = 0x4206, 17
 NR_BPF, NR_PERF, NR_RING, NR_MODULE, NR_KEXEC = 321, 298, 425, 175, 246
 EXITED = 42
@@ -231,6 +230,13 @@ def _compat(g: Ground) -> Attempt:
     return attempt
 
 
+def _execmem(g: Ground) -> Attempt:
+    page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    g.keep.append(page)
+    return lambda: checked(libc.mprotect(ctypes.c_void_p(start), ctypes.c_size_t(4096), mmap.PROT_EXEC))
+
+
 def _connect(g: Ground) -> Attempt:
     server, address = g.listener()
     client = socket.socket()
@@ -282,6 +288,7 @@ ATTEMPTS: dict[str, Callable[[Ground], Attempt]] = {
     "socket": _socket,
     "perf": _perf,
     "compat": _compat,
+    "execmem": _execmem,
     "connect": _connect,
     "bind": _bind,
     "listen": _listen,

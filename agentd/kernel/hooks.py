@@ -78,6 +78,8 @@ LSM_HOOKS: Final = (
     LsmHook("inode_file_setattr", (Op.SETATTR,), newer=True),
     LsmHook("file_ioctl", (Op.SETATTR,)),
     LsmHook("file_ioctl_compat", (Op.SETATTR,), newer=True),
+    LsmHook("mmap_file", (Op.EXECMEM,)),
+    LsmHook("file_mprotect", (Op.EXECMEM,)),
     LsmHook("path_chroot", (Op.CHROOT,)),
     LsmHook("sb_mount", (Op.MOUNT,)),
     LsmHook("sb_umount", (Op.MOUNT,)),

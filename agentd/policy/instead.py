@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from agentd.model import Decision, Family, Op
-from agentd.policy.resolved import BASELINE_TOOL, ResolvedAgent, Rule
+from agentd.policy.resolved import BASELINE, ResolvedAgent, Rule
 
 SHOWN: Final = 4  # rules, and globs or hosts of a rule
 
@@ -24,7 +24,7 @@ def instead(agent: ResolvedAgent, op: Op, tool: str, operation: str) -> str:
             for rule in rules
             if _helps(rule, op)
             for toolop in toolops
-            if rule.names(*toolop) and toolop not in (BASELINE_TOOL, (tool, operation))
+            if rule.names(*toolop) and toolop not in BASELINE and toolop != (tool, operation)
         ]
     said = list(dict.fromkeys(filter(None, said)))
     if not said:
@@ -42,7 +42,7 @@ def _helps(rule: Rule, op: Op) -> bool:
 
 
 def _say(rule: Rule, tool: str, operation: str, op: Op) -> str:
-    if (tool, operation) == BASELINE_TOOL:
+    if (tool, operation) in BASELINE:
         return ""
     texts = rule.paths_text if op.family is Family.PATH else rule.hosts_text
     word = "in" if op.family is Family.PATH else "to"

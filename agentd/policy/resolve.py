@@ -29,7 +29,7 @@ from agentd.policy.patterns import Dialect, Glob
 from agentd.policy.problem import PolicyError, Problem, Problems, in_order
 from agentd.policy.reader import shown
 from agentd.policy.resolved import (
-    BASELINE_TOOL,
+    BASELINE,
     DEFAULT_TIMEOUT,
     RULE_DEFAULT,
     RULE_UNRESOLVED,
@@ -271,14 +271,13 @@ class _AgentBuilder:
 
     def _baseline(self, catalogue: ShippedCatalogue) -> Rule:
         """What any program needs to start at all is allowed unless a rule of the policy speaks of it."""
-        tool, operation = BASELINE_TOOL
-        entry = next(entry for entry in catalogue.entries if (entry.tool, entry.operation) == BASELINE_TOOL)
+        entry = next(entry for entry in catalogue.entries if (entry.tool, entry.operation) in BASELINE)
         return Rule(
             id=f"{self.agent.name}/baseline/0",
             index=len(self.agent.rules),
             decision=Decision.ALLOW,
-            tool=tool,
-            operations=frozenset({operation}),
+            tool=entry.tool,
+            operations=frozenset(operation for _, operation in BASELINE),
             paths=None,
             hosts=None,
             risk_max=None,

@@ -21,7 +21,7 @@ from agentd.policy.problem import Problem
 RULE_DEFAULT: Final = -1  # no rule covers the operation: default deny
 RULE_UNRESOLVED: Final = -2  # the object could not be resolved completely
 DEFAULT_TIMEOUT: Final = 300  # seconds that a held operation waits when its rule says nothing
-BASELINE_TOOL: Final = ("runtime", "load")
+BASELINE: Final = frozenset({("runtime", "load"), ("runtime", "code"), ("runtime", "generate")})
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,11 @@ struct super_block {
 struct super_block___v618 { /* since 6.18 */
 	struct mount *s_mounts;
 };
+struct vm_area_struct {
+	unsigned long vm_flags;
+	void *anon_vma;
+	struct file *vm_file;
+};
 struct iattr {
 	unsigned int ia_valid;
 };
@@ -191,6 +196,7 @@ struct css_set {
 };
 struct task_struct {
 	unsigned int flags;
+	unsigned int personality;
 	unsigned int ptrace;
 	int exit_state;
 	int pid, tgid;

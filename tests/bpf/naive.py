@@ -27,7 +27,7 @@ FILE_OPS: Final = (
     "unix_connect",
 )
 WORD_OPS: Final = ("ptrace", "namespace", "bpf", "module", "kexec", "io_uring", "socket", "perf", "compat")
-PATH_OPS: Final = (*FILE_OPS, *WORD_OPS)
+PATH_OPS: Final = (*FILE_OPS, *WORD_OPS, "execmem")
 HOST_OPS: Final = ("connect", "bind", "listen", "send")
 DEFAULT, UNRESOLVED = -1, -2
 NAMELESS: Final = (
@@ -131,7 +131,7 @@ class Naive:
                 if self.covers(rule, decision, entry, obj):
                     return self.decided(decision, rule.get("action"), entry, index, rule.get("timeout"))
                 index += 1
-        if (entry.tool, entry.operation) == ("runtime", "load"):
+        if entry.tool == "runtime" and entry.operation in ("load", "code", "generate"):
             return self.decided(0, None, entry, index, None)
         return self.decided(2, None, entry, DEFAULT, None)
 

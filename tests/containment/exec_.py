@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.containment.ground import Ground
-from tests.containment.suite import Probe, Scenario, marked, secret
+from tests.containment.suite import Probe, Scenario, came_back, marked, secret
 
 BAD: Final = "{nobin}/bad"
 
@@ -67,6 +67,20 @@ def opened(ground: Ground) -> None:
     ground.dir.chmod(0o777)
 
 
+def preloaded(ground: Ground) -> None:
+    """A library in the free folder."""
+    shutil.copy(ground.programs / "effect.so", ground.dir / "free/effect.so")
+
+
+# name, words, effect, object
+CODE: Final = (
+    ("LD_PRELOAD of a file of its own",
+     "spawn fork /usr/bin/env env LD_PRELOAD={free}/effect.so MARK={mark} /usr/bin/true", marked, "{free}/effect.so"),
+    ("machine code in memory", "code", came_back, "anon:memory"),
+    ("machine code in memory that may be written to", "codewide", came_back, "anon:memory"),
+    ("machine code in a file of its own", "codefile {free}/code", came_back, "{free}/code"),
+    ("machine code in its copy of a library", "codecopy /lib/x86_64-linux-gnu/libc.so.6", came_back, "anon:memory"),
+)  # fmt: skip
 TOOL: Final = ["spawn", "fork", "{bin}/tool", "tool"]
 ARGUMENTS: Final = {
     "1": ["--forbidden"],
@@ -103,11 +117,9 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
           "spawn fork /usr/bin/env env LD_PRELOAD={denied}/effect.so MARK={mark} /usr/bin/true", marked,
           "{denied}/effect.so", records=None,
           prepare=lambda ground: shutil.copy(ground.programs / "effect.so", ground.dir / "denied/effect.so")),
-    Probe(12, "LD_PRELOAD of a file of its own", "exec",
-          "spawn fork /usr/bin/env env LD_PRELOAD={free}/effect.so MARK={mark} /usr/bin/true", marked,
-          prepare=lambda ground: shutil.copy(ground.programs / "effect.so", ground.dir / "free/effect.so")),
-    Probe(12, "machine code in memory", "exec", "code"),
-    Probe(12, "machine code in a file of its own", "exec", "codefile {free}/code"),
+    *(Probe(12, f"{name}{note}", kind, words, effect, thing, agent=agent, records=None, prepare=preloaded)
+      for name, words, effect, named in CODE
+      for note, kind, thing, agent in (("", "execmem", named, "pure"), (", where that is allowed", "", "*", "bot"))),
     runs(13, "a denied script", "spawn fork {free}/x.no x {mark}", object="{free}/x.no",
          prepare=script("{free}/x.no", "#!/bin/sh\n: > $1\n")),
     may(13, "a script that may run", "spawn fork {free}/x.yes x {mark}",

@@ -242,6 +242,7 @@ class Ground:
             "walker": harness.agent(deny=[*files, {"tool": "host", "operations": ["mount"]}]),
             "reader": harness.agent(deny=[rule for rule in files if rule["tool"] != "file_reader"]),
             "sender": harness.agent(deny=[{"tool": "ipc", "paths": ["**/docker.datagram.sock"]}]),
+            "pure": harness.agent(deny=[{"tool": "runtime", "operations": ["generate", "code"]}]),
             "deaf": harness.agent(deny=[{"tool": "deaf"}]),
             "asker": harness.agent(deny=deny, ask=ask, but=["host"]),
             "named": harness.agent(

@@ -32,7 +32,7 @@ class Gap:
     closed_by: frozenset[Point] = INLINE
 
 
-_CODE: Final = Gap("no kernel operation stands for memory that is made executable", frozenset())
+_CODE: Final = Gap("without LSM hooks nothing judges memory that is made executable")
 _ELSEWHERE: Final = Gap("a descriptor is judged where it was opened, and that was outside the workload")
 _GUARD: Final = Gap("agentd has no guard for itself on this kind of host")
 _GUARDED: Final = Gap("agentd guards its process where there are LSM hooks; its files are the policy's", frozenset())
@@ -45,6 +45,8 @@ GAPS: Final[dict[tuple[int, str], Gap]] = {
     ),
     (12, "LD_PRELOAD of a file of its own"): _CODE,
     (12, "machine code in memory"): _CODE,
+    (12, "machine code in memory that may be written to"): _CODE,
+    (12, "machine code in its copy of a library"): _CODE,
     (12, "machine code in a file of its own"): _CODE,
     **{(21, how): Gap("what ioctl() does isn't traced") for how in ("chattr", "chattr, extended")},
     (21, "utimes through a bind mount"): Gap("a file is judged by the name it was asked for"),

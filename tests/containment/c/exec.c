@@ -189,6 +189,32 @@ static int code_word(int argc, char **argv)
 	return 0;
 }
 
+/* codewide: into memory that is executable and writable at once */
+static int codewide_word(int argc, char **argv)
+{
+	void *memory;
+
+	say("attempt\n");
+	memory = mmap(0, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory != MAP_FAILED)
+		memcpy(memory, answer, sizeof(answer));
+	result(memory == MAP_FAILED ? -1 : ((int (*)(void))memory)());
+	return 0;
+}
+
+/* codecopy FILE: into a private copy of a file's memory, which is made executable then */
+static int codecopy_word(int argc, char **argv)
+{
+	void *memory = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE, open(argv[1], O_RDONLY), 0);
+
+	if (memory == MAP_FAILED)
+		return 1;
+	memcpy(memory, answer, sizeof(answer));
+	say("attempt\n");
+	result(mprotect(memory, 4096, PROT_READ | PROT_EXEC) ? -1 : ((int (*)(void))memory)());
+	return 0;
+}
+
 /* codefile FILE: the same from a file that the workload writes; mmap with PROT_EXEC is the attempt */
 static int codefile_word(int argc, char **argv)
 {
@@ -214,5 +240,7 @@ const struct word exec_words[] = {
 	{ "lazy", 4, lazy_word },
 	{ "code", 0, code_word },
 	{ "codefile", 1, codefile_word },
+	{ "codewide", 0, codewide_word },
+	{ "codecopy", 1, codecopy_word },
 	{ 0 },
 };

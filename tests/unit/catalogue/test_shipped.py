@@ -12,7 +12,7 @@ from agentd.policy.resolve import shipped_catalogue
 ANYTHING = [b"", b"/", b"/x/y", b"word", b"unshare:user", b"@abstract", b"anon:tmpfs/memfd:x", b"/\xff\n", b"x" * 5000]
 ANYWHERE = [Endpoint(b"\x01\x02\x03\x04", 9), Endpoint(bytes(16), 0), Endpoint(b"\xfe" * 16, 65535, "udp")]
 REQUIRED = {
-    "runtime": {"load"}, "shell": {"execute", "rm", "delete"}, "file_reader": {"read"},
+    "runtime": {"load", "code", "generate"}, "shell": {"execute", "rm", "delete"}, "file_reader": {"read"},
     "file_writer": {"create", "write"}, "file": {"delete", "rename", "link", "setattr"},
     "network": {"connect", "listen", "send", "raw"}, "email": {"send"}, "web": {"fetch", "search"},
     "database": {"query"}, "package_manager": {"install"}, "kubernetes": {"get", "delete"}, "secrets": {"read"},
