@@ -44,7 +44,6 @@ class Kind:
 # The first kind of an operation is the operation as such; the others are parts of it.
 KINDS: Final = (
     Kind(Op.EXEC, "", Point.EXEC, CONTAINED),
-    Kind(Op.EXEC, "where arguments decide", Point.EXEC, CONTAINED, hooks=False),
     Kind(Op.READ, "", Point.TRACE, CONTAINED),
     Kind(Op.READ, "shared descriptors", Point.TRACE, DETECTED),  # another thread may have used the descriptor
     Kind(Op.WRITE, "", Point.TRACE, DETECTED),
