@@ -126,7 +126,7 @@ def many_files(suite: Suite) -> Told:
 
 
 def many_questions(suite: Suite) -> Told:
-    """Many processes held at once, by one question because they ask the same: none gets through, and its answer is for all."""
+    """Many processes held at once, by one question: none gets through, and its answer is for all."""
     number, port = suite.rounds(50, 1000), suite.ground.sinks.port["ask"]
     suite.drain()
     assert untagged(suite.probe("crowd", 5, port)).value == "5" and suite.ground.sinks.seen("ask", 1)
