@@ -77,15 +77,16 @@ def scan(console: str) -> list[str]:
     return shown
 
 
-def command_line(arm: Arm, folder: Path, *, cpus: int, memory: str) -> list[str]:
-    """The call of virtme-ng."""
+def command_line(arm: Arm, folder: Path, *, cpus: int, memory: str, qemu: str = "") -> list[str]:
+    """The call of virtme-ng. qemu: more options for the emulator."""
     enter = shlex.join(["sh", str(ROOT / "tests" / "vm" / "enter.sh"), str(ROOT)])
     append = [*APPEND, *(() if arm.bpf_lsm else (WITHOUT_BPF,))]
     root = "-fsdev local,id=agentd,path=/,security_model=none,readonly=on,multidevs=remap"
+    device = "-device virtio-9p-pci,fsdev=agentd,mount_tag=agentd-root"
     return [
         f"{sys.prefix}/bin/vng", "--disable-kvm", "--force-9p", "--verbose", "--user", "root",
         "--run", str(arm.kernel.image), "--cpus", str(cpus), "--memory", memory,
-        f"--rwdir={SHARED}={folder}", f"--qemu-opts={root} -device virtio-9p-pci,fsdev=agentd,mount_tag=agentd-root",
+        f"--rwdir={SHARED}={folder}", f"--qemu-opts={root} {device} {qemu}".rstrip(),
         *[f"--append={word}" for word in append], "--", enter,
     ]  # fmt: skip
 
@@ -98,19 +99,20 @@ def boot(
     cpus: int = 2,
     memory: str = "2G",
     timeout: float = 600,
+    qemu: str = "",
     show: Callable[[str], None] = lambda line: None,
     stop: threading.Event | None = None,
 ) -> Outcome:
     """Boots the kernel and runs `command` in the tree. folder: empty, on the host; show: gets each line of output.
 
-    stop: when it is set the machine is switched off. timeout: seconds for all of it; then it is, too, and the arm has
-    failed.
+    qemu: more options for the emulator. stop: when it is set the machine is switched off. timeout: seconds for all of
+    it; then it is, too, and the arm has failed.
     """
     (folder / "command").write_text(f"exec {shlex.join(command)}\n", encoding="utf-8")
     begun = time.monotonic()
     with open(folder / "console", "wb") as console, open(folder / "vng", "wb") as said:
         machine = subprocess.Popen(
-            command_line(arm, folder, cpus=cpus, memory=memory),
+            command_line(arm, folder, cpus=cpus, memory=memory, qemu=qemu),
             stdin=subprocess.DEVNULL, stdout=said, stderr=console, cwd=ROOT, start_new_session=True,
             env={**os.environ, "PATH": f"{sys.prefix}/bin:/usr/sbin:/sbin:{os.environ.get('PATH', '/usr/bin:/bin')}"},
         )  # fmt: skip
