@@ -22,7 +22,6 @@ MAX_LINES = 400
 # path: why it is longer
 LONG_FILES: dict[str, str] = {
     "bpf/abi.h": "the one contract between the two sides",
-    "tests/bench/vm/ops.c": "a list of operations, each a few lines",
 }
 
 # Codes whose part isn't written yet.

@@ -61,8 +61,9 @@ def commit() -> str:
 
 def fill(folder: Path, options: argparse.Namespace) -> None:
     """What the guest needs and the host makes faster: the measured program, and the policy, compiled."""
-    gcc = ["gcc", "-O2", "-static", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror", "-o", folder / "ops"]
-    subprocess.run([*gcc, HERE / "ops.c"], check=True)
+    for name in ("ops", "fresh"):
+        gcc = ["gcc", "-O2", "-static", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror", "-o", folder / name]
+        subprocess.run([*gcc, HERE / f"{name}.c"], check=True)
     (folder / "true.c").write_text("int main(void) { return 0; }\n", encoding="ascii")
     linked = ["gcc", "-O2", f"-Wl,--dynamic-linker={arms.LIBRARIES[0]}", "-o", folder / "true", folder / "true.c"]
     subprocess.run(linked, check=True)

@@ -108,11 +108,7 @@ class Bench:
 
     def __init__(self, shared: Path, work: Path) -> None:
         self.options = json.loads((shared / "options.json").read_text(encoding="utf-8"))
-        self.ops = str(work / "ops")
-        Path(self.ops).write_bytes((shared / "ops").read_bytes())
-        os.chmod(self.ops, 0o755)
-        self._program = str(work / "true")
-        shutil.copy(shared / "true", self._program)
+        self.ops, self._fresh, self._program = (shutil.copy(shared / name, work) for name in ("ops", "fresh", "true"))
         Path("/proc/sys/kernel/randomize_va_space").write_text("0")  # as many page tables in every process
         self._folders = 0
         self._check()
@@ -131,7 +127,7 @@ class Bench:
         """One with objects that nobody has met: below /tmp, so that a file in it is at depth 3."""
         self._folders += 1
         made = Path("/tmp") / f"bench{self._folders}"
-        subprocess.run([self.ops, "make", made, str(FRESH), self._program, str(PROGRAMS)], check=True)
+        subprocess.run([self._fresh, made, str(FRESH), self._program, str(PROGRAMS)], check=True)
         return made
 
     def round(self, number: int) -> None:

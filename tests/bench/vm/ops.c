@@ -2,11 +2,10 @@
 /*
  * The operations that `./dev bench --vm` counts, in a machine whose time stamp counter is an instruction counter (QEMU,
  * -icount shift=0). Reads lines "OPERATION COUNT FOLDER" and answers each with "MEDIAN LEAST TOTAL", in instructions: of
- * single operations, and of all of them together with whatever else this CPU did meanwhile. FOLDER: made by `ops make`.
+ * single operations, and of all of them together with whatever else this CPU did meanwhile. FOLDER: made by fresh.c.
  *
- * ops serve                               reads standard input
- * ops make FOLDER COUNT PROGRAM COPIES   fills FOLDER with files and folders to be met for the first time
- * ops check                               does a counted stretch of code take what it must? else this clock is no counter
+ * ops serve   reads standard input
+ * ops check   does a counted stretch of code take what it must? else this clock is no counter
  *
  * An operation whose name ends in `-first` takes a new object each time: one of those in FOLDER, or a new address.
  */
@@ -24,8 +23,9 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
+#include "deep.h"
+
 #define MAX_COUNT 20000
-#define DEEP "a/b/c/d/e/f/g/h/i" /* with /tmp/FOLDER before it and a name behind: 12 */
 
 static unsigned long long samples[MAX_COUNT];
 static const char *folder;
@@ -322,48 +322,6 @@ static void measure(const char *name, int count)
 	die(name);
 }
 
-static void copy(const char *from, const char *to)
-{
-	char block[65536];
-	ssize_t size;
-	int in = open(from, O_RDONLY), out = open(to, O_WRONLY | O_CREAT | O_EXCL, 0755);
-
-	check(in < 0 || out < 0, to);
-	while ((size = read(in, block, sizeof(block))) > 0)
-		check(write(out, block, size) != size, to);
-	close(in);
-	close(out);
-}
-
-static void touch(const char *name)
-{
-	int fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-
-	check(fd < 0 || close(fd), name);
-}
-
-static void make(int count, const char *program, int copies)
-{
-	char deep[] = DEEP;
-
-	check(mkdir(folder, 0755), folder);
-	for (char *end = deep; *end; end++) {
-		if (*end == '/') {
-			*end = 0;
-			check(mkdir(path(deep, 0), 0755), deep);
-			*end = '/';
-		}
-	}
-	check(mkdir(path(DEEP, 0), 0755), DEEP);
-	for (int number = 0; number <= count; number++) {
-		touch(path("file%d", number));
-		touch(path(DEEP "/file%d", number));
-		check(mkdir(path("folder%d", number), 0755), "mkdir");
-	}
-	for (int number = 0; number <= copies; number++)
-		copy(program, path("program%d", number));
-}
-
 static void serve(void)
 {
 	static char line[4096], where[4096], name[64];
@@ -394,13 +352,10 @@ int main(int argc, char **argv)
 {
 	if (argc == 2 && !strcmp(argv[1], "serve")) {
 		serve();
-	} else if (argc == 6 && !strcmp(argv[1], "make")) {
-		folder = argv[2];
-		make(atoi(argv[3]), argv[4], atoi(argv[5]));
 	} else if (argc == 2 && !strcmp(argv[1], "check")) {
 		measure("check", 9);
 	} else {
-		fprintf(stderr, "usage: ops serve | make FOLDER COUNT PROGRAM COPIES | check\n");
+		fprintf(stderr, "usage: ops serve | check\n");
 		return 2;
 	}
 	return 0;
