@@ -19,7 +19,7 @@ from agentd.actions import signals
 from agentd.audit.canonical import Json
 from agentd.audit.record import Record, gap
 from agentd.audit.writer import AuditWriter, new_action_id
-from agentd.engine import capacity, orphans, records
+from agentd.engine import capacity, coverage, orphans, records
 from agentd.engine.accounts import Accounts
 from agentd.engine.archive import Archive
 from agentd.engine.census import Census, Workload
@@ -40,7 +40,7 @@ from agentd.kernel.ring import EventRing, KernelEvent, parse
 from agentd.kernel.tables import PolicyTables
 from agentd.kernel.tasks import TaskMarks
 from agentd.metrics import Metrics
-from agentd.model import Action, Decision
+from agentd.model import Action, Decision, Point
 from agentd.workloads import processes
 
 FLUSH_SECONDS: Final = 10
@@ -143,14 +143,19 @@ class Engine:
 
     # -- workloads
 
-    def new_workload(self, agent: str, origin: str) -> tuple[Workload, int]:
-        """(A workload without processes, the agent's number in the kernel). Raises AgentdError `unknown-agent`."""
+    def new_workload(self, agent: str, origin: str, *, started: bool = False) -> tuple[Workload, int]:
+        """(A workload without processes, the agent's number in the kernel). Raises AgentdError `unknown-agent`, and
+        `kernel-unsupported` where this host gives less than the policy's minimum_guarantee.
+        """
         slot = self.policies.slot(agent)
+        if resolved := self.policies.agent(agent):
+            point, prevented = Point(self.loaded.control.point), self.loaded.prevented
+            coverage.require(resolved, coverage.of_host(point, prevented, started=started))
         return self.workloads.new(agent, origin), slot
 
     def mark_started(self, pidfd: int, agent: str, origin: str, command: list[str]) -> Workload:
         """Marks a process that waits to exec its command: the root of a new workload."""
-        workload, slot = self.new_workload(agent, origin)
+        workload, slot = self.new_workload(agent, origin, started=True)
         self.marks.mark_process(pidfd, slot, workload.number, root_exec=True)
         self._workload_record("workload_started", workload, {"command": [*command]})
         self.reasons.begin(workload.number, agent)

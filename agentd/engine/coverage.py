@@ -11,7 +11,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
+from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.model import Guarantee, Op, Point
+from agentd.policy.resolved import ResolvedAgent
 
 INLINE: Final = frozenset({Point.LSM, Point.FMOD_RET})  # they run before the effect
 DETECTED, CONTAINED, PREVENTED = Guarantee.DETECTED, Guarantee.CONTAINED, Guarantee.PREVENTED
@@ -115,6 +117,20 @@ def enforcement(hooks: Point, prevented: Collection[Op]) -> list[dict[str, str]]
 def main(covers: Collection[Cover], op: Op) -> Cover:
     """What holds for an operation as such."""
     return next(cover for cover in covers if cover.kind.op is op)
+
+
+def require(agent: ResolvedAgent, covers: Collection[Cover]) -> None:
+    """Raises AgentdError `kernel-unsupported` where a host gives an agent less than its policy's minimum_guarantee."""
+    weak = [cover for cover in covers if cover.guarantee < agent.minimum_guarantee]
+    if weak:
+        names = ", ".join(cover.kind.name for cover in weak[:3]) + (f" and {len(weak) - 3} more" if weak[3:] else "")
+        raise AgentdError(
+            "kernel-unsupported",
+            f"agent {agent.name!r}",
+            f"its policy wants everything {agent.minimum_guarantee.word}, and here these are not: {names}",
+            "run it on a kernel with LSM hooks, or lower minimum_guarantee; agentd doctor shows what this host gives",
+            exit_code=EXIT_CANNOT_ENFORCE,
+        )
 
 
 def worst(covers: Collection[Cover], op: Op) -> Cover:

@@ -19,8 +19,8 @@ NOTES: Final = {
     ),
     Point.NONE: (
         "this kernel loads no LSM or fmod_ret programs (it has no BPF trampolines, or refuses them)",
-        "boot a kernel that has them (those of Debian, Ubuntu, Fedora and SUSE do); agentd run refuses bpf, modules, kexec,"
-        " io_uring and perf by itself",
+        "boot a kernel that has them (those of Debian, Ubuntu, Fedora and SUSE do); agentd run refuses bpf, modules,"
+        " kexec, io_uring and perf by itself",
     ),
 }
 

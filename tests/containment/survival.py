@@ -23,6 +23,7 @@ from agentd.engine.policies import Compiled
 from agentd.kernel import loader
 from tests.containment.races import at_rest
 from tests.containment.suite import Probe, Scenario, Suite, Told, numbers, touch
+from tests.live.harness import TESTER
 from tests.live.probes import Run
 
 
@@ -130,7 +131,7 @@ class Daemon:
             engine.tick()
             if (self.folder / "approve").exists():
                 for pending in list(engine.questions.book):
-                    engine.questions.answer(pending.id, True, "the containment suite")
+                    engine.questions.answer(pending.id, True, TESTER)
             time.sleep(0.005)
         composition.stop(engine, release=True)
 
