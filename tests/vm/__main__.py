@@ -62,8 +62,9 @@ def run(options: argparse.Namespace, folder: Path) -> list[Outcome]:
 
         own = folder / arm.name.replace(" ", "-")
         own.mkdir(parents=True)
+        words = command if options.command or arm in arms[: len(LSM[options.lsm])] else [*command, "--brief"]
         outcome = boot(
-            arm, command, own, cpus=options.cpus, memory=options.memory, timeout=options.timeout, show=show, stop=stop
+            arm, words, own, cpus=options.cpus, memory=options.memory, timeout=options.timeout, show=show, stop=stop
         )  # fmt: skip
         for problem in outcome.problems:
             show(f"FAILED: {problem}")
