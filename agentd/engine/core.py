@@ -45,6 +45,7 @@ from agentd.workloads import processes
 
 FLUSH_SECONDS: Final = 10
 IDLE_TICKS: Final = 3  # without a workload, before the programs are detached
+IDLE_TICKS_HOOKS: Final = 60  # the same with LSM hooks: taking dozens off takes seconds, and they cost others little
 COMMIT_RECORDS: Final = 2000  # the log's queue holds a few times as many: a flood must not overrun it
 
 
@@ -320,7 +321,8 @@ class Engine:
     def _rest(self, busy: bool) -> None:
         """Detaches the programs after a while without a workload: they would cost every process of the host."""
         self._idle_ticks = 0 if busy else self._idle_ticks + 1
-        if self._idle_ticks >= IDLE_TICKS and self.loaded.watching and self.marks.none_left():
+        ticks = IDLE_TICKS_HOOKS if self.loaded.prevented else IDLE_TICKS
+        if self._idle_ticks >= ticks and self.loaded.watching and self.marks.none_left():
             self.loaded.unwatch()
 
     def flush(self) -> None:

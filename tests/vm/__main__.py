@@ -30,7 +30,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="machines at a time (default: %(default)s)")
     parser.add_argument("--cpus", type=int, default=1, help="of each machine (default: %(default)s)")
     parser.add_argument("--memory", default="2G", help="of each machine (default: %(default)s)")
-    parser.add_argument("--timeout", type=float, default=600, help="seconds for each machine (default: %(default)s)")
+    parser.add_argument("--timeout", type=float, default=900, help="seconds for each machine (default: %(default)s)")
     parser.add_argument("--refresh", action="store_true", help="look for newer kernels than those in the cache")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave consoles, outputs and reports there")
     options = parser.parse_args(own)

@@ -23,6 +23,10 @@ from tests.unit.audit.samples import denied, make, opened
 HOSTILE = b"/srv/\x1b]0;owned\x07\x1b[2J\xff\xe2\x80\xae"
 MAIN = [sys.executable, "-c", "from agentd.cli.audit import audit; audit()"]
 
+SIGINT_AGAIN = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
 
 def run(*args: object) -> Result:
     return CliRunner().invoke(audit, [str(arg) for arg in args])
@@ -191,6 +195,8 @@ def test_show_survives_damaged_lines(log: Path) -> None:
 def test_follow_shows_what_is_written_and_what_replaces_it(log: Path) -> None:
     """tail -f prints records as they are committed, goes on with a new log, and ends quietly when interrupted."""
     command = [*MAIN, "tail", "-n", "1", "-f", "--json", str(log)]
+    # a job in the background of a script ignores SIGINT, and its children with it
+    command = [sys.executable, "-c", SIGINT_AGAIN, *command]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert json.loads(child.stdout.readline())["seq"] == 20
