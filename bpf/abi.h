@@ -274,7 +274,7 @@ struct agentd_constants {
 	agentd_u32 epoch; /* the generation of this set of programs */
 	agentd_u32 arena_mask; /* size of the arena in words, minus one */
 	agentd_u32 sockets; /* may the programs of LSM hooks have socket storage? (fmod_ret may not) */
-	agentd_u32 memory; /* enum agentd_memory */
+	agentd_u32 memory; /* may verdicts be remembered? The two counters below are known then */
 	/* of this kernel (symbols.bpf.c); 0: not known */
 	agentd_u64 rename_lock; /* addresses of seqlock_t: what they guard has not changed while the count stands */
 	agentd_u64 mount_lock;
@@ -282,13 +282,6 @@ struct agentd_constants {
 	agentd_u64 frame_mask; /* the physical address in a page table's entry */
 	agentd_u32 top_shift; /* of the highest page table: 39 or 48 */
 	agentd_u32 reserved;
-};
-
-/* Where verdicts on files are remembered. */
-enum agentd_memory {
-	AGENTD_MEMORY_NONE = 0, /* nowhere: every name is walked */
-	AGENTD_MEMORY_INODE = 1, /* in inode storage, which goes with the inode (lsm) */
-	AGENTD_MEMORY_HASH = 2, /* in a map by the inode's address and number (fmod_ret can't have inode storage) */
 };
 
 enum agentd_event_type {

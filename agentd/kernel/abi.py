@@ -40,10 +40,6 @@ EVENT_GRANTED: Final = 7
 EVENT_REFUSED: Final = 8
 EVENT_ENDED: Final = 9
 
-MEMORY_NONE: Final = 0
-MEMORY_INODE: Final = 1
-MEMORY_HASH: Final = 2
-
 END_DOOMED: Final = 1
 END_RAN: Final = 2
 END_CONTINUED: Final = 3

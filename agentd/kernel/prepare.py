@@ -126,19 +126,15 @@ def _open(path: Path, pins: Path, arena_words: int, pin: bool) -> Prepared:
 def _constants(obj: int, point: Point, epoch: int, arena_words: int) -> abi.Constants:
     """What the programs take as given. Only LSM hooks need to know where the kernel keeps things."""
     constants = abi.Constants(epoch=epoch, arena_mask=arena_words - 1, sockets=int(point is Point.LSM))
-    memory = abi.MEMORY_NONE
     if point is not Point.NONE:
         found = symbols.ask()
         constants.rename_lock, constants.mount_lock = found.rename_lock, found.mount_lock
         constants.direct_map, constants.frame_mask = found.direct_map, found.frame_mask
         constants.top_shift = found.top_shift
-        if found.rename_lock and found.mount_lock:
-            memory = abi.MEMORY_INODE if point is Point.LSM else abi.MEMORY_HASH
-    constants.memory = memory
-    unused = {abi.MEMORY_INODE: ("remembered_hash",), abi.MEMORY_HASH: ("remembered",)}
-    for name in unused.get(memory, ("remembered", "remembered_hash")):  # no storage where there are no hooks
-        found_map = pointer(library().bpf_object__find_map_by_name(obj, name.encode()), f"map {name}")
-        check(library().bpf_map__set_autocreate(found_map, False), f"map {name}")
+        constants.memory = int(bool(found.rename_lock and found.mount_lock))
+    if not constants.memory:
+        unused = pointer(library().bpf_object__find_map_by_name(obj, b"remembered"), "map remembered")
+        check(library().bpf_map__set_autocreate(unused, False), "map remembered")
     return constants
 
 

@@ -25,9 +25,9 @@
  *          memory for one: the socket is not created, or what was to be done with it refused (lib/asked.bpf.h).
  * names    address -> the names an agent knows it by. The one map that evicts, and may: what it forgets is a permission,
  *          never a denial (agentd/policy/named.py). An address it has forgotten has no name until somebody asks again.
- * remembered, remembered_hash
- *          verdicts kept at an inode (lib/memory.bpf.h), in inode storage or in a map that evicts. No memory, or forgotten:
- *          the name is walked. Not pinned: they belong to one set of programs.
+ * remembered
+ *          verdicts kept by inode (lib/memory.bpf.h). It evicts, and may: what is forgotten is walked again. Not pinned: it
+ *          belongs to one set of programs.
  * hits     where what is allowed from memory is counted; user space reads it as it stands. Full: nothing new is remembered
  *          until user space begins it anew (agentd/engine/accounts.py).
  * scratch  work buffers: taken with a compare-and-swap, given back before the program ends; never per CPU, because a
@@ -89,12 +89,6 @@ struct hits_map {
 	__type(value, struct agentd_hit);
 };
 struct remembered_map {
-	__uint(type, BPF_MAP_TYPE_INODE_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct memory);
-};
-struct remembered_hash_map {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
 	__type(key, struct memory_key);
@@ -178,7 +172,6 @@ struct counts_map counts0 SEC(".maps");
 struct counts_map counts1 SEC(".maps");
 struct hits_map hits SEC(".maps");
 struct remembered_map remembered SEC(".maps");
-struct remembered_hash_map remembered_hash SEC(".maps");
 struct grants_map grants SEC(".maps");
 struct answers_map answers SEC(".maps");
 struct doomed_map doomed SEC(".maps");

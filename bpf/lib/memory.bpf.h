@@ -15,8 +15,8 @@
  * A file counts by its one name (i_nlink == 1): another name is another path to the same inode. Only what is allowed is
  * remembered: a denial, a question and whatever is unusual takes the long way.
  *
- * Where (constants.memory): inode storage goes with its inode. fmod_ret can't have it; there it is a map by the inode's
- * address, number and generation, and only of file systems that don't give the same two again to another file.
+ * It is a map by the inode's address, number and generation, and only of file systems that don't give the same two again to
+ * another file. (Not inode storage: fmod_ret can't have it, and newer kernels trust no inode that is reached over a path.)
  *
  * Two agents that use one file have a way each (by the agent's number); more take turns. A way is written by one program at
  * a time (version is odd meanwhile) and whoever reads it looks at the version before and after: x86-64 keeps the order of
@@ -66,18 +66,16 @@ static __always_inline struct memory *memory_of(struct inode *inode, bool create
 	struct memory_key key = {};
 	struct memory *m;
 
-	if (constants.memory == AGENTD_MEMORY_INODE)
-		return bpf_inode_storage_get(&remembered, inode, 0, create ? BPF_LOCAL_STORAGE_GET_F_CREATE : 0);
-	if (constants.memory != AGENTD_MEMORY_HASH || !numbers_are_unique(inode))
+	if (!constants.memory || !numbers_are_unique(inode))
 		return NULL;
 	key.inode = (u64)inode;
 	key.number = inode->i_ino;
 	key.generation = inode->i_generation;
-	m = bpf_map_lookup_elem(&remembered_hash, &key);
+	m = bpf_map_lookup_elem(&remembered, &key);
 	if (m || !create)
 		return m;
-	bpf_map_update_elem(&remembered_hash, &key, &nothing_remembered, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&remembered_hash, &key);
+	bpf_map_update_elem(&remembered, &key, &nothing_remembered, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&remembered, &key);
 }
 
 /* Where the current policy of an agent would look; 0: nothing may be taken from memory now. */

@@ -42,7 +42,6 @@ ENUMS: Final[Mapping[str, tuple[str, Mapping[str, int]]]] = {
         {f"GUARANTEE_{item.name}" if item is Guarantee.NONE else item.name: item for item in Guarantee},
     ),
     "agentd_event_type": ("AGENTD_EVENT_", {n[6:]: v for n, v in vars(abi).items() if n.startswith("EVENT_")}),
-    "agentd_memory": ("AGENTD_MEMORY_", {n[7:]: v for n, v in vars(abi).items() if n.startswith("MEMORY_")}),
     "agentd_end": ("AGENTD_END_", {n[4:]: v for n, v in vars(abi).items() if n.startswith("END_")}),
     "agentd_stat": (
         "AGENTD_STAT_",
