@@ -80,7 +80,7 @@ class PolicySet:
         everything = dict(compiled.tables)
         agents = dict(compiled.policy.agents)
         for name in gone:
-            agents[name] = _nobody(name, compiled.policy)
+            agents[name] = _canary() if name == CANARY else _nobody(name, compiled.policy)
             everything[name] = build(agents[name], max_words=MAX_ARENA_WORDS, automata=for_this_host())
         prepared: dict[str, Prepared] = {}
         try:
@@ -107,9 +107,7 @@ class PolicySet:
         known = self._tables.names().get(CANARY)
         if known is not None:
             return known
-        document = b"version: 1\nagents:\n  canary:\n    on_violation: deny\n    deny: []\n"
-        agent = dataclasses.replace(resolve.load_text(document, "canary", workspace="/").agents["canary"], name=CANARY)
-        agent = dataclasses.replace(agent, rules=())  # the runtime baseline too: nothing is allowed
+        agent = _canary()
         tables = build(agent, max_words=MAX_ARENA_WORDS, automata=for_this_host())
         return self._tables.install(CANARY, tables, mode=Mode.ENFORCE, strict=False).agent
 
@@ -133,6 +131,13 @@ class PolicySet:
     def names(self) -> dict[int, str]:
         """Kernel number -> agent name, of every agent the kernel knows."""
         return {index: name for name, index in self._tables.names().items()}
+
+
+def _canary() -> ResolvedAgent:
+    """The agent of the probes: whatever it does is denied, with EPERM where that is possible."""
+    document = b"version: 1\nagents:\n  canary:\n    on_violation: deny\n    deny: []\n"
+    agent = resolve.load_text(document, "canary", workspace="/").agents["canary"]
+    return dataclasses.replace(agent, name=CANARY, rules=())  # the runtime baseline too: nothing is allowed
 
 
 def _nobody(name: str, policy: ResolvedPolicy) -> ResolvedAgent:

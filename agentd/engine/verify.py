@@ -6,7 +6,10 @@ the same programs as everybody's; only its events come here instead of into the 
     untagged    the attempt worked (or this kernel has no such call: then there is nothing to hold)
     prevented   tagged, the attempt failed with EPERM and nothing came about
     contained, detected    its process was killed before it could go on; whether something came about is the difference
-    and the kernel said so, with the operation, the point and the guarantee that are claimed.
+    and the kernel said so, with the operation, the point and the guarantee that are claimed;
+    and every program that judges it is attached, as it was when agentd attached it.
+
+A probe that fails is made once more, by a new canary, before it counts: a canary can be killed by anybody.
 
 An operation that was verified once and is not any more is an `enforcement_failed` record; its return is
 `enforcement_verified`.
@@ -14,20 +17,13 @@ An operation that was verified once and is not any more is an `enforcement_faile
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
-import json
 import os
-import select
 import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from agentd.audit.record import Record
@@ -35,16 +31,16 @@ from agentd.engine import coverage, records
 from agentd.engine.census import PROBES
 from agentd.engine.coverage import Cover
 from agentd.engine.policies import CANARY, PolicySet
+from agentd.engine.trial import Came, Canary, Steps, Wait, drive
 from agentd.errors import AgentdError
 from agentd.kernel import abi, canary
+from agentd.kernel.hooks import judging
 from agentd.kernel.loader import LoadedObject
 from agentd.kernel.ring import KernelEvent
 from agentd.kernel.tasks import TaskMarks
 from agentd.metrics import Metrics
 from agentd.model import Guarantee, Op, Point
 
-SCRIPT: Final = Path(canary.__file__)
-ANSWER_SECONDS: Final = canary.TIMEOUT + 5
 EVENT_SECONDS: Final = 0.5
 NO_SUCH_CALL: Final = frozenset({errno.ENOSYS, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
 
@@ -82,6 +78,7 @@ class Verification:
         pump: Callable[[], int],
     ) -> None:
         self.proofs: dict[Op, Proof] = {}
+        self.on_change: Callable[[Proof], None] | None = None  # is told a proof that failed, or that no longer does
         self.checked = 0.0  # when the last round ended, in seconds since the epoch; 0: never
         self._loaded = loaded
         self._marks = marks
@@ -90,6 +87,7 @@ class Verification:
         self._record = record
         self._pump = pump
         self._seen: list[KernelEvent] = []
+        self._canary: Canary | None = None
         metrics.declare_enforcement((c.kind.op.word, c.point.word, c.guarantee.word) for c in self.claims())
 
     def claims(self, *, started: bool = False) -> list[Cover]:
@@ -101,24 +99,33 @@ class Verification:
         self._seen.append(event)
 
     def run(self) -> list[Proof]:
-        """Tries everything."""
-        for _ in self.steps():
-            pass
+        """Tries everything, and waits for it."""
+        return drive(self.steps())
+
+    def steps(self) -> Steps[list[Proof]]:
+        """Tries everything, one operation after the other. One round at a time: the canary's events are its own."""
+        slot = self._policies.canary_slot()
+        claims = self.claims()
+        try:
+            for op in Op:
+                cover = coverage.main(claims, op)
+                proof = yield from self._try(slot, cover)
+                if proof.failed:
+                    yield from self._end_canary()
+                    proof = yield from self._try(slot, cover)
+                self._take(op, proof)
+            yield from self._end_canary()
+        finally:
+            if self._canary:
+                self._canary.kill()
+                self._canary = None
+        self.checked = time.time()
         return list(self.proofs.values())
 
-    def steps(self) -> Iterator[Proof]:
-        """Tries everything, one operation a step, so that others can have a turn in between."""
-        slot = self._policies.canary_slot()
-        resting = not self._loaded.watching
-        claims = self.claims()
-        with _Canary() as process:
-            for op in Op:
-                proof = self._try(process, slot, coverage.main(claims, op))
-                self._take(op, proof)
-                yield proof
-        self.checked = time.time()
-        if resting and self._loaded.watching and self._marks.none_left():
-            self._loaded.unwatch()
+    @property
+    def failing(self) -> list[Proof]:
+        """What the last probes showed not to hold."""
+        return [proof for proof in self.proofs.values() if proof.failed]
 
     def status(self) -> dict[str, Any]:
         """For `agentd status` and the socket."""
@@ -131,6 +138,8 @@ class Verification:
         self._metrics.set_verified(op.word, cover.point.word, cover.guarantee.word, proof.verified, proof.failed)
         if proof.failed == (before.failed if before else False):
             return
+        if self.on_change:
+            self.on_change(proof)
         self._record(
             dataclasses.replace(
                 records.note(
@@ -144,27 +153,43 @@ class Verification:
             )
         )
 
-    def _try(self, process: _Canary, slot: int, cover: Cover) -> Proof:
-        op = cover.kind.op
-        if cover.guarantee is Guarantee.NONE:
-            return Proof(cover, False, False, "not tried: nothing judges it on this kind of host")
-        if op.word not in canary.ATTEMPTS:
-            return Proof(cover, False, False, "not tried: there is no harmless attempt")
+    def _end_canary(self) -> Steps[None]:
+        process, self._canary = self._canary, None
+        if process:
+            yield from process.end()
+
+    def _try(self, slot: int, cover: Cover) -> Steps[Proof]:
         try:
-            control = process.attempt(op.word, lambda pid: None)
-            expected = canary.FAIL_ANYWAY.get(op.word, 0)
-            if control.returned in NO_SUCH_CALL or (op is Op.COMPAT and control.signal):
-                return Proof(cover, False, False, "not tried: this kernel has no such call", control.ns)
-            if control.returned != expected or (not expected and not control.effect):
-                return Proof(cover, False, False, f"not tried: untagged it fails here, {control.words()}", control.ns)
-            if expected and cover.point not in coverage.INLINE:
-                return Proof(cover, False, False, "not tried: it could be seen only if it succeeded", control.ns)
-            self._seen.clear()
-            tagged = process.attempt(op.word, lambda pid: self._mark(pid, slot))
-            self._marks.forget_doom(PROBES)  # a denied rename or link ends the whole workload: the next is another one
-            return self._judge(cover, control, tagged)
+            self._loaded.watch()
+            gone = sorted(self._loaded.broken() & judging(cover.kind.op))
+            if gone:
+                return Proof(cover, False, True, f"{gone[0]} is not attached as agentd left it")
+            if cover.guarantee is Guarantee.NONE:
+                return Proof(cover, False, False, "not tried: nothing judges it on this kind of host")
+            if cover.kind.op.word not in canary.ATTEMPTS:
+                return Proof(cover, False, False, "not tried: there is no harmless attempt")
+            self._canary = self._canary or Canary()
+            return (yield from self._try_with(self._canary, slot, cover))
         except OSError as error:
             return Proof(cover, False, True, f"the canary failed: {error.strerror or error}")
+        except AgentdError as error:
+            return Proof(cover, False, True, f"the canary could not be tagged: {error.what}: {error.why}")
+
+    def _try_with(self, process: Canary, slot: int, cover: Cover) -> Steps[Proof]:
+        op = cover.kind.op
+        control = yield from process.attempt(op.word, lambda pid: None)
+        expected = canary.FAIL_ANYWAY.get(op.word, 0)
+        if control.returned in NO_SUCH_CALL or (op is Op.COMPAT and control.signal):
+            return Proof(cover, False, False, "not tried: this kernel has no such call", control.ns)
+        if control.returned != expected or (not expected and not control.effect):
+            return Proof(cover, False, False, f"not tried: untagged it fails here, {control.words()}", control.ns)
+        if expected and cover.point not in coverage.INLINE:
+            return Proof(cover, False, False, "not tried: it could be seen only if it succeeded", control.ns)
+        self._seen.clear()
+        tagged = yield from process.attempt(op.word, lambda pid: self._mark(pid, slot))
+        self._marks.forget_doom(PROBES)  # a denied rename or link ends the whole workload: the next is another one
+        event = yield from self._event(op)
+        return self._judge(cover, control, tagged, event)
 
     def _mark(self, pid: int, slot: int) -> None:
         pidfd = os.pidfd_open(pid)
@@ -173,8 +198,7 @@ class Verification:
         finally:
             os.close(pidfd)
 
-    def _judge(self, cover: Cover, control: _Came, tagged: _Came) -> Proof:
-        event = self._event(cover.kind.op)
+    def _judge(self, cover: Cover, control: Came, tagged: Came, event: KernelEvent | None) -> Proof:
         times = (control.ns, tagged.ns)
         prevented = tagged.returned == errno.EPERM and not tagged.effect
         killed = tagged.signal == signal.SIGKILL and tagged.returned != 0
@@ -190,7 +214,7 @@ class Verification:
             return Proof(cover, False, True, f"tagged: {what}; reported is {said}", *times)
         return Proof(cover, True, True, f"untagged it worked; tagged: {what}", *times)
 
-    def _event(self, op: Op) -> KernelEvent | None:
+    def _event(self, op: Op) -> Steps[KernelEvent | None]:
         """The kernel's word for it."""
         deadline = time.monotonic() + EVENT_SECONDS
         while True:
@@ -198,7 +222,7 @@ class Verification:
             found = next((e for e in self._seen if e.op is op and e.type == abi.EVENT_VIOLATION), None)
             if found or time.monotonic() > deadline:
                 return found
-            time.sleep(0.001)
+            yield Wait(-1, 0.001)
 
 
 def in_json(proof: Proof) -> dict[str, Any]:
@@ -214,79 +238,3 @@ def in_json(proof: Proof) -> dict[str, Any]:
         "untagged_us": round(proof.untagged_ns / 1000, 1) or None,
         "tagged_us": round(proof.tagged_ns / 1000, 1) or None,
     }
-
-
-@dataclass(frozen=True, slots=True)
-class _Came:
-    """What came of one attempt; see canary.py."""
-
-    attempted: bool
-    returned: int
-    signal: int
-    effect: bool
-    ns: int
-
-    def words(self) -> str:
-        """For a person."""
-        effect = "the effect came about" if self.effect else "no effect"
-        if self.signal:
-            return f"{signal.Signals(self.signal).name}, {effect}"
-        return f"it worked, {effect}" if self.returned == 0 else f"errno {self.returned}, {effect}"
-
-
-class _Canary:
-    """The canary's process, for one round. Raises OSError where it fails to answer."""
-
-    def __enter__(self) -> _Canary:
-        self._folder = tempfile.mkdtemp(prefix="agentd-canary-")
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(SCRIPT), self._folder],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, cwd="/",
-        )  # fmt: skip
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin and self._process.stdout
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
-        with contextlib.suppress(OSError):
-            os.rmdir(self._folder)
-
-    def attempt(self, name: str, ready: Callable[[int], None], program: bytes = b"") -> _Came:
-        """One attempt. ready: is told the child's number before it goes on. program: a seccomp filter for it."""
-        self._say(f"try {name} {program.hex()}")
-        pid = self._answer().get("pid")
-        if not isinstance(pid, int):
-            raise OSError(errno.EPROTO, f"{name} could not be prepared")
-        try:
-            ready(pid)
-        except (AgentdError, OSError):
-            self._say("stop")
-            self._answer()
-            raise
-        self._say("go")
-        answer = self._answer()
-        return _Came(**answer)
-
-    def _say(self, text: str) -> None:
-        assert self._process.stdin
-        self._process.stdin.write(text.encode() + b"\n")
-        self._process.stdin.flush()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout
-        if not select.select([self._process.stdout], [], [], ANSWER_SECONDS)[0]:
-            raise OSError(errno.ETIMEDOUT, "it doesn't answer")
-        line = self._process.stdout.readline()
-        if not line:
-            raise OSError(errno.EPIPE, "it ended")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise OSError(errno.EIO, str(answer["error"]))
-        return answer

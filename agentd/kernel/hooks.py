@@ -16,6 +16,7 @@ class Hook:
     point: Point
     cgroup: bool = False
     names: bool = False  # attached only while a policy with host names is in force
+    ops: tuple[Op, ...] = ()  # those that it judges, and that no other program does
     after: bool = False  # sees to what is judged after its effect: not attached where LSM hooks judge everything
 
 
@@ -24,15 +25,15 @@ HOOKS: Final = (
     Hook("task_exited", Point.NONE),
     Hook("signal_generated", Point.NONE, after=True),
     Hook("task_switched", Point.NONE, after=True),
-    Hook("exec_loaded", Point.EXEC),
+    Hook("exec_loaded", Point.EXEC, ops=(Op.EXEC,)),
     Hook("syscall_returned", Point.TRACE, after=True),
-    Hook("net_connect4", Point.CGROUP, cgroup=True),
-    Hook("net_connect6", Point.CGROUP, cgroup=True),
-    Hook("net_sendmsg4", Point.CGROUP, cgroup=True),
-    Hook("net_sendmsg6", Point.CGROUP, cgroup=True),
-    Hook("net_bind4", Point.CGROUP, cgroup=True),
-    Hook("net_bind6", Point.CGROUP, cgroup=True),
-    Hook("net_sock_create", Point.CGROUP, cgroup=True),
+    Hook("net_connect4", Point.CGROUP, cgroup=True, ops=(Op.CONNECT,)),
+    Hook("net_connect6", Point.CGROUP, cgroup=True, ops=(Op.CONNECT,)),
+    Hook("net_sendmsg4", Point.CGROUP, cgroup=True, ops=(Op.SEND,)),
+    Hook("net_sendmsg6", Point.CGROUP, cgroup=True, ops=(Op.SEND,)),
+    Hook("net_bind4", Point.CGROUP, cgroup=True, ops=(Op.BIND,)),
+    Hook("net_bind6", Point.CGROUP, cgroup=True, ops=(Op.BIND,)),
+    Hook("net_sock_create", Point.CGROUP, cgroup=True, ops=(Op.SOCKET,)),
     Hook("dns_asks", Point.NONE, cgroup=True, names=True),
     Hook("dns_answers", Point.NONE, cgroup=True, names=True),
 )
@@ -125,3 +126,8 @@ def prevented(attached: set[str]) -> frozenset[Op]:
     """The operations that the attached programs judge before their effect."""
     missing = {op for hook in LSM_HOOKS if hook.program not in attached and not hook.newer for op in hook.ops}
     return frozenset({op for hook in LSM_HOOKS for op in hook.ops} - missing)
+
+
+def judging(op: Op) -> frozenset[str]:
+    """The programs that an operation needs, on hosts that have them."""
+    return frozenset(hook.program for hook in (*HOOKS, *LSM_HOOKS) if op in hook.ops)

@@ -124,6 +124,18 @@ class OpenOpts(ctypes.Structure):
     _fields_ = [("sz", c_size_t), ("object_name", c_char_p)]
 
 
+class LinkInfo(ctypes.Structure):
+    """struct bpf_link_info, as far as what a cgroup link has; for other links the last two mean something else."""
+
+    _fields_ = [
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("prog_id", c_uint32),
+        ("cgroup_id", c_uint64),
+        ("attach_type", c_uint32),
+    ]
+
+
 class MapInfo(ctypes.Structure):
     """The head of struct bpf_map_info."""
 
@@ -251,6 +263,14 @@ def prog_info(fd: int) -> ProgInfo:
     info = ProgInfo()
     size = c_uint32(ctypes.sizeof(info))
     check(library().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)), "program info")
+    return info
+
+
+def link_info(fd: int) -> LinkInfo:
+    """bpf_obj_get_info_by_fd for a link."""
+    info = LinkInfo()
+    size = c_uint32(ctypes.sizeof(info))
+    check(library().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)), "link info")
     return info
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi, features
 from agentd.kernel.hooks import Hook, LsmHook, prevented
-from agentd.kernel.libbpf import KernelError, check, library, map_info, obj_pin, pointer, prog_info
+from agentd.kernel.libbpf import KernelError, check, library, link_info, map_info, obj_pin, pointer, prog_info
 from agentd.kernel.maps import HashMap, MappedArray, PerCpuCounters
 from agentd.kernel.pins import (
     PINNED_MAPS,
@@ -80,6 +80,21 @@ class LoadedObject:
     def links(self) -> set[str]:
         """The programs that are attached."""
         return set(self._links)
+
+    def broken(self) -> set[str]:
+        """The programs that were attached and are not any more as they were. A cgroup's link can be detached or given
+        another program by whoever may use bpf(); the kernel refuses both for the other kinds. A pin that is gone would
+        let enforcement end with this process. Raises KernelError.
+        """
+        on_cgroup = {hook.program for hook in self._hooks if isinstance(hook, Hook) and hook.cgroup}
+        lost = set()
+        for name, link in self._links.items():
+            info = link_info(library().bpf_link__fd(link))
+            pin = self.pins / "links" / f"{name}-{self.control.epoch}"
+            detached = name in on_cgroup and not info.cgroup_id
+            if detached or info.prog_id != prog_info(self.programs[name]).id or (self.pinned and not pin.exists()):
+                lost.add(name)
+        return lost
 
     def capacity(self, name: str) -> int:
         """How many entries map `name` can hold."""
