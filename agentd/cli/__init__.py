@@ -23,6 +23,7 @@ COMMANDS: Final = (
     ("daemon", "agentd.cli.daemon:daemon"),
     ("reload", "agentd.cli.daemon:reload"),
     ("release", "agentd.cli.daemon:release"),
+    ("config", "agentd.cli.config:config"),
     ("tag", "agentd.cli.tag:tag"),
     ("status", "agentd.cli.status:status"),
     ("doctor", "agentd.cli.doctor:doctor"),

@@ -27,7 +27,9 @@ def daemon(ctx: click.Context, config: Path | None) -> None:
 @click.command()
 @click.option("--socket", type=click.Path(path_type=Path), help="The socket to ask [the service's].")
 def reload(socket: Path | None) -> None:
-    """Make the service load its policy again; a bad one changes nothing.
+    """Make the service load its configuration and policy again; a bad one changes nothing.
+
+    Of agentd.yaml that is what concerns the policy; it says which other keys have changed and need a restart.
 
     Example: agentd reload
     """
@@ -36,6 +38,8 @@ def reload(socket: Path | None) -> None:
     with Client(find_socket(socket)) as client:
         result = client.call("reload")
     click.echo(f"{result['policy']} is in force (sha256 {result['sha256'][:12]})")
+    if result["restart"]:
+        click.echo(f"changed, and in force after a restart: {', '.join(result['restart'])}")
 
 
 @click.command()

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import click
 
+from agentd.cli.policy_log import ENVIRONMENT, diff_command, report_command
 from agentd.cli.render import as_json, printable
 from agentd.errors import EXIT_FAILURE, EXIT_USAGE, AgentdError
 from agentd.model import OP_BY_WORD, RISK_BY_WORD, Endpoint, Family, Op
@@ -34,20 +35,27 @@ def policy() -> None:
     """Check, test and explain policies."""
 
 
+policy.add_command(diff_command)
+policy.add_command(report_command)
+
+
 @policy.command(epilog="Example: agentd policy check /etc/agentd/policies/*.yaml")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @_WORKSPACE
+@ENVIRONMENT
 @click.option("--strict", is_flag=True, help="Warnings fail too.")
 @click.pass_context
-def check(ctx: click.Context, files: tuple[str, ...], workspace: str | None, strict: bool) -> None:
+def check(ctx: click.Context, files: tuple[str, ...], workspace: str | None, environment: str, strict: bool) -> None:
     """Say everything that is wrong with a policy, one line each: FILE:LINE:COLUMN: WHERE: WHAT; HINT.
+
+    A FILE that is a folder is one policy: its *.yaml in the order of their names.
 
     Exit: 0 valid, 1 invalid, 2 a file can't be read.
     """
     code = 0
     for file in files:
         try:
-            loaded = resolve.load(file, workspace=_absolute(workspace))
+            loaded = resolve.load(file, workspace=_absolute(workspace), environment=environment)
         except PolicyError as error:
             for problem in error.problems:
                 click.echo(printable(str(problem)), err=True)
@@ -75,14 +83,15 @@ def _summary(loaded: ResolvedPolicy) -> str:
 @click.argument("policy_file", metavar="POLICY")
 @click.argument("test_file", metavar="TESTS")
 @_WORKSPACE
+@ENVIRONMENT
 @click.pass_context
-def test(ctx: click.Context, policy_file: str, test_file: str, workspace: str | None) -> None:
+def test(ctx: click.Context, policy_file: str, test_file: str, workspace: str | None, environment: str) -> None:
     """Check that a policy decides what its cases expect. Nothing is executed.
 
     Exit: 0 all passed, 1 some failed, 2 a file is missing or malformed.
     """
     try:
-        loaded = resolve.load(policy_file, workspace=_absolute(workspace))
+        loaded = resolve.load(policy_file, workspace=_absolute(workspace), environment=environment)
         cases = load_cases(read_file(test_file), test_file)
     except PolicyError as error:
         for problem in error.problems:
@@ -112,6 +121,7 @@ def test(ctx: click.Context, policy_file: str, test_file: str, workspace: str | 
 @click.option("--unresolved", is_flag=True, help="Ask about an object of OP that could not be resolved.")
 @click.option("--json", "want_json", is_flag=True, help="Print JSON.")
 @_WORKSPACE
+@ENVIRONMENT
 @click.argument("op", metavar="[OP]", required=False)
 @click.argument("obj", metavar="[OBJECT]", required=False)
 @click.argument("argv", metavar="[-- ARGV...]", nargs=-1)
@@ -126,6 +136,7 @@ def explain(
     unresolved: bool,
     want_json: bool,
     workspace: str | None,
+    environment: str,
     op: str | None,
     obj: str | None,
     argv: tuple[str, ...],
@@ -136,7 +147,7 @@ def explain(
     NAME:PORT, resolvers:53 or a word like unshare:user. ARGV is the command's argv, its name first.
     """
     approved = resolve.Overlay(read_file(overlay), overlay) if overlay else None
-    loaded = resolve.load(policy_file, workspace=_absolute(workspace), overlay=approved)
+    loaded = resolve.load(policy_file, workspace=_absolute(workspace), overlay=approved, environment=environment)
     agent = _agent(loaded, agent_name)
     if tool is not None or operation is not None:
         if tool is None or operation is None or op is not None:

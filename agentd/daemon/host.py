@@ -33,9 +33,9 @@ from agentd.workloads.processes import start_ticks, ticks
 MIB_WORDS: Final = (1 << 20) // WORD
 
 
-def read_policy(path: Path, workspace: str, overlay: resolve.Overlay | None = None) -> Compiled:
-    """A policy file, checked and compiled. Raises PolicyError, AgentdError `policy-too-large`."""
-    return compile_policy(resolve.load(path, workspace=workspace, overlay=overlay))
+def read_policy(path: Path, workspace: str, overlay: resolve.Overlay | None = None, environment: str = "") -> Compiled:
+    """A policy file or folder, checked and compiled. Raises PolicyError, AgentdError `policy-too-large`."""
+    return compile_policy(resolve.load(path, workspace=workspace, overlay=overlay, environment=environment))
 
 
 def boot_id() -> str:

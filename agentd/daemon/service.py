@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import os
 import signal
@@ -13,17 +14,19 @@ from typing import Any
 
 import agentd
 from agentd.daemon import host
-from agentd.daemon.config import Config, check_policy_exists
+from agentd.daemon.config import LIVE, Config, check_policy_exists, read_config
 from agentd.daemon.loop import EngineLoop
 from agentd.daemon.notify import notify, reloading
 from agentd.daemon.server import Server, bind_socket
 from agentd.daemon.similar import read_overlay
 from agentd.engine.core import Engine
+from agentd.engine.policies import Compiled
 from agentd.errors import AgentdError
 from agentd.kernel import features
 from agentd.kernel.prepare import Preparation
 from agentd.metrics import Metrics
 from agentd.notify.dispatch import Dispatcher
+from agentd.policy.resolve import Overlay
 from agentd.workloads.match import find_roots
 
 
@@ -35,7 +38,7 @@ def serve(config: Config, preparation: Preparation | None = None) -> int:
 async def _serve(config: Config, preparation: Preparation | None) -> int:
     check_policy_exists(config)
     features.require_root()
-    compiled = host.read_policy(config.policy, config.workspace, read_overlay(config.overlay_file))
+    compiled = _read_policy(config)
     metrics = Metrics(agentd.__version__)
     with contextlib.ExitStack() as stack:
         # Whatever can be refused is refused before the kernel is touched.
@@ -68,15 +71,16 @@ class _Service:
         self._config = config
         self._engine = engine
         self._stopping = asyncio.Event()
+        self._server: Server | None = None
 
     async def run(self, bound: socket.socket) -> int:
         loop = EngineLoop(self._engine, lambda: notify("WATCHDOG=1"))
         dispatcher = Dispatcher(self._config.notify)
         dispatcher.start()
         self._engine.questions.on_notice.append(dispatcher.offer)
-        server = Server(self._engine, self._config.socket, self.reload, dispatcher)
+        server = self._server = Server(self._engine, self._config.socket, self.reload, dispatcher)
         server.overlay = self._config.overlay_file
-        server.try_overlay = lambda overlay: host.read_policy(self._config.policy, self._config.workspace, overlay)
+        server.try_overlay = lambda overlay: _read_policy(self._config, overlay)
         await server.start(bound)
         running = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -104,12 +108,20 @@ class _Service:
             await dispatcher.stop()
 
     def reload(self) -> dict[str, Any]:
-        """The policy file again, all of it or none: a bad one changes nothing. Raises AgentdError."""
+        """Configuration and policy again, all of it or none: a bad one changes nothing. Raises AgentdError.
+
+        Of the configuration what is about the policy; `restart` names the other keys that have changed.
+        """
         reloading()
         try:
-            config = self._config
-            compiled = host.read_policy(config.policy, config.workspace, read_overlay(config.overlay_file))
+            config = read_config(self._config.file)
+            compiled = _read_policy(config)
             self._engine.install(compiled)
+            self._engine.questions.book.limit = config.pending_per_agent
+            restart = config.changed(self._config)
+            self._config = dataclasses.replace(self._config, **{name: getattr(config, name) for name in LIVE})
+            if self._server is not None:
+                self._server.overlay = self._config.overlay_file
             self._engine.takeover.judge_again("the policy was loaded again, and judges this anew")
             self._tag_running()
         except AgentdError as error:
@@ -118,7 +130,7 @@ class _Service:
         finally:
             self._engine.commit()
             notify("READY=1")
-        return {"policy": str(self._config.policy), "sha256": compiled.policy.sha256}
+        return {"policy": str(self._config.policy), "sha256": compiled.policy.sha256, "restart": restart}
 
     def _hangup(self) -> None:
         try:
@@ -135,6 +147,12 @@ class _Service:
             for pid, why in find_roots(agent.match, marked | {os.getpid(), 1}):
                 with contextlib.suppress(AgentdError):  # it ended meanwhile
                     self._engine.tag_tree(pid, name, why)
+
+
+def _read_policy(config: Config, overlay: Overlay | None = None) -> Compiled:
+    """overlay: instead of the one that is kept."""
+    overlay = overlay or read_overlay(config.overlay_file)
+    return host.read_policy(config.policy, config.workspace, overlay, config.environment)
 
 
 def _say(text: str) -> None:

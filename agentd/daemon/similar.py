@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import json
 import os
 import stat
@@ -18,12 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from agentd.audit import files, rawbytes, reader
+from agentd.audit import files, reader
 from agentd.daemon.peers import Peer
+from agentd.engine import replay
 from agentd.engine.pending import summary_of
 from agentd.engine.records import object_of
 from agentd.errors import AgentdError
-from agentd.model import Endpoint
 from agentd.policy.ir import OVERLAY_SECTION
 from agentd.policy.resolve import Overlay
 from agentd.policy.similar import Proposal, proposals
@@ -147,7 +146,7 @@ def _matched(path: Path, agent: str, made: Sequence[Proposal]) -> tuple[list[Cou
     words = {"approval_required": "asked", "denied": "denied", "allowed": "allowed"}
     for record in records:
         word = words.get(str(record.get("event")))
-        target = _object(record.get("object"))
+        target = replay.object_of(record.get("object"))
         if word is None or target is None or record.get("reason") == "approved, and carried out":
             continue
         tool, operation = str(record.get("tool_name")), str(record.get("operation"))
@@ -156,15 +155,3 @@ def _matched(path: Path, agent: str, made: Sequence[Proposal]) -> tuple[list[Cou
             if proposal.covers(tool, operation, target):
                 found[word] += count if isinstance(count, int) else 1
     return counts, len(records)
-
-
-def _object(value: object) -> bytes | Endpoint | None:
-    """The object of a record, back from its JSON."""
-    try:
-        if isinstance(value, dict) and "address" in value:
-            address = ipaddress.ip_address(value["address"]).packed
-            names = (str(value["name"]),) if value.get("name") else ()
-            return Endpoint(address, int(value["port"]), str(value["protocol"]), names)
-        return None if value is None else rawbytes.decode(value)
-    except (ValueError, KeyError, TypeError):
-        return None

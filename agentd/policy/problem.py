@@ -57,8 +57,10 @@ class PolicyError(AgentdError):
 
 
 def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """Each problem once (an aliased node is read in every place it stands for), in the order of the file."""
-    return tuple(sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column)))
+    """Each problem once (an aliased node is read in every place it stands for), in the order of the files."""
+    each = dict.fromkeys(problems)
+    files = {file: number for number, file in enumerate(dict.fromkeys(problem.file for problem in each))}
+    return tuple(sorted(each, key=lambda problem: (files[problem.file], problem.line, problem.column)))
 
 
 @dataclass(slots=True)
@@ -68,6 +70,15 @@ class Problems:
     file: str
     errors: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
+
+    def place(self, line: int, column: int) -> tuple[str, int, int]:
+        """(file, line, column) of a place in what is read."""
+        return self.file, line, column
+
+    def where(self, line: int, column: int) -> str:
+        """`policy.yaml:12:7`."""
+        file, line, column = self.place(line, column)
+        return f"{file}:{line}:{column}"
 
     def error(self, line: int, column: int, path: str, message: str, hint: str = "") -> None:
         self.errors.append(Problem(self.file, line, column, path, message, hint))

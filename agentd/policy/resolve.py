@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import posixpath
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Generic, TypeVar
@@ -22,6 +22,7 @@ from agentd.policy.advice import advise
 from agentd.policy.anchor import aegize_globs, agentd_globs, word_glob
 from agentd.policy.hosts import HostPattern, parse_host
 from agentd.policy.ir import OVERLAY_SECTION, AgentSource, At, EntrySource, Language, PolicySource, RuleSource, TextAt
+from agentd.policy.layers import Document, JoinedProblems, Part, join, read_parts
 from agentd.policy.named import check_names
 from agentd.policy.overlay import parse_overlay
 from agentd.policy.parse import parse_policy
@@ -39,6 +40,7 @@ from agentd.policy.resolved import (
     ResolvedPolicy,
     Rule,
 )
+from agentd.policy.tighter import require_tighter
 from agentd.resources import policies_dir
 
 __all__ = [
@@ -70,23 +72,27 @@ WORD_OPS: Final = frozenset(
 )
 
 
-def load(policy: source.FilePath | bytes, *, workspace: str, overlay: Overlay | None = None) -> ResolvedPolicy:
-    """The policy in a file (or in bytes), resolved against the shipped catalogue.
+def load(
+    policy: source.FilePath | bytes, *, workspace: str, overlay: Overlay | None = None, environment: str = ""
+) -> ResolvedPolicy:
+    """The policy in a file, a folder of files (layers.py) or bytes, resolved against the shipped catalogue.
 
     workspace: the absolute path that anchors the relative paths of agents that name no workspace of their own.
-    overlay: rules that people have approved since (overlay.py).
-    Raises PolicyError with every mistake of the file; its exit code is 2 when the file can't be read.
+    overlay: rules that people have approved since (overlay.py). environment: the folder of files that tighten it.
+    Raises PolicyError with every mistake of the files; its exit code is 2 when one can't be read.
     """
     if isinstance(policy, bytes):
         return load_text(policy, "policy.yaml", workspace=workspace, overlay=overlay)
-    return load_text(source.read_file(policy), str(policy), workspace=workspace, overlay=overlay)
+    files = source.files_of(policy, environment)
+    documents = [Document(source.read_file(file), str(file), environment=extra) for file, extra in files]
+    if len(documents) == 1:
+        return load_text(documents[0].data, documents[0].file, workspace=workspace, overlay=overlay)
+    return _load_documents(documents, str(policy), _anchor(workspace), overlay)
 
 
 def load_text(data: bytes, file: str, *, workspace: str, overlay: Overlay | None = None) -> ResolvedPolicy:
     """As `load`, for bytes already read; `file` is the name that messages show."""
-    if not workspace.startswith("/") or "\0" in workspace:
-        raise AgentdError("usage", "workspace", f"{shown(workspace)} is not an absolute path", "start it with /")
-    workspace = posixpath.normpath(workspace)
+    workspace = _anchor(workspace)
     problems = Problems(file)
     node = source.parse(data, problems)
     if node is None:
@@ -94,6 +100,42 @@ def load_text(data: bytes, file: str, *, workspace: str, overlay: Overlay | None
             problems.error(0, 0, "", "the file is empty", "write `agents:` with one entry for each agent")
         problems.raise_errors()
         raise AssertionError("unreachable")
+    return _resolve(node, data, problems, file, workspace, overlay)
+
+
+def _load_documents(
+    documents: Sequence[Document], name: str, workspace: str, overlay: Overlay | None
+) -> ResolvedPolicy:
+    files = [document.file for document in documents]
+    problems = JoinedProblems(name, files=files)
+    parts = read_parts(documents, problems)
+    problems.raise_errors()
+    for end, part in enumerate(parts):
+        if part.document.environment and not part.loosens:
+            before, after = (_joined(parts[:stop], files, name, workspace, None) for stop in (end, end + 1))
+            require_tighter(before, after, part.document.file)
+    return _joined(parts, files, name, workspace, overlay)
+
+
+def _joined(
+    parts: Sequence[Part], files: Sequence[str], name: str, workspace: str, overlay: Overlay | None
+) -> ResolvedPolicy:
+    problems = JoinedProblems(name, files=files)
+    if not parts:
+        raise PolicyError([Problem(name, 0, 0, "", "every file is empty", "write `agents:` in one")])
+    data = b"".join(hashlib.sha256(part.document.data).digest() for part in parts)
+    return _resolve(join(parts, problems), data, problems, name, workspace, overlay)
+
+
+def _anchor(workspace: str) -> str:
+    if not workspace.startswith("/") or "\0" in workspace:
+        raise AgentdError("usage", "workspace", f"{shown(workspace)} is not an absolute path", "start it with /")
+    return posixpath.normpath(workspace)
+
+
+def _resolve(
+    node: source.Node, data: bytes, problems: Problems, file: str, workspace: str, overlay: Overlay | None
+) -> ResolvedPolicy:
     parsed = parse_policy(node, problems)
     if overlay is not None:
         parsed = _with_overlay(parsed, overlay)
@@ -225,7 +267,7 @@ class _AgentBuilder:
             rules=tuple(self._rules),
             entries=tuple(self._entries),
             toolops=self._toolops.all(),
-            where=f"{self._problems.file}:{agent.at.line}:{agent.at.column}",
+            where=self._problems.where(agent.at.line, agent.at.column),
         )
 
     def _entry(self, entry: EntrySource, problems: Problems, *, own: bool) -> Entry:
@@ -237,7 +279,7 @@ class _AgentBuilder:
         group = None
         if entry.args is not None:
             group = self._groups.number(tuple(Glob(text.text, Dialect.ARGUMENT) for text in entry.args))
-        where = f"{problems.file}:{entry.at.line}:{entry.at.column}"
+        where = problems.where(entry.at.line, entry.at.column)
         return Entry(entry.tool, entry.operation, entry.risk, entry.op, patterns, group, where, own)
 
     def _rule(self, index: int, rule: RuleSource) -> Rule:
@@ -263,7 +305,9 @@ class _AgentBuilder:
             risk_max=rule.risk_max,
             action=action,
             timeout=rule.timeout or DEFAULT_TIMEOUT,
-            where=f"{rule.file or self._problems.file}:{rule.at.line}:{rule.at.column}",
+            where=f"{rule.file}:{rule.at.line}:{rule.at.column}"
+            if rule.file
+            else self._problems.where(rule.at.line, rule.at.column),
             paths_text=None if rule.paths is None else tuple(text.text for text in rule.paths),
             hosts_text=None if rule.hosts is None else tuple(text.text for text in rule.hosts),
             approvers=rule.approvers,

@@ -14,7 +14,7 @@ import functools
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import yaml
 
@@ -24,6 +24,7 @@ from agentd.policy.problem import PolicyError, Problem, Problems
 FilePath = str | Path
 
 MAX_BYTES: Final = 8 * 1024 * 1024
+MAX_FILES: Final = 100  # of one folder
 MAX_DEPTH: Final = 32  # the language needs 9
 MAX_NODES: Final = 2_000_000  # with every alias counted as what it stands for
 
@@ -98,6 +99,40 @@ def read_file(path: FilePath) -> bytes:
     if len(data) > MAX_BYTES:
         raise PolicyError([Problem(str(path), 0, 0, "", f"is larger than {MAX_BYTES >> 20} MiB", "split the policy")])
     return data
+
+
+def files_of(path: FilePath, environment: str = "") -> list[tuple[Path, bool]]:
+    """The policy files of a file or folder, in the order of their names; (file, does it stand in an environment?).
+
+    A folder gives its `*.yaml` (not hidden ones, not `*.cases.yaml`). environment: the files of the folder of that name
+    follow, which stands in the folder, or beside the file. Raises PolicyError (exit code 2) when there is none of them.
+    """
+    path = Path(path)
+    found = [(file, False) for file in yaml_files(path)] if path.is_dir() else [(path, False)]
+    if not found:
+        _refuse(path, "no policy file stands in this folder", "put one there whose name ends in .yaml")
+    if environment:
+        folder = (path if path.is_dir() else path.parent) / environment
+        found += [(file, True) for file in yaml_files(folder)]
+        if not found[-1][1]:
+            _refuse(folder, f"environment {environment} has no policy file here", "add one, or correct environment")
+    return found
+
+
+def yaml_files(folder: Path) -> list[Path]:
+    """The `*.yaml` of a folder that count, by name; none where there is no such folder. Raises PolicyError."""
+    try:
+        names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    except OSError as error:
+        _refuse(folder, f"can't be read: {(error.strerror or str(error)).lower()}", "")
+    kept = [n for n in names if n.endswith(".yaml") and not n.startswith(".") and not n.endswith(".cases.yaml")]
+    if len(kept) > MAX_FILES:
+        _refuse(folder, f"more than {MAX_FILES} files", "join some of them")
+    return [folder / name for name in sorted(kept)]
+
+
+def _refuse(path: Path, why: str, hint: str) -> NoReturn:
+    raise PolicyError([Problem(str(path), 0, 0, "", why, hint)], exit_code=EXIT_USAGE)
 
 
 def parse(data: bytes, problems: Problems) -> Node | None:

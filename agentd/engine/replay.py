@@ -1,0 +1,159 @@
+"""What the audit log's operations would come to under a policy, and which of its rules they met.
+
+Only what the log keeps can be asked again: an operation that is counted has no arguments, so an exec that was counted
+is taken for the tool and operation that it was then. Nothing here needs a kernel.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from agentd.audit import rawbytes
+from agentd.model import OP_BY_WORD, Action, Decision, Endpoint, Family, Op
+from agentd.policy.evaluate import decide, first_of, judged_by, matched_patterns
+from agentd.policy.resolved import RULE_DEFAULT, RULE_UNRESOLVED, Outcome, ResolvedAgent, ResolvedPolicy
+
+EVENTS: Final = frozenset({"allowed", "denied", "approval_required"})
+CARRIED_OUT: Final = "approved, and carried out"  # the second record of an operation that was asked about
+UNKNOWN: Final = "unknown agent"
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One thing that an agent did or tried. named: the (tool, operation) that it was; argv: None if not recorded."""
+
+    agent: str
+    op: Op
+    obj: bytes | Endpoint
+    named: tuple[str, str]
+    argv: tuple[bytes, ...] | None
+
+
+@dataclass(slots=True)
+class Seen:
+    """How often an operation is in the log, and where."""
+
+    count: int = 0
+    first: int = 0
+    last: int = 0
+    summary: str = ""
+    recorded: set[str] = field(default_factory=set)
+
+    def add(self, record: Record) -> None:
+        count = record.get("count")
+        seq = record.get("seq")
+        self.count += count if isinstance(count, int) else 1
+        self.last = seq if isinstance(seq, int) else 0
+        self.first = self.first or self.last
+        self.summary = self.summary or str(record.get("input_summary"))
+        self.recorded.add(str(record.get("decision")))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a policy says: `allow`, `deny (kill)`, ... and by which rule."""
+
+    decision: str
+    rule: str
+    tool: str
+    operation: str
+
+
+def operations(records: Iterable[Record]) -> dict[Operation, Seen]:
+    """The operations of records; those whose object isn't known completely are left out."""
+    found: dict[Operation, Seen] = {}
+    for record in records:
+        operation = operation_of(record)
+        if operation is not None:
+            found.setdefault(operation, Seen()).add(record)
+    return found
+
+
+def operation_of(record: Record) -> Operation | None:
+    """The operation of a record that is about one."""
+    op = OP_BY_WORD.get(str(record.get("kernel_operation")))
+    obj = object_of(record.get("object"))
+    if record.get("event") not in EVENTS or record.get("reason") == CARRIED_OUT or op is None or obj is None:
+        return None
+    if isinstance(obj, Endpoint) is not (op.family is Family.HOST):
+        return None
+    named = (str(record.get("tool_name")), str(record.get("operation")))
+    return Operation(str(record.get("agent_id")), op, obj, named, _argv(record) if op is Op.EXEC else ())
+
+
+def _argv(record: Record) -> tuple[bytes, ...] | None:
+    process = record.get("process")
+    words = process.get("argv") if isinstance(process, dict) else None
+    if not isinstance(words, list) or record.get("metadata", {}).get("argv_cut"):
+        return None
+    try:
+        return tuple(rawbytes.decode(word) for word in words)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def object_of(value: object) -> bytes | Endpoint | None:
+    """The object of a record, back from its JSON; None where it was not resolved, or is no object."""
+    try:
+        if isinstance(value, dict) and "address" in value:
+            address = ipaddress.ip_address(value["address"]).packed
+            names = (str(value["name"]),) if value.get("name") else ()
+            return Endpoint(address, int(value["port"]), str(value["protocol"]), names)
+        return None if value is None else rawbytes.decode(value)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def verdict(policy: ResolvedPolicy, operation: Operation) -> Verdict:
+    """What `policy` says about it."""
+    agent = policy.agents.get(operation.agent)
+    if agent is None:
+        return Verdict("deny", UNKNOWN, *operation.named)
+    outcome = _outcome(agent, operation)
+    done = "" if outcome.action in (Action.NONE, Action.DENY) else f" ({outcome.action.word})"
+    if outcome.decision is not Decision.ALLOW and outcome.action is Action.NONE:
+        done = " (monitor)"
+    if outcome.decision is Decision.REQUIRE_APPROVAL and outcome.action is Action.PAUSE:
+        done = ""
+    return Verdict(f"{outcome.decision.word}{done}", rule_id(agent, outcome.rule), *agent.toolops[outcome.toolop])
+
+
+def _outcome(agent: ResolvedAgent, operation: Operation) -> Outcome:
+    if operation.argv is not None:
+        return decide(agent, operation.op, operation.obj, operation.argv)
+    return first_of([_as_named(agent, operation, one) for one in judged_by(agent, operation.op, operation.obj)])
+
+
+def _as_named(agent: ResolvedAgent, operation: Operation, obj: bytes | Endpoint) -> Outcome:
+    candidates = agent.candidates(operation.op, matched_patterns(agent, obj))
+    same = (outcome for _, outcome in candidates if agent.toolops[outcome.toolop] == operation.named)
+    return next(same, candidates[-1][1])
+
+
+def rule_id(agent: ResolvedAgent, rule: int) -> str:
+    """As records name it."""
+    return {RULE_DEFAULT: "default-deny", RULE_UNRESOLVED: "unresolved"}.get(rule) or agent.rules[rule].id
+
+
+def changes(
+    old: ResolvedPolicy, new: ResolvedPolicy, seen: Mapping[Operation, Seen]
+) -> Iterator[tuple[Operation, Seen, Verdict, Verdict]]:
+    """The operations that `new` decides otherwise than `old`."""
+    for operation, times in seen.items():
+        was, will = verdict(old, operation), verdict(new, operation)
+        if was.decision != will.decision:
+            yield operation, times, was, will
+
+
+def hits(records: Iterable[Record]) -> dict[tuple[str, str], Seen]:
+    """By (agent, rule): how many operations of the log it decided."""
+    found: dict[tuple[str, str], Seen] = {}
+    for record in records:
+        if record.get("event") in EVENTS and record.get("reason") != CARRIED_OUT and record.get("rule"):
+            found.setdefault((str(record.get("agent_id")), str(record["rule"])), Seen()).add(record)
+    return found
