@@ -25,3 +25,8 @@ def bpf_object(name: str) -> Path:
 def automata_dir() -> Path:
     """The folder with the compiled automata of the shipped catalogue; it may not exist (then they are compiled)."""
     return _share("automata", "bpf/build/automata")
+
+
+def monitoring_dir() -> Path:
+    """The folder with what Prometheus and Grafana are given: configuration, rules, alerts, dashboards."""
+    return _PACKAGE / "monitoring"

@@ -41,6 +41,7 @@ class Approver:
     uid: int
     pid: int
     login_uid: int | None = None
+    login_name: str = ""  # of login_uid, or of uid where nobody logged in
 
     @property
     def person(self) -> str:

@@ -36,6 +36,7 @@ KEYS: Final = (
     "socket",
     "metrics_address",
     "metrics_port",
+    "program_times",
     "arena_mib",
     "bpffs_dir",
     "on_stop",
@@ -48,7 +49,9 @@ KEYS: Final = (
 NUMBERS: Final = {"metrics_port": (0, 65535), "arena_mib": (0, 256), "pending_per_agent": (1, 12_000)}
 NESTED: Final = frozenset({"audit"})  # mappings whose keys are joined one by one
 # What an environment may set where nobody else has: none of these can let an agent do more.
-HARMLESS: Final = frozenset({"metrics_address", "metrics_port", "arena_mib", "audit", "notify", "pending_per_agent"})
+HARMLESS: Final = frozenset(
+    {"metrics_address", "metrics_port", "program_times", "arena_mib", "audit", "notify", "pending_per_agent"}
+)
 LIVE: Final = frozenset({"environment", "policy", "workspace", "overlay", "pending_per_agent"})  # what a reload changes
 _ENVIRONMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
@@ -58,7 +61,8 @@ class Config:
     """What the service needs to know; the defaults are those of a service without a file.
 
     policy: a file, or a folder whose *.yaml are one policy; environment: whose files come on top of both (empty: none);
-    workspace: anchors relative paths of agents without one; metrics_port 0: no endpoint; arena_mib 0: what the policy
+    workspace: anchors relative paths of agents without one; metrics_port 0: no endpoint; program_times: measure how
+    long each BPF program runs, which costs each run tens of nanoseconds; arena_mib 0: what the policy
     wants, with room for a reload of the same size; bpffs_dir: where the programs are pinned; release_on_stop: a stop
     ends enforcement (else the pins keep it); resolvers: whose answers teach host names; None: those of
     /etc/resolv.conf; audit: how the log is signed and kept, and where else it goes (evidence.py); notify: who is told
@@ -73,6 +77,7 @@ class Config:
     socket: Path = Path("/run/agentd/agentd.sock")
     metrics_address: str = "127.0.0.1"
     metrics_port: int = 9469
+    program_times: bool = False
     arena_mib: int = 0
     bpffs_dir: Path = SERVICE_PINS
     release_on_stop: bool = False
@@ -284,6 +289,8 @@ def _value(name: str, reader: Reader) -> object:
         return _environment_name(reader)
     if name == "on_stop":
         return reader.choice({"keep": False, "release": True})
+    if name == "program_times":
+        return _flag(reader)
     if name == "resolvers":
         return _resolvers(reader)
     if name == "audit":
@@ -315,6 +322,13 @@ def _number(name: str, reader: Reader) -> int | None:
         reader.error(f"{value} is not a power of two", "write 0 (automatic), 1, 2, 4, 8, 16, ...")
         return None
     return value
+
+
+def _flag(reader: Reader) -> bool | None:
+    if isinstance(reader.node, Scalar) and isinstance(reader.node.value, bool):
+        return reader.node.value
+    reader.expected("true or false")
+    return None
 
 
 def _resolvers(reader: Reader) -> tuple[Resolver, ...] | None:

@@ -6,6 +6,7 @@ and the kernel is asked. Source: unix(7), SO_PEERCRED; SO_PEERPIDFD since Linux 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import grp
 import os
@@ -19,9 +20,12 @@ from typing import Final
 from agentd.approvals.book import Approver
 from agentd.errors import AgentdError
 from agentd.kernel.tasks import TaskMarks, marked_elsewhere
+from agentd.workloads.processes import user_name
 
 GROUP: Final = "agentd"
 SO_PEERPIDFD: Final = 77
+ADMINS: Final = ("sudo", "wheel", "admin")
+MAX_APPROVERS: Final = 100
 NO_LOGIN: Final = 0xFFFFFFFF
 
 
@@ -47,7 +51,20 @@ class Peer:
             login = int(Path(f"/proc/{self.pid}/loginuid").read_text(encoding="ascii"))
         except (OSError, ValueError):
             login = NO_LOGIN
-        return Approver(self.name, self.uid, self.pid, None if login == NO_LOGIN else login)
+        if login == NO_LOGIN:
+            return Approver(self.name, self.uid, self.pid, login_name=self.name)
+        return Approver(self.name, self.uid, self.pid, login, user_name(login))
+
+
+def approvers() -> list[str]:
+    """The accounts whose people are expected to answer: root, and who is in the groups that may, or may become root."""
+    found = {"root"}
+    for group in (GROUP, *ADMINS):
+        with contextlib.suppress(KeyError):
+            entry = grp.getgrnam(group)
+            found.update(entry.gr_mem)
+            found.update(user.pw_name for user in pwd.getpwall() if user.pw_gid == entry.gr_gid)
+    return sorted(found)[:MAX_APPROVERS]
 
 
 def peer_of(connection: socket.socket) -> Peer:

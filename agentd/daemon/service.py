@@ -17,6 +17,7 @@ from agentd.daemon import host
 from agentd.daemon.config import LIVE, Config, check_policy_exists, read_config
 from agentd.daemon.loop import EngineLoop
 from agentd.daemon.notify import notify, reloading
+from agentd.daemon.peers import approvers
 from agentd.daemon.server import Server, bind_socket
 from agentd.daemon.similar import read_overlay
 from agentd.engine.core import Engine
@@ -40,6 +41,7 @@ async def _serve(config: Config, preparation: Preparation | None) -> int:
     features.require_root()
     compiled = _read_policy(config)
     metrics = Metrics(agentd.__version__)
+    metrics.declare_approvers(approvers())
     with contextlib.ExitStack() as stack:
         # Whatever can be refused is refused before the kernel is touched.
         stack.enter_context(host.in_charge_of(config.bpffs_dir))
@@ -47,6 +49,8 @@ async def _serve(config: Config, preparation: Preparation | None) -> int:
         stack.callback(config.socket.unlink, missing_ok=True)
         if config.metrics_port:
             stack.enter_context(metrics.serve(config.metrics_port, config.metrics_address))
+        if config.program_times:
+            stack.enter_context(features.program_times())
         for folder in host.collect_stale_runs():
             _say(f"{folder}: left by an agentd that is gone; its processes are still held to their policy")
         engine = host.start(

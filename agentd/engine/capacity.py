@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agentd.kernel import abi
+from agentd.kernel.hits import Hits
 from agentd.kernel.hosts import HostNames
 from agentd.kernel.loader import LoadedObject
 from agentd.kernel.maps import HashMap
@@ -26,11 +27,13 @@ def of(
         "names": names.table,
         "counts0": loaded.counts[0],
         "counts1": loaded.counts[1],
+        "doomed": loaded.doomed,
     }
     capacities = {
         **{name: found.capacity for name, found in hashes.items()},
         "agents": abi.MAX_AGENTS,
         "arena": loaded.arena_words,
+        "hits": abi.HITS,
     }
 
     def read() -> dict[str, int]:
@@ -38,6 +41,7 @@ def of(
             **{name: found.entries() for name, found in hashes.items()},
             "agents": len(tables.names()),
             "arena": tables.words_used(),
+            "hits": Hits(loaded).used(),
         }
 
     return capacities, read

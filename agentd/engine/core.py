@@ -23,10 +23,12 @@ from agentd.engine import capacity, coverage, orphans, records
 from agentd.engine.accounts import Accounts
 from agentd.engine.archive import Archive
 from agentd.engine.census import Census, Workload
+from agentd.engine.pending import object_text
 from agentd.engine.policies import CANARY, Compiled, PolicySet
 from agentd.engine.questions import Questions
 from agentd.engine.reasons import Reasons
 from agentd.engine.records import Names
+from agentd.engine.refused import Refused
 from agentd.engine.resolvers import Resolvers
 from agentd.engine.status import LOSSES, status_of
 from agentd.engine.surroundings import Surroundings
@@ -39,7 +41,7 @@ from agentd.kernel.loader import LoadedObject
 from agentd.kernel.ring import EventRing, KernelEvent, parse
 from agentd.kernel.tables import PolicyTables
 from agentd.kernel.tasks import TaskMarks
-from agentd.metrics import Metrics
+from agentd.metrics import RANKS, Metrics
 from agentd.model import Action, Decision, Point
 from agentd.workloads import processes
 
@@ -94,6 +96,7 @@ class Engine:
             ),
         )
         self.takeover = Takeover(self.questions)
+        self.refused = Refused()
         self._events = EventRing(loaded, "events")
         self._backlog: deque[bytes] = deque()
         self._stats = loaded.stats.read()
@@ -127,7 +130,7 @@ class Engine:
         if not compiled.names:
             self.loaded.watch_names(False)
         for agent in compiled.policy.agents.values():
-            self.metrics.declare_agent(agent.name, agent.toolops)
+            self.metrics.declare_agent(agent.name, agent.toolops, (rule.id for rule in agent.rules))
         self.metrics.policy_loaded(compiled.policy.sha256)
         self._record(
             records.note(
@@ -244,7 +247,9 @@ class Engine:
             self.on_event(record)
 
     def _count(self, event: KernelEvent, agent: str, names: Names) -> None:
-        self.metrics.decided(agent, names.tool, names.operation, event.decision, event.action)
+        self.metrics.decided(agent, names.tool, names.operation, event.decision, event.action, rule=names.rule)
+        if event.decision is not Decision.ALLOW:
+            self.refused.note(agent, (event.op.word, object_text(event), names.rule))
 
     def _violation(self, event: KernelEvent, agent: str, names: Names) -> None:
         reason = ""
@@ -305,6 +310,9 @@ class Engine:
     def tick(self) -> None:
         """Once a second: timeouts, counts, losses, the number of processes."""
         self.questions.expire()
+        self.metrics.set_oldest(self.questions.oldest())
+        for agent in self.refused.changed():
+            self.metrics.set_ranks(agent, [count for _, count in self.refused.top(agent, RANKS)])
         if self.resolvers.refresh():
             self._record(records.note("resolvers_changed", f"host names are learned from {self.resolvers.text()}"))
         self._losses()
@@ -339,9 +347,10 @@ class Engine:
                 agent,
                 record.tool_name or "",
                 record.operation or "",
-                record.decision or Decision.DENY,
+                Decision.DENY if record.decision is None else record.decision,  # ALLOW is 0
                 record.action or Action.NONE,
                 count.count,
+                record.rule or "",
             )
             if self.audit.pending >= COMMIT_RECORDS:
                 self.commit()

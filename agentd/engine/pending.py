@@ -76,6 +76,11 @@ def summary_of(event: KernelEvent) -> str:
     return summarize(event.op, target, event.argv if event.op is Op.EXEC else ())
 
 
+def object_text(event: KernelEvent) -> str:
+    """The object alone, for people."""
+    return summarize(event.op, object_of(event.op, event.object, event.flags)).removeprefix(f"{event.op.word} ")
+
+
 def in_words(event: KernelEvent) -> str:
     """What it wants to do, for people: `connect to 127.0.0.1:25`, `run rm -rf /srv/x`."""
     target = object_of(event.op, event.object, event.flags)

@@ -30,7 +30,7 @@ from agentd.kernel import abi
 from agentd.kernel.loader import LoadedObject
 from agentd.kernel.ring import KernelEvent
 from agentd.kernel.tasks import TaskMarks
-from agentd.metrics import Metrics
+from agentd.metrics import NOBODY, STANDING, Metrics
 from agentd.workloads import processes
 
 MAX_STANDING_SECONDS: Final = 30 * 86400
@@ -132,6 +132,7 @@ class Questions:
         metadata: dict[str, Json] = {"standing": standing.id, "scope": standing.scope.value, "by": standing.by}
         kind = KINDS[Answer.APPROVED if standing.allow else Answer.DENIED]
         self.around.record(records.event_record(kind, event, standing.agent, names, reason=reason, metadata=metadata))
+        self._metrics.answered((Answer.APPROVED if standing.allow else Answer.DENIED).value, STANDING)
         if not standing.allow:
             self.around.denied(event, standing.agent, names, reason, at_once=True)
         if self.around.strict(standing.agent):
@@ -331,7 +332,7 @@ class Questions:
         )
         self.around.record(record)
         self.ledger.ended(pending, answer, record.event, record.action_id, str(by or ""), record.reason, scope)
-        self._metrics.answered(waited)
+        self._metrics.answered(answer.value, by.login_name if by else NOBODY, waited)
         self._metrics.set_pending(pending.agent, self.book.count(pending.agent))
         if self.on_notice:
             self._tell("answered", pending, answer=answer.value, by=str(by or ""), reason=record.reason)
@@ -352,10 +353,16 @@ class Questions:
     def lapsed(self, number: str, agent: str, reason: str, pid: int | None = None) -> None:
         """The end of a question that an agentd before this one asked, or that nobody asks any more."""
         self.ledger.forgotten(number)
+        self._metrics.answered(Answer.EXPIRED.value, NOBODY)
         metadata: dict[str, Json] = {"approval": number, **({} if pid is None else {"pid": pid})}
         self.around.record(records.note("approval_expired", reason, agent=agent, metadata=metadata))
 
     # -- for people
+
+    def oldest(self) -> float:
+        """Seconds that the oldest one has waited; 0: none waits."""
+        since = min((pending.since for pending in self.book), default=None)
+        return 0.0 if since is None else (boot_now() - since) / 1e9
 
     def show(self, number: str) -> dict[str, Any]:
         """Everything about one approval. Raises AgentdError as book.get()."""

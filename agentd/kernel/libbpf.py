@@ -152,6 +152,7 @@ class MapInfo(ctypes.Structure):
 
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "libbpf_num_possible_cpus": (c_int, []),
+    "bpf_enable_stats": (c_int, [c_int]),
     "libbpf_set_print": (c_void_p, [_PRINT]),
     "bpf_object__open_file": (c_void_p, [c_char_p, c_void_p]),
     "bpf_object__open_mem": (c_void_p, [c_char_p, c_size_t, c_void_p]),

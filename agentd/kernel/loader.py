@@ -65,6 +65,9 @@ class LoadedObject:
         self.answers = HashMap(
             fds["answers"], ctypes.c_uint64, ctypes.c_uint32, map_info(fds["answers"]).max_entries, "answers"
         )
+        self.doomed = HashMap(
+            fds["doomed"], ctypes.c_uint32, ctypes.c_uint32, map_info(fds["doomed"]).max_entries, "doomed"
+        )
         self.stats = PerCpuCounters(fds["stats"], abi.STAT_COUNT)
         self._with_names = any(hook.program in links for hook in hooks if hook.names)
 

@@ -12,7 +12,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agentd.errors import AgentdError
-from agentd.metrics import CONNECTION_SECONDS, LOST_REASONS, MAX_CONNECTIONS, OUTCOMES, Metrics, VerdictTimes
+from agentd.metrics import (
+    CONNECTION_SECONDS,
+    LOST_REASONS,
+    MAX_CONNECTIONS,
+    MAX_RULES,
+    OUTCOMES,
+    Metrics,
+    VerdictTimes,
+)
 from agentd.model import Action, Decision
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -20,6 +28,8 @@ NAMES = (
     *("agentd_decisions_total", "agentd_verdict_seconds_bucket", "agentd_approvals_pending"),
     *("agentd_approval_wait_seconds_count", "agentd_events_lost_total", "agentd_workload_processes"),
     *("agentd_policy_info", "agentd_policy_reloads_total", "agentd_audit_bytes_total", "agentd_audit_chain_head"),
+    *("agentd_rule_hits_total", "agentd_approval_answers_total", "agentd_refused_object_operations"),
+    *("agentd_approval_oldest_seconds", "agentd_start_time_seconds"),
     *("agentd_bpf_program_seconds_total", "agentd_map_entries", "agentd_map_capacity", "agentd_build_info"),
 )
 
@@ -42,7 +52,8 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 def metrics() -> Metrics:
     """The metrics of a daemon that has loaded a policy with one agent and hasn't seen anything yet."""
     made = Metrics("1.2.3")
-    made.declare_agent("bot", [("shell", "rm"), ("email", "send")])
+    made.declare_agent("bot", [("shell", "rm"), ("email", "send")], ["bot/deny/0", "my-rule"])
+    made.declare_approvers(["ann"])
     made.read_programs(["agentd_exec"], dict)
     made.read_maps({"agentd_tasks": 1000}, dict)
     return made
@@ -66,7 +77,7 @@ def test_every_series_is_there_from_the_start(url: str) -> None:
     """Before anything has happened every series exists, and all but the constants are 0."""
     found = parse(scrape(url))
     assert set(NAMES) <= {name for name, _ in found}
-    constant = {"agentd_build_info", "agentd_map_capacity"}
+    constant = {"agentd_build_info", "agentd_map_capacity", "agentd_start_time_seconds"}
     assert {name for name, _ in found if found[name, _] != 0} == constant
     decisions = [labels for name, labels in found if name == "agentd_decisions_total" and ("agent", "bot") in labels]
     assert len(decisions) == 3 * len(OUTCOMES)
@@ -77,13 +88,19 @@ def test_what_happens_is_counted_without_new_series(metrics: Metrics, url: str) 
     """Events change values, never the set of series, also for names that nobody declared."""
     before = set(parse(scrape(url)))
     metrics.decided("bot", "shell", "rm", Decision.DENY, Action.KILL)
-    metrics.decided("bot", "shell", "rm", Decision.DENY, Action.KILL, 4)
+    metrics.decided("bot", "shell", "rm", Decision.DENY, Action.KILL, 4, rule="my-rule")
+    metrics.decided("bot", "shell", "rm", Decision.DENY, Action.DENY, 2, rule="rule of an earlier policy")
+    metrics.answered("approved", "ann", 1.0)
+    metrics.answered("denied", "a stranger")
+    metrics.set_oldest(3.5)
+    metrics.set_ranks("bot", range(30, 0, -1))
+    metrics.set_ranks("stranger", [5])
     metrics.decided("bot", "x" * 99, "y", Decision.DENY, Action.DENY)
     metrics.decided("stranger", "x", "y", Decision.ALLOW, Action.KILL)
     metrics.set_pending("bot", 2)
     metrics.set_pending("stranger", 1)
     metrics.set_processes("bot", 17)
-    metrics.answered(12.5)
+    metrics.answered("expired", "nobody", 12.5)
     metrics.lost("ring-full", 3)
     metrics.lost("something new")
     metrics.policy_rejected()
@@ -97,7 +114,14 @@ def test_what_happens_is_counted_without_new_series(metrics: Metrics, url: str) 
     assert value(metrics, "decisions_total", **labels) == 1
     assert value(metrics, "approvals_pending", agent="bot") == 2
     assert value(metrics, "workload_processes", agent="bot") == 17
-    assert value(metrics, "approval_wait_seconds_sum") == 12.5
+    assert value(metrics, "approval_wait_seconds_sum") == 13.5
+    assert value(metrics, "approval_answers_total", answer="approved", by="ann") == 1
+    assert value(metrics, "approval_answers_total", answer="denied", by="other") == 1
+    assert value(metrics, "approval_oldest_seconds") == 3.5
+    assert value(metrics, "rule_hits_total", agent="bot", rule="my-rule") == 4
+    assert value(metrics, "rule_hits_total", agent="bot", rule="other") == 2
+    assert value(metrics, "rule_hits_total", agent="bot", rule="bot/deny/0") == 0
+    assert [value(metrics, "refused_object_operations", agent="bot", rank=str(n)) for n in (1, 10)] == [30, 21]
     assert value(metrics, "events_lost_total", reason="ring-full") == 3
     assert value(metrics, "events_lost_total", reason="other") == 1
     assert value(metrics, "policy_reloads_total", result="rejected") == 1
@@ -220,3 +244,15 @@ def test_promtool_has_nothing_to_say(metrics: Metrics) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     wrong = "# TYPE a_total gauge\na_total 1\n"
     assert subprocess.run(command, input=wrong, capture_output=True, text=True, check=False).returncode != 0
+
+
+def test_a_huge_policy_has_a_bounded_number_of_series() -> None:
+    """Rules beyond the bound are counted together, and what decides without a rule still by name."""
+    metrics = Metrics("1")
+    metrics.declare_agent("bot", [], (f"r{number}" for number in range(MAX_RULES + 100)))
+    metrics.declare_agent("late", [], ["its-rule"])
+    assert len([name for name, _ in parse(metrics.exposition()) if name == "agentd_rule_hits_total"]) < MAX_RULES + 20
+    metrics.decided("late", "x", "y", Decision.DENY, Action.DENY, rule="its-rule")
+    metrics.decided("late", "x", "y", Decision.DENY, Action.DENY, rule="default-deny")
+    assert value(metrics, "rule_hits_total", agent="late", rule="other") == 1
+    assert value(metrics, "rule_hits_total", agent="late", rule="default-deny") == 1
