@@ -27,6 +27,12 @@ class Tree:
         self.count = 0  # leaves that don't wait any more
         self._done: list[tuple[int, bytes]] = []  # (leaves below, hash): perfect trees, the biggest first
 
+    def copy(self) -> Tree:
+        """The same tree, which grows by itself."""
+        other = Tree()
+        other.waiting, other.count, other._done = self.waiting[:], self.count, self._done[:]
+        return other
+
     def add(self, data: bytes) -> None:
         """One more leaf."""
         self.waiting.append(data)
@@ -70,6 +76,8 @@ class Tree:
 
 def root_of(items: Iterable[bytes]) -> str:
     """The root over these leaves, in hex."""
+    if isinstance(items, list) and 0 < len(items) <= _FOLD:
+        return _small(items).hex()
     tree = Tree()
     tree.extend(items)
     return tree.root()
@@ -81,4 +89,16 @@ def _perfect(items: list[bytes]) -> bytes:
     level = [sha(b"\0" + data).digest() for data in items]
     while len(level) > 1:
         level = [sha(b"\1" + level[at] + level[at + 1]).digest() for at in range(0, len(level), 2)]
+    return level[0]
+
+
+def _small(items: list[bytes]) -> bytes:
+    """The root of any number of leaves, all of them at once."""
+    sha = hashlib.sha256
+    level = [sha(b"\0" + data).digest() for data in items]
+    while (count := len(level)) > 1:
+        up = [sha(b"\1" + level[at] + level[at + 1]).digest() for at in range(0, count - 1, 2)]
+        if count & 1:
+            up.append(level[-1])
+        level = up
     return level[0]

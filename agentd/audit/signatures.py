@@ -11,19 +11,24 @@ to: each change of key is signed by the key before and by the key after.
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agentd.audit import chain, keys, receipts, segments
 from agentd.audit.chain import Damage, Link
 from agentd.audit.keys import PublicKey
 from agentd.audit.merkle import Tree
 
+if TYPE_CHECKING:
+    from agentd.audit.chunks import Seen
+
 EVERY: Final = 64  # records between two signatures that are computed
 RECENT: Final = 600  # seconds in which records at the end may wait for their signature, or agentd for its next start
+LATE: Final = 60  # seconds between the first and the last root that the signed head may not know of yet
 WAITING: Final = 60_000  # receipts that may still come: more than agentd lets wait
 MARKS: Final = frozenset({b"signed", b"signing_key", b"key_rotated", b"segment_started", b"pruned"})
 
@@ -67,6 +72,8 @@ class Signatures:
     only_head: bool = False  # a signed head, and no record about signatures yet
     start: Link = field(default_factory=Link)  # before the first record that is there
     start_proved: bool = False
+    noted: int = 0  # the record that the signed head names
+    _after_head: tuple[str, str] = ("", "")  # times of the first and the last root after that
     _previous: str = chain.GENESIS
     _since: int = 1  # seq of the tree's first leaf
     _computed_at: int = 0
@@ -84,7 +91,10 @@ class Signatures:
 
     def take(self, kind: bytes, line: bytes, seq: int, prev: str, place: Any) -> Any:
         """One of the MARKS; called before it is added as a leaf. Raises Damage; or returns an earlier bad place."""
-        metadata = json.loads(line).get("metadata")
+        try:
+            metadata = json.loads(line).get("metadata")
+        except (ValueError, RecursionError, AttributeError) as error:
+            raise Damage(f"not a record: {error}") from None
         if not isinstance(metadata, dict):
             raise Damage("its metadata is not an object")
         if kind == b"signed":
@@ -108,6 +118,39 @@ class Signatures:
         if len(self._waiting) > WAITING:
             del self._waiting[next(iter(self._waiting))]
             self.unreceipted += 1
+
+    # -- parts that were checked by themselves (chunks.py)
+
+    def copy(self) -> Signatures:
+        """The same state, which goes on by itself."""
+        other = copy.copy(self)
+        other.tree = self.tree.copy()
+        other.changes, other._deferred = self.changes[:], self._deferred[:]
+        other._waiting = dict(self._waiting)
+        return other
+
+    def join(self, seen: Seen, place: Any) -> bool:
+        """Takes a part that is good in itself, and follows. False if it isn't good here; then this state is spoilt."""
+        self._leaves(seen.before)
+        mark = seen.mark
+        if mark is None:
+            return True
+        if self.take(b"signed", mark.line, mark.seq, mark.prev, place) is not None or self._previous != mark.root:
+            return False
+        if seen.roots:
+            if seen.computed:  # good signatures, which cover what was left for later
+                self._deferred.clear()
+            self.roots += seen.roots
+            self.computed += seen.computed
+            self.covered = seen.since - 1
+            if seen.after_head[0]:
+                self._after_head = self._after_head[0] or seen.after_head[0], seen.after_head[1]
+            self._previous, self._since, self._computed_at = seen.root, seen.since, seen.since
+        self._leaves(seen.after)
+        return True
+
+    def _leaves(self, digests: bytes) -> None:
+        self.tree.extend(digests[at : at + 64] for at in range(0, len(digests), 64))
 
     # -- keys
 
@@ -168,6 +211,8 @@ class Signatures:
             raise Damage(_difference(name, said[name], value))
         self.roots += 1
         self.covered = seq - 1
+        if seq > self.noted:
+            self._after_head = self._after_head[0] or str(said["time"]), str(said["time"])
         self._previous, self._since = str(said["root"]), seq
         self._deferred.append(_Deferred(said, signature, self.key, place))
         if self.each or seq - self._computed_at >= EVERY:
@@ -233,6 +278,13 @@ class Signatures:
         said, signature = head
         mine = [pin for pin in self.pins if pin.kid == said["key"]]
         self.only_head = not self.pins or any(pin.signed(keys.canonical(said), signature) for pin in mine)
+
+    def late_head(self) -> str:
+        """Why the head file can't be the newest one, if so: agentd writes it a moment after every root."""
+        first, last = (seconds_since(time.encode(), 0.0) for time in self._after_head)
+        if not self._after_head[0] or abs(first - last) <= LATE:
+            return ""
+        return f"the signed head is an older one: of record {self.noted}, and roots of {self._after_head[0]} on follow"
 
     @property
     def signed(self) -> bool:

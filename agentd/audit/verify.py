@@ -11,7 +11,8 @@ Without a pinned key whoever made the log may have signed it; without signatures
 
 from __future__ import annotations
 
-import json
+import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -19,18 +20,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from agentd.audit import canonical, chain, receipts, segments
+from agentd.audit import chain, chunks, receipts, segments
+from agentd.audit.chunks import Seen, Task
+from agentd.audit.crew import Crew, processors
+from agentd.audit.form import check_form, claimed_seq, rest
 from agentd.audit.keys import PublicKey
-from agentd.audit.record import MEMBERS
 from agentd.audit.signatures import MARKS, RECENT, Signatures, read_head, seconds_since
 from agentd.errors import EXIT_USAGE, AgentdError
 
 PROGRESS_EVERY: Final = 20_000  # records between two calls of the progress callback
-_TORN_WAIT: Final = 5, 0.02  # tries and seconds a writer gets to finish the line it is writing
-_KNOWN: Final = frozenset(MEMBERS)
-_REQUIRED: Final = _KNOWN - {"count", "first", "last"}
 _RECEIPTS: Final = frozenset(event.encode() for event in receipts.RECEIPT_EVENTS)
 _FOLD: Final = 1024
+_FIRST: Final = 64 << 10  # bytes at the start of a file that are read record by record: most changes stand there
+SPREAD: Final = 16 << 20  # bytes from which on it is worth to have several processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +91,20 @@ def locate(path: Path) -> Path:
 def verify(
     path: Path, *, head: str | None = None, count: int | None = None, strict: bool = False,
     progress: Callable[[int, int], None] | None = None, pins: Sequence[PublicKey] = (), now: float | None = None,
+    jobs: int | None = None, part: int = chunks.SIZE, first: int = _FIRST,
 ) -> Result:  # fmt: skip
     """Verify the log `path`, with the closed files beside it.
 
     head: a hash that the log must contain; count: the least number of records; strict: also parse every record, check
     that it is canonical JSON with all members, and compute every signature and receipt (several times slower);
-    progress(bytes done, bytes in all); pins: the keys that may have signed; now: seconds since the epoch. Raises
-    OSError if a file can't be read.
+    progress(bytes done, bytes in all); pins: the keys that may have signed; now: seconds since the epoch; jobs: how
+    many processes check parts of `part` bytes (None: as many as there are processors, if the log is big), after `first`
+    bytes of each file; 0: none, and every record is read here. The result is the same. Raises OSError if a file can't
+    be read.
     """
-    return _Run(path, head, count, strict, progress, tuple(pins), time.time() if now is None else now).result()
+    run = _Run(path, head, count, strict, progress, tuple(pins), time.time() if now is None else now)
+    run.jobs, run.part, run.first = 0 if strict else jobs, part, first
+    return run.result()
 
 
 class _Run:
@@ -123,18 +130,20 @@ class _Run:
         self.repairs: list[int] = [0, 0]
         self.signatures = Signatures(pins, strict)
         self.signed_head = read_head(path)
-        self.noted = self.signed_head[0]["record"] if self.signed_head else 0
+        self.noted = self.signatures.noted = self.signed_head[0]["record"] if self.signed_head else 0
         self.hash_at: dict[int, str] = {}
         self.last_time = b""
+        self.jobs: int | None = 0
+        self.part, self.first = chunks.SIZE, _FIRST
 
     def result(self) -> Result:
         bad: Bad | None = None
-        with self.newest() as last:
+        with self.newest() as last, self.crew() as crew:
             for file in self.files[:-1]:
                 with file.open("rb", buffering=1 << 18) as log:
-                    bad = bad or self.scan(log, file.name)
+                    bad = bad or self.file(log, file, crew)
                     self.size += self.offset
-            bad = bad or self.scan(last, self.files[-1].name)
+            bad = bad or self.file(last, self.files[-1], crew)
         bad = bad or self.ends()
         signatures = self.signatures
         unsigned = max(0, self.link.seq - signatures.covered) if signatures.signed else 0
@@ -155,16 +164,99 @@ class _Run:
                 return last
             last.close()
 
-    def scan(self, log: BinaryIO, name: str) -> Bad | None:
+    def crew(self) -> Crew:
+        jobs = self.jobs
+        if jobs is None:
+            jobs = processors() if self.total >= SPREAD else 1
+        self.jobs = jobs
+        return Crew(jobs)
+
+    def file(self, log: BinaryIO, path: Path, crew: Crew) -> Bad | None:
+        """One file: its start record by record, then part by part what is plainly good, then the rest."""
+        self.line = self.offset = 0
+        before = self.link.seq
+        size = os.fstat(log.fileno()).st_size
+        bad = self.scan(log, path.name, 1) or self.name(path, before) or self.scan(log, path.name, self.first)
+        if bad is not None:
+            return bad
+        if self.jobs and size > 2 * self.first:
+            status = os.fstat(log.fileno())
+            parts = crew.parts(
+                functools.partial(self.task, path, status, at, min(at + self.part, size))
+                for at in range(self.offset, size, self.part)
+            )
+            with contextlib.closing(parts):
+                for task, seen in parts:
+                    bad = None if seen and self.take(task, seen, path.name) else self.scan(log, path.name, task.end)
+                    if bad is not None:
+                        return bad
+                    self.tell()
+        return self.scan(log, path.name)
+
+    def name(self, path: Path, before: int) -> Bad | None:
+        """A closed file is called by its first record, so that none can be put in another's place."""
+        first = (before or self.signatures.start.seq) + 1
+        if path == self.path or segments.first_of(path) == first:
+            return None
+        return Bad(1, first, 0, f"the file is called by another record than its first one, {first}", path.name)
+
+    def task(self, path: Path, status: os.stat_result, begin: int, end: int) -> Task:
+        key = self.signatures.key
+        kid, pem = (key.kid, key.pem) if key else ("", "")
+        head = self.head or ""
+        return Task(
+            str(path), status.st_dev, status.st_ino, begin, end, kid, pem, self.signatures.log, head, self.noted
+        )  # fmt: skip
+
+    def take(self, task: Task, seen: Seen, name: str) -> bool:
+        """Takes a part as good, if it follows what was read before. False: nothing has changed, it has to be read."""
+        signatures, link = self.signatures, self.link
+        if seen.begin != self.offset or (seen.first, seen.prev) != (link.seq + 1, link.hash):
+            return False
+        if seen.mark is not None:
+            key = signatures.key
+            if key is None or not task.log or (key.kid, signatures.log) != (task.kid, task.log):
+                return False
+        place = None
+        if seen.mark is not None:
+            place = (name, self.line + seen.mark.index + 1, seen.mark.seq, seen.mark.offset)
+        before = signatures.copy()
+        try:
+            good = signatures.join(seen, place)
+        except chain.Damage:
+            good = False
+        if not good:
+            self.signatures = before
+            return False
+        for found, counted in ((seen.gaps, self.gaps), (seen.repairs, self.repairs)):
+            if found:
+                counted[:] = [counted[0] + len(found), counted[1] or found[0]]
+        if seen.head_seq is not None:
+            self.head_seq = seen.head_seq
+        if seen.noted is not None:
+            self.hash_at[self.noted] = seen.noted
+        self.link, self.offset = chain.Link(seen.seq, seen.hash), seen.end
+        self.line += seen.records
+        self.records += seen.records
+        return True
+
+    def tell(self) -> None:
+        if self.progress is not None:
+            self.progress(self.size + self.offset, max(self.total, self.size + self.offset))
+
+    def scan(self, log: BinaryIO, name: str, until: int | None = None) -> Bad | None:
+        """Reads record by record, from where it is in this file: to the end, or all that start before `until`."""
         seq, previous = self.link.seq, self.link.hash
-        self.offset = offset = records = 0
+        offset, line_number, records = self.offset, self.line, 0
+        log.seek(offset)
+        stop = until if until is not None else 1 << 63
         read, expected_head, strict, noted = chain.read, self.head, self.strict, self.noted
         signatures, tree = self.signatures, self.signatures.tree
         add, waiting = tree.waiting.append, tree.waiting
         begun = self.records > 0
         earlier: Any = None
         bad: Bad | None = None
-        while line := log.readline(chain.MAX_LINE):
+        while offset < stop and (line := log.readline(chain.MAX_LINE)):
             if line[-1:] != b"\n" and len(line) < chain.MAX_LINE:
                 line += rest(log, chain.MAX_LINE - len(line))
             number: int | None = None
@@ -180,18 +272,20 @@ class _Run:
                 at = line.find(b'"event":"') + 9
                 kind = line[at : line.find(b'"', at)]
                 if kind in MARKS:
-                    earlier = signatures.take(kind, line, number, prev, (name, records + 1, number, offset))
+                    earlier = signatures.take(
+                        kind, line, number, prev, (name, line_number + records + 1, number, offset)
+                    )
                     if earlier is not None:
                         break
                 elif kind == b"gap":
-                    self.gaps = [self.gaps[0] + 1, self.gaps[1] or number]
+                    self.gaps[:] = [self.gaps[0] + 1, self.gaps[1] or number]
                 elif kind == b"log_repaired":
-                    self.repairs = [self.repairs[0] + 1, self.repairs[1] or number]
+                    self.repairs[:] = [self.repairs[0] + 1, self.repairs[1] or number]
                 elif strict and kind in _RECEIPTS:
                     signatures.receipt_due(line, digest, prev, number)
             except chain.Damage as damage:
                 number = number if number is not None else claimed_seq(line)
-                bad = Bad(records + 1, number, offset, str(damage), name)
+                bad = Bad(line_number + records + 1, number, offset, str(damage), name)
                 break
             add(digest.encode())
             if len(waiting) >= _FOLD:
@@ -205,12 +299,11 @@ class _Run:
                 self.hash_at[seq] = digest
             if self.progress is not None and records % PROGRESS_EVERY == 0:
                 self.progress(self.size + offset, max(self.total, self.size + offset))
-        if self.progress is not None:
-            self.progress(self.size + offset, max(self.total, self.size + offset))
         self.link, self.offset = chain.Link(seq, previous), offset
+        self.tell()
         self.records += records
-        self.line = records
-        if records:
+        self.line += records
+        if self.line and until is None:
             self.last_time = self.time_of(log, offset)
         if earlier is not None:
             (file, number_of_line, place_seq, place), why = earlier
@@ -246,6 +339,7 @@ class _Run:
             return self.here(f"{self.records} records where at least {self.count} were expected: its end was cut off")
         if self.signatures.changes or segments.head_of(self.path).exists():
             why = self.signatures.check_head(self.signed_head, self.hash_at, self.link)
+            why = why or (self.signatures.late_head() if read_head(self.path) == self.signed_head else "")
             if why:
                 return self.here(why)
         unsigned = self.link.seq - self.signatures.covered if self.signatures.signed else 0
@@ -305,52 +399,3 @@ class _Run:
                 f"NOT signed yet: the last {unsigned} records; agentd signs every few seconds, and when it starts"
             )
         return notes
-
-
-def rest(log: BinaryIO, limit: int) -> bytes:
-    """The rest of a last line that a live writer is just writing, if it comes."""
-    found = b""
-    for _ in range(_TORN_WAIT[0]):
-        time.sleep(_TORN_WAIT[1])
-        found += log.readline(limit - len(found))
-        if found[-1:] == b"\n":
-            break
-    return found
-
-
-def _refuse(text: str) -> int:
-    raise chain.Damage(f"not canonical JSON: {text} is a number that no record holds")
-
-
-def _integer(text: str) -> int:
-    value = int(text) if len(text) <= 17 else canonical.MAX_INTEGER + 1
-    return value if -canonical.MAX_INTEGER <= value <= canonical.MAX_INTEGER else _refuse(text[:40])
-
-
-_decode = json.JSONDecoder(parse_float=_refuse, parse_int=_integer, parse_constant=_refuse).decode
-
-
-def check_form(line: bytes) -> None:
-    """Raise Damage unless the line is the canonical JSON of an object with all members of a record."""
-    try:
-        value = _decode(line.decode())
-        # The decoder has seen to the numbers, and keys of plain ASCII have one order only.
-        same = (canonical.dumps_checked(value) if line.isascii() else canonical.dumps(value)) == line[:-1]
-    except chain.Damage:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise chain.Damage(f"not canonical JSON: {error}") from None
-    if not same:
-        raise chain.Damage("not canonical JSON: the same record has another canonical form")
-    if not isinstance(value, dict) or not _REQUIRED <= value.keys() <= _KNOWN:
-        raise chain.Damage("not a record: members are missing or unknown")
-
-
-def claimed_seq(line: bytes) -> int | None:
-    """The seq that a bad line claims, if it is JSON at all."""
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    seq = value.get("seq") if isinstance(value, dict) else None
-    return seq if isinstance(seq, int) else None

@@ -1,5 +1,6 @@
 """Records per second of the audit log: append+commit by batch size, verify of a signed log with its key pinned, and
---strict; memory of a verify. Then what a denial's receipt costs: signing and checking one.
+--strict; verify of the worst case, a log of denials with a signature after each; memory of a verify. Then what a denial's
+receipt costs: signing and checking one.
 
     .venv/bin/python tests/bench/audit.py [RECORDS]
 
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from agentd.audit import keys, verify  # noqa: E402
+from agentd.audit.crew import processors  # noqa: E402
 from agentd.audit.signer import LogSigner  # noqa: E402
 from tests.unit.audit.samples import allowed, denied, opened  # noqa: E402
 
@@ -47,13 +49,16 @@ def seconds(job: Callable[[], object]) -> float:
 RECORDS = [denied(number) if number % 3 else allowed(number) for number in range(3000)]
 
 
-def write(path: Path, count: int, batch: int, key: Path | None = None) -> None:
+def write(path: Path, count: int, batch: int, key: Path | None = None, each: bool = False) -> None:
     writer = opened(path)
-    if key is not None:
-        LogSigner(writer, key, delay=0).start()
+    signer = None if key is None else LogSigner(writer, key, delay=0, interval=0 if each else 10)
+    if signer is not None and not each:
+        signer.start()
     for first in range(0, count, batch):
         writer.append(RECORDS[number % len(RECORDS)] for number in range(first, min(first + batch, count)))
         writer.commit()
+        if signer is not None and each:
+            signer.round()
     writer.close()
 
 
@@ -94,6 +99,13 @@ def main() -> None:
         for label, strict in (("verify", False), ("verify --strict", True)):
             took = seconds(lambda strict=strict: verify.verify(path, strict=strict, pins=pins))  # type: ignore[misc]
             print(f"{label:<20} {records / took:>9,.0f} records/s   {took / floor:5.2f} x SHA-256 of the lines")
+        worst = folder / "worst" / "audit.jsonl"
+        write(worst, min(records, 20_000), 1, key, each=True)
+        many = verify.verify(worst, pins=pins, jobs=1).records
+        floor_of_worst = seconds(lambda: hash_lines(worst))
+        for label, jobs in (("the worst, 1 process", 1), (f"the same, {processors()}", processors())):
+            took = seconds(lambda jobs=jobs: verify.verify(worst, pins=pins, jobs=jobs))  # type: ignore[misc]
+            print(f"{label:<20} {many / took:>9,.0f} records/s   {took / floor_of_worst:5.2f} x SHA-256 of the lines")
         done = subprocess.run(
             [sys.executable, "-c", PEAK, str(path), str(key / "signing.pub")],
             capture_output=True,

@@ -30,7 +30,8 @@ def write(folder: Path, count: int, first: int = 0, **options: Any) -> AuditWrit
 def begin(folder: Path, **options: Any) -> tuple[AuditWriter, LogSigner]:
     """A signed log that is open."""
     limits = options.pop("limits", Limits(file_bytes=30_000))
-    writer = opened(folder / "log" / "audit.jsonl", clock=lambda: START, limits=limits, **options)
+    clock = options.pop("clock", lambda: START)
+    writer = opened(folder / "log" / "audit.jsonl", clock=clock, limits=limits, **options)
     return writer, LogSigner(writer, folder / "keys", interval=0)
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.audit import chain, record, verify
+from agentd.audit import chain, form, record, verify
 from agentd.errors import AgentdError
 from tests.unit.audit.samples import denied, make, opened
 
@@ -37,7 +37,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ve
         return verify.verify(path, **options)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verify, "_TORN_WAIT", (1, 0.0))
+        patch.setattr(form, "_TORN_WAIT", (1, 0.0))
         yield result
 
 
