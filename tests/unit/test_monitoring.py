@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from agentd.cli import main
+from agentd.errors import AgentdError
 from agentd.metrics import Metrics
 from agentd.resources import monitoring_dir
+from dashboards.__main__ import texts
 
 RULES = ("agentd-rules.yml", "agentd-alerts.yml")
 TESTS = Path(__file__).parent / "monitoring/rules.test.yml"
@@ -74,3 +78,33 @@ def test_rules_speak_of_metrics_that_exist() -> None:
         for rule in rules(file):
             for name in re.findall(r"\bagentd[_:][a-z0-9_:]+", rule["expr"]):
                 assert name in given | recorded, (rule, name)
+
+
+def test_dashboards_are_what_the_generator_makes() -> None:
+    """Nobody has edited the shipped dashboards by hand, and each is small enough to be imported."""
+    shipped = {file.name: file.read_text() for file in (monitoring_dir() / "dashboards").iterdir()}
+    assert shipped == texts(), "write them again: .venv/bin/python -m dashboards"
+    assert all(len(text) < 200_000 for text in shipped.values())
+
+
+def test_dashboards_read_no_series_that_grow_with_tools() -> None:
+    """No panel reads the raw counters that a host has hundreds of; their recording rules have only what moves."""
+    for name, text in texts().items():
+        for raw in ("agentd_decisions_total", "agentd_rule_hits_total", "agentd_verdict_seconds_bucket"):
+            assert raw not in text, name
+
+
+def test_export_writes_everything_once(tmp_path: Path) -> None:
+    """`dashboards export` writes what ships, and replaces nothing unless told to."""
+    folder = tmp_path / "out"
+    done = CliRunner().invoke(main, ["dashboards", "export", str(folder)])
+    assert done.exit_code == 0, done.output
+    written = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
+    assert len(written) == 9 and Path("dashboards/decisions.json") in written
+    assert all((monitoring_dir() / name).read_bytes() == data for name, data in written.items())
+    (folder / "prometheus.yml").write_text("mine")
+    with pytest.raises(AgentdError, match="already"):
+        main.main(["dashboards", "export", str(folder)], standalone_mode=False)
+    assert (folder / "prometheus.yml").read_text() == "mine"
+    main.main(["dashboards", "export", "--force", str(folder)], standalone_mode=False)
+    assert (folder / "prometheus.yml").read_text() != "mine"
