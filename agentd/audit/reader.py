@@ -6,6 +6,7 @@ skipped, because a log that hides its damaged lines would be worse than none. Ve
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -41,18 +42,30 @@ class Filter:
         return all(not value or record.get(member) == value for value, member in wanted)
 
 
-def last(path: Path, number: int, wanted: Filter | None = None) -> tuple[list[Shown], int]:
+def last(
+    path: Path, number: int, wanted: Filter | None = None, most: int | None = None
+) -> tuple[list[Shown], int]:  # fmt: skip
     """The last `number` whole records that pass, oldest first, and the offset after the last whole line of `path`.
 
-    Goes back into the closed files of the log as far as it has to.
+    Goes back into the closed files of the log as far as it has to; most: and no further than the file in which so many
+    bytes were read.
     """
     wanted = wanted or Filter()
     found: list[Shown] = []
-    size = 0
+    size = read = 0
     for file in reversed(segments.all_of(path) or [path]):
-        with file.open("rb") as opened:
-            if opened.seek(0, 2) == 0:
+        if most is not None and read >= most:
+            break
+        with contextlib.ExitStack() as stack:
+            try:
+                opened = stack.enter_context(file.open("rb"))
+            except FileNotFoundError:
+                if file == path:
+                    raise
+                continue  # closed files go when they are old
+            if (length := opened.seek(0, 2)) == 0:
                 continue
+            read += length
             with mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as log:
                 end = log.rfind(b"\n") + 1
                 size = end if file == path else size

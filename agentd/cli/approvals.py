@@ -15,7 +15,7 @@ _SOCKET = click.option("--socket", type=click.Path(path_type=Path), help="The so
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _FOR = click.option(
     "--for", "span", default="once", metavar="WHAT",
-    help="once, process, workload (until it ends), or a time such as 30m or 2h [once].",
+    help="once, process, session (until the workload ends), or a time such as 30m or 2h [once].",
 )  # fmt: skip
 PAGE: Final = 1000
 _DURATION = re.compile(r"(?=.)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
@@ -300,6 +300,7 @@ def watch(socket: Path | None, as_json: bool) -> None:
 
 def span_of(text: str) -> dict[str, Any]:
     """`--for` as parameters of the socket. Raises AgentdError `usage`."""
+    text = "workload" if text == "session" else text
     if text in ("once", "process", "workload"):
         return {"scope": text}
     found = _DURATION.fullmatch(text)
@@ -308,7 +309,7 @@ def span_of(text: str) -> dict[str, Any]:
         seconds = sum(int(part or 0) * unit for part, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True))
     if not seconds:
         raise AgentdError(
-            "usage", f"--for {text}", "neither once, process, workload nor a time", "write for example 30m"
+            "usage", f"--for {text}", "neither once, process, session nor a time", "write for example 30m"
         )
     return {"scope": "time", "seconds": seconds}
 

@@ -25,7 +25,8 @@ from agentd.errors import AgentdError
 
 POLL_SECONDS: Final = 0.2
 MOVED_SECONDS: Final = 0.8  # after the mark has moved by itself no key answers
-HELP: Final = "a once  p process  w workload  t time  s similar  d deny  enter details  j/k move  q quit"
+HELP: Final = "a once  s session  p process  t time  r rule  d deny  enter show  j/k  q quit"
+SCOPES: Final = {"a": "once", "p": "process", "s": "workload", "w": "workload"}  # a session is a workload, to its end
 ARROWS: Final = {b"\x1b[A": "k", b"\x1b[B": "j", b"\x1bOA": "k", b"\x1bOB": "j"}
 Row = dict[str, Any]
 
@@ -98,13 +99,12 @@ class View:
                 return ("approvals.show", {"id": row["id"]})
             self.details = None
             return None
-        if key in "apwtd" and now - self._moved < MOVED_SECONDS:
+        if key in "apswtd" and now - self._moved < MOVED_SECONDS:
             self.message = "the list has just changed: look again"
             return None
-        if key in "apw":
-            scope = {"a": "once", "p": "process", "w": "workload"}[key]
-            return ("approvals.approve", {**self._which(row), "scope": scope})
-        if key == "s":
+        if key in SCOPES:
+            return ("approvals.approve", {**self._which(row), "scope": SCOPES[key]})
+        if key == "r":
             return ("approvals.similar", {"id": row["id"]})
         if key == "t":
             self.prompt = ("for how long (30m, 2h)", "")

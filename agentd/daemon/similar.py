@@ -30,7 +30,8 @@ from agentd.policy.similar import Proposal, proposals
 if TYPE_CHECKING:
     from agentd.daemon.server import Params, Server
 
-PAST: Final = 20_000  # records of the log that a preview reads back
+PAST: Final = 20_000  # records of the agent that a preview reads back, through all files of the log
+PAST_BYTES: Final = 256 << 20  # and no more of the log: seconds, not minutes, for an agent that is rarely heard of
 OVERLAY_MAX: Final = 1 << 20
 
 
@@ -141,7 +142,7 @@ def _with(path: Path, agent: str, chosen: Proposal, rule_id: str) -> bytes:
 
 def _matched(path: Path, agent: str, made: Sequence[Proposal]) -> tuple[list[Counter[str]], int]:
     """How many operations of the log each proposal covers, by what became of them; how many records were read."""
-    records, _ = reader.last(path, PAST, reader.Filter(agent=agent))
+    records, _ = reader.last(path, PAST, reader.Filter(agent=agent), PAST_BYTES)
     counts: list[Counter[str]] = [Counter() for _ in made]
     words = {"approval_required": "asked", "denied": "denied", "allowed": "allowed"}
     for record in records:

@@ -1,6 +1,6 @@
 """Records per second of the audit log: append+commit by batch size, verify of a signed log with its key pinned, and
---strict; verify of the worst case, a log of denials with a signature after each; memory of a verify. Then what a denial's
-receipt costs: signing and checking one.
+--strict; verify of the worst case, a log of denials with a signature after each; memory of a verify. Then what a
+denial's receipt costs: signing and checking one.
 
     .venv/bin/python tests/bench/audit.py [RECORDS]
 

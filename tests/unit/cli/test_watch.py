@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agentd.cli.approvals import span_of
-from agentd.cli.watch import View, keys_of
+from agentd.cli.watch import HELP, View, keys_of
 from agentd.errors import AgentdError
 
 
@@ -26,13 +26,16 @@ def view(*rows: dict[str, Any], now: float = 0.0) -> View:
 
 
 def test_keys_answer_what_is_marked_and_shown() -> None:
-    """a, p and w approve the marked question, up to the latest hold on the screen."""
+    """a, p and s (or w) approve the marked question, up to the latest hold on the screen; r proposes a rule."""
     made = view(row(1), row(2))
     assert made.key("a", 9) == ("approvals.approve", {"id": "1", "upto": 101, "scope": "once"})
     made.key("j", 9)
     assert made.key("p", 9) == ("approvals.approve", {"id": "2", "upto": 102, "scope": "process"})
     made.key("j", 9)
-    assert made.key("w", 9) == ("approvals.approve", {"id": "2", "upto": 102, "scope": "workload"})
+    for session in "sw":
+        assert made.key(session, 9) == ("approvals.approve", {"id": "2", "upto": 102, "scope": "workload"})
+    assert made.key("r", 9) == ("approvals.similar", {"id": "2"})
+    assert len(HELP) <= 79 and "s session" in HELP
     made.key("k", 9)
     assert made.key("\r", 9) == ("approvals.show", {"id": "1"})
     assert made.key("q", 9) == ("quit", {}) and made.key("z", 9) is None
