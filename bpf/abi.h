@@ -219,7 +219,6 @@ struct agentd_tag {
 #define AGENTD_TAG_FRESH 8u /* HELD, and the syscall that is held has not passed its exit yet */
 #define AGENTD_TAG_KILL_AT_EXIT 16u /* a cgroup program refused the call: SIGKILL at its exit */
 #define AGENTD_TAG_KILLED 32u /* told to die: decide nothing more */
-#define AGENTD_TAG_ENDING 64u /* in the leader's tag: held, and ended by a storm of SIGCONT */
 
 /* What the daemon and the programs tell each other; one entry, mapped. */
 struct agentd_control {

@@ -12,6 +12,7 @@
 #include "hosts.bpf.c"
 
 #include "task.bpf.c"
+#include "held.bpf.c"
 #include "exec.bpf.c"
 #include "message.bpf.c"
 #include "dns.bpf.c"

@@ -4,8 +4,6 @@
  *
  * tp_btf/sched_process_fork   the child gets its parent's current mark before it runs
  * tp_btf/sched_process_exit   tells user space that a held task is gone
- * tp_btf/sched_switch         a held process that somebody else's SIGCONT woke: stopped again
- * tp_btf/signal_generate      the same, for a SIGCONT that comes before the process has gone to sleep
  * iter/task tag_task          marks processes that run already (`agentd tag`): a tree or a cgroup
  * iter/task list_tasks        one line for each marked task: `agentd status`, clean-up
  *
@@ -13,15 +11,6 @@
  * signal another task (before 6.13) the child is found by the counter `untracked` and ended by user space.
  */
 #include "lib/act.bpf.h"
-
-/* since 6.13 */
-extern int bpf_send_signal_task(struct task_struct *task, int sig, enum pid_type type, u64 value) __ksym __weak;
-/* 6.18; the loader takes it out where its prototype is another (kernel/compat.py) */
-extern int bpf_task_work_schedule_resume_impl(struct task_struct *task, struct bpf_task_work *tw, void *map__map,
-					      bpf_task_work_callback_t callback, void *aux__prog) __ksym __weak;
-/* since 7.0, the last argument is the verifier's to give */
-extern int bpf_task_work_schedule_resume(struct task_struct *task, struct bpf_task_work *tw, void *map__map,
-					 bpf_task_work_callback_t callback) __ksym __weak;
 
 struct agentd_tag_request tag_request SEC(".data.request") = {};
 
@@ -138,117 +127,12 @@ int BPF_PROG(task_exited, struct task_struct *task)
 	struct agentd_tag *tag = bpf_task_storage_get(&tags, task, 0, 0);
 
 	/* the mark stays until the task is freed: a leader that ended before its threads still speaks for the process */
-	if (tag && in_charge() && tag->hold_id)
+	if (!tag || !in_charge())
+		return 0;
+	if (tag->flags & AGENTD_TAG_HELD)
+		keep_end(task);
+	if (tag->hold_id)
 		tell(AGENTD_EVENT_GONE, 0, tag);
-	return 0;
-}
-
-/* The mark of a process that waits for an answer which it has not got, or NULL. */
-static __always_inline struct agentd_tag *held_process(struct task_struct *task)
-{
-	struct agentd_tag *tag = bpf_task_storage_get(&tags, task->group_leader, 0, 0);
-
-	return tag && tag->process_hold && in_charge() && !answered(tag->process_hold) ? tag : NULL;
-}
-
-/* Work that a woken task does for us before it returns to user mode; one slot a task, by pid. Taken already: -EBUSY. */
-#define REMINDERS 1024
-
-struct reminder {
-	struct bpf_task_work work;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, REMINDERS);
-	__type(key, u32);
-	__type(value, struct reminder);
-} reminders SEC(".maps");
-
-/* In the woken task itself, on its way to user mode. It may have got its answer since it was woken. */
-static int stop_again(struct bpf_map *map, void *key, void *value)
-{
-	struct agentd_tag *tag = bpf_task_storage_get(&tags, bpf_get_current_task_btf(), 0, 0);
-
-	if (tag && tag->flags & AGENTD_TAG_HELD && answered(tag->hold_id))
-		return 0;
-	bpf_send_signal(SIGSTOP);
-	return 0;
-}
-
-static __always_inline void remind(struct task_struct *task)
-{
-	u32 slot = task->pid & (REMINDERS - 1);
-	struct reminder *reminder = bpf_map_lookup_elem(&reminders, &slot);
-
-	if (!reminder)
-		return;
-	if (bpf_task_work_schedule_resume)
-		bpf_task_work_schedule_resume(task, &reminder->work, &reminders, stop_again);
-	else if (bpf_task_work_schedule_resume_impl)
-		bpf_task_work_schedule_resume_impl(task, &reminder->work, &reminders, stop_again, NULL);
-}
-
-/*
- * A held process that was woken comes through here before anything else of it runs, on its own CPU, with interrupts off.
- * The work it is given is there as soon as they are on again, which is still inside the kernel, and is done before the
- * return to user mode: it stops again, having run nothing (bpf_task_work, Linux 6.18).
- */
-SEC("tp_btf/sched_switch")
-int BPF_PROG(task_switched, bool preempt, struct task_struct *prev, struct task_struct *next)
-{
-	if (bpf_task_storage_get(&tags, next, 0, 0) && held_process(next))
-		remind(next);
-	return 0;
-}
-
-#define CONTINUES_ALLOWED 32 /* a shell's `fg`, a supervisor's habit; more is an attempt */
-#define NS_TO_MS(ns) ((u32)((ns) / 1000000))
-
-/*
- * Somebody's SIGCONT for a held process: is it one of those that mistakes send? Not when another came in the same
- * millisecond or the one before: it takes two, the second between our SIGSTOP and the moment it is taken, to get past it.
- */
-static __always_inline bool forgivable(struct agentd_tag *held)
-{
-	u32 now = NS_TO_MS(bpf_ktime_get_ns()), before = held->continued_ms;
-
-	held->continued_ms = now;
-	return __sync_fetch_and_add(&held->continued, 1) < CONTINUES_ALLOWED && now - before > 1;
-}
-
-/*
- * Runs in the sender, under the receiver's siglock. The reminder and the SIGSTOP leave when that is released, and race
- * with the receiver, which may be between taking its last SIGSTOP and user mode: this SIGCONT took that one back. A storm
- * of thousands would win some instructions and one system call, at whose exit the process is killed (trace.bpf.c). So a
- * storm ends what is held, by SIGKILL, which no SIGCONT takes back, and a sender that is tagged. Kernels before 6.13 can't
- * signal another task: there the receiver ends at that exit.
- */
-SEC("tp_btf/signal_generate")
-int BPF_PROG(signal_generated, int sig, struct kernel_siginfo *info, struct task_struct *to, int group, int result)
-{
-	struct agentd_tag *held, *sender;
-
-	if (sig != SIGCONT)
-		return 0;
-	held = held_process(to);
-	if (!held)
-		return 0;
-	if (!(held->flags & AGENTD_TAG_ENDING) && forgivable(held)) {
-		remind(to);
-		if (bpf_send_signal_task)
-			bpf_send_signal_task(to, SIGSTOP, PIDTYPE_TGID, 0);
-		return 0;
-	}
-	if (bpf_send_signal_task)
-		bpf_send_signal_task(to, SIGKILL, PIDTYPE_TGID, 0);
-	if (!(held->flags & AGENTD_TAG_ENDING)) {
-		held->flags |= AGENTD_TAG_ENDING;
-		tell(AGENTD_EVENT_ENDED, AGENTD_END_CONTINUED, held);
-	}
-	sender = bpf_task_storage_get(&tags, bpf_get_current_task_btf(), 0, 0);
-	if (sender)
-		sender->flags |= AGENTD_TAG_KILL_AT_EXIT; /* of the kill(2) that brought it here */
 	return 0;
 }
 

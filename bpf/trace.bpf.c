@@ -149,6 +149,7 @@ static __noinline bool settle(struct agentd_tag *tag, s64 ret)
 			leader->process_hold = 0;
 		tag->flags &= ~AGENTD_TAG_HELD;
 		tag->hold_id = 0;
+		keep_end(bpf_get_current_task_btf());
 	}
 	return false;
 }

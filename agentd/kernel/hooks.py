@@ -18,13 +18,14 @@ class Hook:
     names: bool = False  # attached only while a policy with host names is in force
     ops: tuple[Op, ...] = ()  # those that it judges, and that no other program does
     after: bool = False  # sees to what is judged after its effect: not attached where LSM hooks judge everything
+    newer: str = ""  # the trace point, where some kernels lack it: they do without
 
 
 HOOKS: Final = (
     Hook("task_forked", Point.NONE, after=True),
     Hook("task_exited", Point.NONE),
     Hook("signal_generated", Point.NONE, after=True),
-    Hook("task_switched", Point.NONE, after=True),
+    Hook("task_resumed", Point.NONE, after=True, newer="sched_exit_tp"),
     Hook("exec_loaded", Point.EXEC, ops=(Op.EXEC,)),
     Hook("syscall_returned", Point.TRACE, after=True),
     Hook("net_connect4", Point.CGROUP, cgroup=True, ops=(Op.CONNECT,)),

@@ -14,7 +14,7 @@ from typing import Final
 
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi, features, lsm, symbols
-from agentd.kernel.compat import cgroup_programs, open_object
+from agentd.kernel.compat import cgroup_programs, has_tracepoint, open_object
 from agentd.kernel.hooks import HOOKS, Hook, LsmHook, prevented
 from agentd.kernel.libbpf import KernelError, check, library, map_info, pointer, quiet
 from agentd.kernel.pins import adopt, close_all, control_id, epoch_of
@@ -115,6 +115,9 @@ def _open(path: Path, pins: Path, arena_words: int, pin: bool) -> Prepared:
             found = pointer(lib.bpf_object__find_map_by_name(obj, name.encode()), f"map {name}")
             check(lib.bpf_map__reuse_fd(found, fd), f"adopt map {name}", "kernel-load")
         hooks = _choose_hooks(obj, point)
+        for hook in hooks:
+            if isinstance(hook, Hook) and hook.newer:
+                lib.bpf_program__set_autoload(program_of(obj, hook.program), True)
         return Prepared(obj, arena_words, epoch, control_id(adopted), point, hooks)
     except BaseException:
         lib.bpf_object__close(obj)
@@ -143,20 +146,21 @@ def _choose_hooks(obj: int, point: Point) -> tuple[Hook | LsmHook, ...]:
 
     Raises AgentdError `kernel-unsupported` for a host that has neither.
     """
+    if point is Point.NONE and not cgroup_programs():
+        raise AgentdError(
+            "kernel-unsupported",
+            "the network",
+            "this kernel runs no LSM programs, and its cgroup programs can't tell whose a socket is",
+            "boot Linux 6.16 or newer, or a kernel with BPF trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)",
+            exit_code=EXIT_CANNOT_ENFORCE,
+        )
+    hooks = tuple(hook for hook in HOOKS if not hook.newer or has_tracepoint(hook.newer))
     if point is Point.NONE:
-        if not cgroup_programs():
-            raise AgentdError(
-                "kernel-unsupported",
-                "the network",
-                "this kernel runs no LSM programs, and its cgroup programs can't tell whose a socket is",
-                "boot Linux 6.16 or newer, or a kernel with BPF trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)",
-                exit_code=EXIT_CANNOT_ENFORCE,
-            )
-        return HOOKS
+        return hooks
     inline = lsm.choose(obj, point)
     enough = prevented({hook.program for hook in inline}) == frozenset(Op)
     plain = []
-    for hook in HOOKS:
+    for hook in hooks:
         if hook.point is Point.CGROUP or (hook.after and enough):
             library().bpf_program__set_autoload(program_of(obj, hook.program), False)
         else:

@@ -3,17 +3,15 @@
  * Acting by signal, for the points that see an effect when it is there already (exec, trace): SIGKILL for what is
  * denied, SIGSTOP for what needs an answer. Both reach the task before it returns to user mode.
  *
- * A stopped process must not go on because somebody else sends SIGCONT: task.bpf.c stops it again, and a held task that
- * passes the exit of another system call without an answer is killed there (trace.bpf.c).
+ * A stopped process must not go on because somebody else sends SIGCONT: held.bpf.c stops it again, lib/keep.bpf.h keeps it
+ * from user mode, and on kernels that lack what that needs a held task that passes the exit of another system call without
+ * an answer is killed there (trace.bpf.c).
  */
 #ifndef AGENTD_ACT_BPF_H
 #define AGENTD_ACT_BPF_H
 
-#include "emit.bpf.h"
+#include "keep.bpf.h"
 
-#define SIGKILL 9
-#define SIGCONT 18
-#define SIGSTOP 19
 #define PF_KTHREAD_OR_WORKER (0x00200000 | 0x00000010 | 0x00000020) /* PF_KTHREAD, PF_IO_WORKER, PF_WQ_WORKER */
 
 static __always_inline u64 hold_new(void)
@@ -59,9 +57,17 @@ static __always_inline void doom(const struct agentd_tag *tag)
 		__sync_fetch_and_add(&c->doomed, 1);
 }
 
-static __always_inline bool answered(u64 hold_id)
+#define NS_TO_MS(ns) ((u32)((ns) / 1000000))
+
+static __always_inline u32 now_ms(void)
 {
-	return bpf_map_lookup_elem(&answers, &hold_id) != NULL;
+	return NS_TO_MS(bpf_ktime_get_ns());
+}
+
+/* Has somebody else sent this process (its leader's tag) SIGCONT in this millisecond or the one before? */
+static __always_inline bool just_continued(const struct agentd_tag *leader)
+{
+	return leader->continued_ms && now_ms() - leader->continued_ms <= 1;
 }
 
 /* Is nothing allowed now, because it could not be written to the log? */
@@ -82,14 +88,17 @@ static __noinline bool hold_here(u32 slot, struct agentd_tag *tag, const struct 
 	m->action = AGENTD_ACTION_PAUSE;
 	m->hold_id = hold_new();
 	/* a tracer takes the SIGSTOP before it stops anything: what is traced can't be held */
-	if (!leader || !m->hold_id || KREAD(task, ptrace) || !emit(slot, tag, v, m))
+	if (!leader || !m->hold_id || KREAD(task, ptrace))
+		return false;
+	/* nor what is in a storm of SIGCONT just now: one could take back its first SIGSTOP in the moment before it stops */
+	if (just_continued(leader) || !emit(slot, tag, v, m))
 		return false;
 	tag->hold_op = m->op;
 	tag->hold_id = m->hold_id;
 	tag->flags |= AGENTD_TAG_HELD | (fresh ? AGENTD_TAG_FRESH : 0);
 	leader->process_hold = m->hold_id;
 	leader->continued = 0;
-	if (!bpf_send_signal(SIGSTOP))
+	if (!bpf_send_signal(SIGSTOP) && keep_here(task, true))
 		return true;
 	m->flags |= AGENTD_EVENT_FLAG_SIGNAL_FAILED;
 	stat_add(AGENTD_STAT_SIGNAL_FAILED, 1);

@@ -176,8 +176,15 @@ struct nsproxy {
 struct cred {
 	struct user_namespace *user_ns;
 };
+typedef struct {
+	unsigned long sig[1];
+} sigset_t;
+struct sigpending {
+	sigset_t signal;
+};
 struct signal_struct {
 	atomic_t live;
+	struct sigpending shared_pending;
 };
 struct kernfs_node {
 	u64 id;

@@ -21,6 +21,9 @@ STORM = 2000  # signals, from each of two senders
 ROUNDS = 10
 ALLOWED = 32  # CONTINUES_ALLOWED of bpf/task.bpf.c
 
+# The programs are detached after seconds without a workload, and attached again for the next one.
+REATTACHED = pytest.mark.leaves("descriptors", reason="links that are attached again have other numbers")
+
 APART = 0.005  # seconds; two in one millisecond are a storm already
 
 # Its very first instructions make the file `mark` in its directory: mkdir("mark", 0600); _exit(0).
@@ -67,6 +70,29 @@ def test_a_few_change_nothing(live: Host, program: Path, tmp_path: Path) -> None
     assert workload.wait().status == 0 and (tmp_path / "mark").exists()
 
 
+@REATTACHED
+def test_a_storm_from_before_ends_what_would_be_held(live: Host, program: Path, tmp_path: Path) -> None:
+    """What is in a storm already when it has to ask gets no effect either: it ends, held or denied."""
+    assert untagged([program], cwd=tmp_path).status == 0 and (tmp_path / "mark").exists()
+    (tmp_path / "mark").rmdir()
+    shout = f"import os, sys\nfor _ in range({4 * STORM}): os.kill(int(sys.argv[1]), 18)"
+    for _ in range(ROUNDS):
+        (tmp_path / "go").unlink(missing_ok=True)
+        workload = live.start(["/bin/sh", "-c", 'until [ -e go ]; do :; done; exec "$0"', program], cwd=tmp_path)
+        others = [
+            subprocess.Popen([probes.PYTHON, "-I", "-S", "-c", shout, str(workload.pid)], stderr=subprocess.DEVNULL)
+            for _ in range(2)
+        ]
+        time.sleep(0.01)
+        (tmp_path / "go").touch()
+        for other in others:
+            other.wait()
+        run = workload.wait()
+        assert run.killed and not (tmp_path / "mark").exists(), run
+        assert run.denials or "approval_required" in [record["event"] for record in run.records]
+
+
+@REATTACHED
 def test_a_storm_ends_what_is_held(live: Host, program: Path, tmp_path: Path) -> None:
     """A storm from outside the workload gets no effect: the held program ends, and a record names who sent it."""
     assert untagged([program], cwd=tmp_path).status == 0 and (tmp_path / "mark").exists()
