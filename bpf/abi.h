@@ -280,7 +280,7 @@ struct agentd_constants {
 	agentd_u64 direct_map; /* kernel address of physical memory */
 	agentd_u64 frame_mask; /* the physical address in a page table's entry */
 	agentd_u32 top_shift; /* of the highest page table: 39 or 48 */
-	agentd_u32 reserved;
+	agentd_u32 check; /* tests only: what is allowed from memory is judged in full as well (lib/check.bpf.h) */
 };
 
 enum agentd_event_type {
@@ -369,6 +369,23 @@ struct agentd_hit {
 	agentd_u64 count; /* only ever added to by the kernel */
 	agentd_u64 told; /* how much of it user space has accounted for */
 };
+
+/* What the checking mode has seen (lib/check.bpf.h). */
+#define AGENTD_CHECK_PATH 256
+struct agentd_checks {
+	agentd_u32
+		careless; /* AGENTD_CARELESS_*: what is not looked at, so that a test can see that the check sees it */
+	agentd_u32 reserved;
+	agentd_u64 files; /* compared: openings of remembered files, */
+	agentd_u64 names; /* and names in remembered folders */
+	agentd_u64 unsure; /* something changed between the two, so they may differ */
+	agentd_u64 different;
+	struct agentd_count_key remembered, judged; /* of the first difference */
+	char path[AGENTD_CHECK_PATH]; /* the end of its path, as it was judged */
+};
+#define AGENTD_CARELESS_RENAMES 1u /* the count of renames */
+#define AGENTD_CARELESS_MOUNTS 2u /* the count of mounts */
+#define AGENTD_CARELESS_DENTRY 4u /* which name of the inode it is */
 
 /* An answer to a hold that is re-tried (connect, send, bind): found by the action hash, consumed in the kernel. */
 struct agentd_grant_key {

@@ -41,7 +41,7 @@ static __always_inline int judge_file(struct file *f)
 	if (!tag)
 		return 0;
 	kinds = open_kinds(f);
-	if (recalled(tag, f, kinds))
+	if (!constants.check && recalled(tag, f, kinds, NULL))
 		return 0;
 	s = begin(&slot);
 	if (!s)
@@ -51,6 +51,11 @@ static __always_inline int judge_file(struct file *f)
 	if (kinds & 1 << MEMORY_READ)
 		target_set(s, count++, AGENTD_OP_READ, f->f_path.mnt, f->f_path.dentry);
 	s->target[0].node = s->target[1].node = is_node(f->f_inode);
+	if (constants.check && recalled_to_check(slot, tag, f, kinds)) {
+		check_file(slot, tag->agent, kinds);
+		scratch_give(slot);
+		return 0;
+	}
 	error = judge_dentries(tag, slot, count, f->f_path.mnt, f->f_path.dentry, f->f_path.mnt, f->f_path.dentry);
 	if (!error && constants.memory) {
 		if (kinds & 1 << MEMORY_WRITE)

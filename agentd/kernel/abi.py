@@ -13,6 +13,7 @@ from agentd.model import Op
 ABI_VERSION: Final = 4
 MAX_AGENTS: Final = 256
 HITS: Final = 16384
+CHECK_PATH: Final = 256
 NAME_MAX: Final = 64
 HOST_NAME_MAX: Final = 253
 HOST_NAME_ROOM: Final = 256
@@ -52,6 +53,10 @@ FLAG_COMPAT: Final = 16
 FLAG_SIGNAL_FAILED: Final = 32
 FLAG_SCRIPT: Final = 64
 FLAG_DOOMED: Final = 128
+
+CARELESS_RENAMES: Final = 1
+CARELESS_MOUNTS: Final = 2
+CARELESS_DENTRY: Final = 4
 
 STAT_LOST_EVENTS: Final = 0
 STAT_LOST_SEEN: Final = 1
@@ -167,7 +172,7 @@ class Constants(ctypes.Structure):
         ("direct_map", c_uint64),
         ("frame_mask", c_uint64),
         ("top_shift", c_uint32),
-        ("reserved", c_uint32),
+        ("check", c_uint32),
     ]
 
 
@@ -274,6 +279,22 @@ class Hit(ctypes.Structure):
     _fields_ = [("key", CountKey), ("count", c_uint64), ("told", c_uint64)]
 
 
+class Checks(ctypes.Structure):
+    """struct agentd_checks."""
+
+    _fields_ = [
+        ("careless", c_uint32),
+        ("reserved", c_uint32),
+        ("files", c_uint64),
+        ("names", c_uint64),
+        ("unsure", c_uint64),
+        ("different", c_uint64),
+        ("remembered", CountKey),
+        ("judged", CountKey),
+        ("path", c_char * CHECK_PATH),
+    ]
+
+
 class GrantKey(ctypes.Structure):
     """struct agentd_grant_key."""
 
@@ -332,6 +353,7 @@ STRUCTURES: Final = {
     "agentd_count_key": CountKey,
     "agentd_count": Count,
     "agentd_hit": Hit,
+    "agentd_checks": Checks,
     "agentd_grant_key": GrantKey,
     "agentd_grant": Grant,
     "agentd_resolver_key": ResolverKey,

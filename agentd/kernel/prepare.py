@@ -25,6 +25,7 @@ WORD: Final = 4
 SERVICE_PINS: Final = Path("/sys/fs/bpf/agentd")
 OBJECT: Final = "agentd.bpf.o"
 MIN_ARENA_WORDS: Final = 1 << 18  # 1 MiB
+CHECK_MEMORY = False  # tests only: what is allowed from memory is judged in full as well (bpf/lib/check.bpf.h)
 
 
 @dataclass(slots=True)
@@ -135,9 +136,11 @@ def _constants(obj: int, point: Point, epoch: int, arena_words: int) -> abi.Cons
         constants.direct_map, constants.frame_mask = found.direct_map, found.frame_mask
         constants.top_shift = found.top_shift
         constants.memory = int(bool(found.rename_lock and found.mount_lock))
-    if not constants.memory:
-        unused = pointer(library().bpf_object__find_map_by_name(obj, b"remembered"), "map remembered")
-        check(library().bpf_map__set_autocreate(unused, False), "map remembered")
+    constants.check = int(CHECK_MEMORY and constants.memory)
+    for name, used in (("remembered", constants.memory), ("checks", constants.check)):
+        if not used:
+            found_map = pointer(library().bpf_object__find_map_by_name(obj, name.encode()), f"map {name}")
+            check(library().bpf_map__set_autocreate(found_map, False), f"map {name}")
     return constants
 
 

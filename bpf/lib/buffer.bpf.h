@@ -176,6 +176,14 @@ struct walked {
 };
 #define NO_PREFIX 0xffffffffu
 
+/* Of the checking mode (check.bpf.h): how things stood before memory was asked, and what it said. */
+struct checking {
+	u32 renames, mounts, generation, epoch;
+	u32 hits[MEMORY_KINDS];
+	u32 unused;
+	struct agentd_count_key said;
+};
+
 /* What an LSM hook judges: a name, as the kernel holds it. */
 struct target {
 	u32 op;
@@ -225,6 +233,8 @@ struct scratch {
 	struct verdict v[2];
 	struct target target[2];
 	struct walked walked[2];
+	struct checking checking;
+	struct walked kept;
 	u32 split; /* path_class(): note the states before this place in walked[look]; 0: don't */
 	u32 look; /* which target is being looked at */
 	u32 hit; /* count_operation(): where this operation is counted when it is remembered; 0: it was the first of its kind */

@@ -30,6 +30,7 @@
  *          belongs to one set of programs.
  * hits     where what is allowed from memory is counted; user space reads it as it stands. Full: nothing new is remembered
  *          until user space begins it anew (agentd/engine/accounts.py).
+ * checks   one entry, mapped; only in the checking mode of tests (lib/check.bpf.h), and not pinned.
  * scratch  work buffers: taken with a compare-and-swap, given back before the program ends; never per CPU, because a
  *          program can be preempted. None free: the operation is denied.
  * stats    per CPU counters, only ever added to.
@@ -93,6 +94,13 @@ struct remembered_map {
 	__uint(max_entries, 16384);
 	__type(key, struct memory_key);
 	__type(value, struct memory);
+};
+struct checks_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct agentd_checks);
 };
 struct grants_map {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -172,6 +180,7 @@ struct counts_map counts0 SEC(".maps");
 struct counts_map counts1 SEC(".maps");
 struct hits_map hits SEC(".maps");
 struct remembered_map remembered SEC(".maps");
+struct checks_map checks SEC(".maps");
 struct grants_map grants SEC(".maps");
 struct answers_map answers SEC(".maps");
 struct doomed_map doomed SEC(".maps");

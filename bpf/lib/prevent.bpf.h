@@ -78,6 +78,8 @@ __noinline int target_look(u32 slot, u32 agent, u32 i)
 	return len;
 }
 
+#include "check.bpf.h" /* it uses target_look() */
+
 /*
  * Judges `count` targets (1 or 2) as one operation: the worst verdict stands, and where both want an answer it is asked for
  * the first. 0, or the errno.
@@ -129,9 +131,14 @@ static __always_inline int judge_dentries(struct agentd_tag *tag, u32 slot, u32 
 		return -EPERM;
 	if (!constants.memory)
 		return judge_targets(tag, slot, count);
+	if (constants.check)
+		check_begin(s, tag->agent);
 	if (!s->target[0].node && folder_recalled(tag, &s->walked[0], mnt, first) &&
-	    (count < 2 || folder_recalled(tag, &s->walked[1], mnt2, second)) && names_known(slot, tag, count))
+	    (count < 2 || folder_recalled(tag, &s->walked[1], mnt2, second)) && names_known(slot, tag, count)) {
+		if (constants.check)
+			check_names(slot, tag->agent, count);
 		return 0;
+	}
 	error = judge_targets(tag, slot, count);
 	if (error || s->v[0].decision != AGENTD_ALLOW || (count > 1 && s->v[1].decision != AGENTD_ALLOW) ||
 	    s->target[0].node) {

@@ -69,6 +69,8 @@ CONSTANTS: Final[Mapping[str, int]] = {
     "AGENTD_HOST_KEY_MAX": len(host_key(Endpoint(bytes(16), 0))),
     "AGENTD_MAX_AGENTS": abi.MAX_AGENTS,
     "AGENTD_HITS": abi.HITS,
+    "AGENTD_CHECK_PATH": abi.CHECK_PATH,
+    **{f"AGENTD_{name}": value for name, value in vars(abi).items() if name.startswith("CARELESS_")},
     "AGENTD_NAME_MAX": abi.NAME_MAX,
     "AGENTD_AGENT_USED": abi.AGENT_USED,
     "AGENTD_AGENT_MONITOR": abi.AGENT_MONITOR,

@@ -21,12 +21,25 @@ from typing import Final
 import yaml
 
 from agentd.daemon import host as composition
-from tests.containment import attacks, exec_, files, hostnames, network, paths, promises, races, routes, survival, tag
+from tests.containment import (
+    attacks,
+    exec_,
+    files,
+    hostnames,
+    network,
+    paths,
+    promises,
+    races,
+    routes,
+    storms,
+    survival,
+    tag,
+)
 from tests.containment.ground import ground
 from tests.containment.suite import FULL, Finding, Probe, Scenario, Suite
 from tests.live import harness
 
-GROUPS: Final = (paths, exec_, files, network, routes, hostnames, tag, races, attacks, survival)
+GROUPS: Final = (paths, exec_, files, network, routes, hostnames, tag, races, storms, attacks, survival)
 PROBES: Final[tuple[Probe | Scenario, ...]] = tuple(probe for group in GROUPS for probe in group.PROBES)
 PR_SET_CHILD_SUBREAPER: Final = 36
 ROWS: Final = tuple(sorted({probe.row for probe in PROBES}))

@@ -100,6 +100,7 @@ class Host:
         agents: dict[str, Any],
         tools: dict[str, Any] | None = None,
         resolvers: Sequence[Resolver] | None = None,
+        pins: Path | None = None,
     ) -> None:
         self.folder = folder
         document: dict[str, Any] = {"version": 1, "agents": agents}
@@ -110,7 +111,7 @@ class Host:
         self.compiled = composition.read_policy(policy, str(folder))
         composition.collect_stale_runs()
         self.engine: Engine = composition.start(
-            self.compiled, pins=run_pins(), audit_dir=folder / "audit", resolvers=resolvers
+            self.compiled, pins=pins or run_pins(), audit_dir=folder / "audit", resolvers=resolvers
         )
         self._log = folder / "audit" / "audit.jsonl"
         self._parsed = 0  # bytes of it
