@@ -15,6 +15,7 @@ import click
 
 from agentd.audit import export, keys, rawbytes, verify
 from agentd.audit.evidence import bundle, check
+from agentd.audit.evidence.order import Ordered
 from agentd.audit.evidence.rows import FRAMEWORKS
 from agentd.audit.export import Selection
 from agentd.audit.record import time_text
@@ -22,6 +23,7 @@ from agentd.cli.audit_paths import DEFAULT_PATH
 from agentd.errors import EXIT_FAILURE, EXIT_USAGE, AgentdError
 from agentd.model import Decision
 
+SPILL: Final = Path("/var/tmp")  # where records are sorted if the bundle goes to standard output; /tmp may be memory
 FORMATS: Final = ("jsonl", "csv", "aevf")
 
 
@@ -75,9 +77,7 @@ def export_command(
     wanted = Selection(agent, decision, tool, since, until)
     try:
         if form == "aevf":
-            made = _bundle(log, wanted, framework, retention_days, folder)
-            with _output(output) as out:
-                out.write(json.dumps(made, ensure_ascii=False, separators=(",", ":")) + "\n")  # dump is not made in C
+            _bundle(log, wanted, framework, retention_days, folder, output)
             return
         with _output(output) as out:
             if form == "csv":
@@ -90,20 +90,26 @@ def export_command(
 
 
 def _bundle(
-    log: Path, wanted: Selection, framework: str, retention_days: int | None, folder: Path
-) -> dict[str, object]:  # fmt: skip
+    log: Path, wanted: Selection, framework: str, retention_days: int | None, folder: Path, output: Path | None
+) -> None:  # fmt: skip
     key = keys.load(folder)
     result = verify.verify(log, pins=[key.public])
     if not result.ok:
         why = f"it doesn't verify with this host's key: {result.bad.why if result.bad else ''}"
         raise AgentdError("audit-corrupt", str(log), why, f"look with agentd audit verify {log}")
     # What is not signed in the log must not be signed here.
-    records = (record for _, record in export.select(log, wanted) if record["seq"] <= result.signed)
-    return bundle.build(
-        records, key, framework=framework, period=(wanted.since or None, wanted.until or None),
-        generated_at=time_text(time.time_ns()), log=result.log, selected=wanted.filters(),
-        rotations=keys.rotations(folder), retention_days=retention_days,
-    )  # fmt: skip
+    found = (item for item in export.select(log, wanted) if item[1]["seq"] <= result.signed)
+    beside = output.parent if output is not None else SPILL
+    try:
+        with Ordered(found, beside) as records, _output(output) as out:
+            bundle.write(
+                out, records, key, framework=framework, period=(wanted.since or None, wanted.until or None),
+                generated_at=time_text(time.time_ns()), log=result.log, selected=wanted.filters(),
+                rotations=keys.rotations(folder), retention_days=retention_days,
+            )  # fmt: skip
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise AgentdError("usage", str(output or beside), why, "it needs twice the room of the bundle", exit_code=EXIT_USAGE) from None  # fmt: skip  # noqa: E501
 
 
 @contextlib.contextmanager

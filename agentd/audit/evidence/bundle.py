@@ -1,17 +1,20 @@
 """Makes an Aegis evidence bundle of records of the log, signed with the host's key.
 
 The rows are chained and signed when the bundle is made. That they are the log's is the word of the exporter, which
-has verified the log before; the proof of it are the log's own signatures, kept with the log.
+has verified the log before; the proof of it are the log's own signatures, kept with the log. It is written a record
+at a time, each on a line of its own, so what it holds may be bigger than the memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import hashlib
+from collections.abc import Mapping
+from typing import IO
 
-from agentd.audit import keys
+from agentd.audit import keys, merkle
 from agentd.audit.chain import GENESIS
 from agentd.audit.evidence import mappings, rows
+from agentd.audit.evidence.order import Ordered
 from agentd.audit.evidence.rows import Json
 from agentd.audit.keys import SigningKey, Statement
 from agentd.errors import AgentdError
@@ -24,8 +27,42 @@ RECIPE = {
 }
 
 
-def build(
-    records: Iterable[Mapping[str, Any]],
+class _Day:
+    """What the root of a day is made of, row by row."""
+
+    def __init__(self, date: str) -> None:
+        self.date = date
+        self.tree = merkle.Tree()
+        self.records = hashlib.sha256()
+        self.count = 0
+        self.first = self.last = ""
+
+    def add(self, row: Json, receipt: bytes, text: bytes) -> None:
+        self.tree.add(receipt)
+        self.records.update(text + b"\n")
+        self.count += 1
+        self.first = self.first or row["id"]
+        self.last = row["id"]
+
+    def root(self, tenant: str, previous: str | None, key: SigningKey) -> Json:
+        ends = self.count, self.first, self.last
+        payload = rows.root_payload(
+            tenant, self.date, self.tree.root(), ends, previous, key.kid, self.records.hexdigest()
+        )  # fmt: skip
+        data = keys.canonical(payload)
+        names = ("root_date", "root_hash", "leaf_count", "leaf_range_start_id", "leaf_range_end_id", "prev_root_hash")
+        return {
+            **{name: payload[name] for name in names},
+            "kid": key.kid,
+            "algorithm": "ed25519",
+            "signature_b64": key.sign(data),
+            "signed_payload_canonical_json": data.decode(),
+        }
+
+
+def write(
+    out: IO[str],
+    records: Ordered,
     key: SigningKey,
     *,
     framework: str,
@@ -35,88 +72,81 @@ def build(
     selected: Mapping[str, str],
     rotations: list[Statement],
     retention_days: int | None,
-) -> Json:
-    """The bundle. period: its start and end in RFC 3339, None: those of the rows; log: the log's name; selected: by
-    which filters; retention_days: how long records are kept, None: without limit.
+) -> None:
+    """Writes the bundle, a record at a time. period: its start and end in RFC 3339, None: those of the rows; log: the
+    log's name; selected: by which filters; retention_days: how long records are kept, None: without limit.
 
-    Raises AgentdError usage if there is nothing to put in, or rows of two hosts.
+    Raises AgentdError usage, before anything is written, if there is nothing to put in, or rows of two hosts.
     """
-    made: list[Json] = []
-    ends = [GENESIS] * rows.SHARDS
-    for record in sorted(records, key=lambda item: (item["timestamp"], item["seq"])):
-        row = rows.row_of(record)
-        shard = row["chain_shard"]
-        row["prev_hash"] = ends[shard]
-        row["event_hash"] = ends[shard] = rows.event_hash(row, ends[shard])
-        made.append(
-            {
-                "audit_row": row,
-                "mappings": mappings.of(record),
-                "merkle_root_date": row["timestamp"][:10],
-                "receipt": {"signature": key.sign(keys.canonical(rows.receipt_of(row))), "kid": key.kid},
-            }
-        )
-    if not made:
+    if not records.count:
         raise AgentdError("usage", "export", "no record matches, and an empty bundle proves nothing", exit_code=2)
-    tenants = {item["audit_row"]["tenant_id"] for item in made}
-    if len(tenants) > 1:
-        why = f"the records name several hosts ({', '.join(sorted(tenants))})"
+    if len(records.hosts) > 1:
+        why = f"the records name several hosts ({', '.join(sorted(records.hosts))})"
         raise AgentdError("usage", "export", why, "choose a period with --since and --until", exit_code=2)
-    tenant = tenants.pop()
-    first, last = made[0]["audit_row"], made[-1]["audit_row"]
-    numbers = [item["audit_row"]["metadata_json"]["seq"] for item in made]
-    roots = _roots(made, tenant, key)
-    bundle: Json = {
+    (tenant,) = records.hosts
+    rest: Json = {
         "format_version": rows.FORMAT,
         "framework": framework,
         "tenant_id": tenant,
-        "period": {"start": period[0] or first["timestamp"], "end": period[1] or last["timestamp"]},
+        "period": {"start": period[0] or records.first, "end": period[1] or records.last},
         "generated_at": generated_at,
         "public_keys": [_public(key, rotations)],
-        "merkle_roots": roots,
-        "records": made,
         "retention_metadata": {
             "policy": "kept without limit" if retention_days is None else f"kept for {retention_days} days",
             "configured_retention_days": retention_days,
-            "earliest_row_in_bundle": first["timestamp"],
-            "latest_row_in_bundle": last["timestamp"],
+            "earliest_row_in_bundle": records.first,
+            "latest_row_in_bundle": records.last,
         },
         "verifier_recipe": dict(RECIPE),
         "producer_metadata": {"producer": "agentd", "rotations": rotations},
     }
+    out.write("{" + _members({name: rest[name] for name in rest if name != "producer_metadata"}) + ',"records":[')
+    rest["merkle_roots"], numbers, digest = _records(out, records, key, tenant)
     statement = {
         "kind": rows.STATEMENT_KIND, "version": 1, "kid": key.kid, "log": log, "selected": dict(selected),
-        "from": min(numbers), "through": max(numbers), "records": len(made), "roots": len(roots),
-        "last_root_hash": roots[-1]["root_hash"], "bundle_sha256": rows.bundle_digest(bundle),
+        "from": numbers[0], "through": numbers[1], "records": records.count, "roots": len(rest["merkle_roots"]),
+        "last_root_hash": rest["merkle_roots"][-1]["root_hash"], "bundle_sha256": rows.digest_of(rest, digest),
     }  # fmt: skip
     data = keys.canonical(statement)
-    bundle["producer_metadata"] |= {"statement": data.decode(), "signature": key.sign(data)}
-    return bundle
+    rest["producer_metadata"] |= {"statement": data.decode(), "signature": key.sign(data)}
+    out.write("\n]," + _members({name: rest[name] for name in ("merkle_roots", "producer_metadata")}) + "}\n")
 
 
-def _roots(made: list[Json], tenant: str, key: SigningKey) -> list[Json]:
-    days: dict[str, list[Json]] = {}
-    for item in made:
-        days.setdefault(item["merkle_root_date"], []).append(item)
-    found: list[Json] = []
-    previous: str | None = None
-    for date, items in days.items():
-        of_day = [item["audit_row"] for item in items]
-        digest = rows.records_digest(items)
-        payload = rows.root_payload(tenant, date, rows.root_of(of_day), of_day, previous, key.kid, digest)
-        data = keys.canonical(payload)
-        names = ("root_date", "root_hash", "leaf_count", "leaf_range_start_id", "leaf_range_end_id", "prev_root_hash")
-        found.append(
-            {
-                **{name: payload[name] for name in names},
-                "kid": key.kid,
-                "algorithm": "ed25519",
-                "signature_b64": key.sign(data),
-                "signed_payload_canonical_json": data.decode(),
-            }
-        )
-        previous = payload["root_hash"]
-    return found
+def _members(value: Json) -> str:
+    return keys.canonical(value).decode()[1:-1]
+
+
+def _records(out: IO[str], records: Ordered, key: SigningKey, tenant: str) -> tuple[list[Json], tuple[int, int], str]:
+    """Writes the rows; the roots of their days, the lowest and the highest seq, and the digest of all of them."""
+    ends = [GENESIS] * rows.SHARDS
+    roots: list[Json] = []
+    digest = hashlib.sha256()
+    numbers: list[int] = []
+    day: _Day | None = None
+    for record in records:
+        row = rows.row_of(record)
+        shard = row["chain_shard"]
+        row["prev_hash"] = ends[shard]
+        row["event_hash"] = ends[shard] = rows.event_hash(row, ends[shard])
+        receipt = keys.canonical(rows.receipt_of(row))
+        date = row["timestamp"][:10]
+        item = {
+            "audit_row": row, "mappings": mappings.of(record), "merkle_root_date": date,
+            "receipt": {"signature": key.sign(receipt), "kid": key.kid},
+        }  # fmt: skip
+        text = keys.canonical(item)
+        if day is None or day.date != date:
+            if day is not None:
+                roots.append(day.root(tenant, roots[-1]["root_hash"] if roots else None, key))
+            day = _Day(date)
+        day.add(row, receipt, text)
+        digest.update(text + b"\n")
+        out.write(("," if numbers else "") + "\n" + text.decode())
+        seq = record["seq"]
+        numbers = [min(numbers[0], seq), max(numbers[1], seq)] if numbers else [seq, seq]
+    assert day is not None
+    roots.append(day.root(tenant, roots[-1]["root_hash"] if roots else None, key))
+    return roots, (numbers[0], numbers[1]), digest.hexdigest()
 
 
 def _public(key: SigningKey, rotations: list[Statement]) -> Json:

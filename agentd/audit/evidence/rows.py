@@ -84,17 +84,22 @@ def bundle_digest(bundle: Mapping[str, Any]) -> str:
     rest = {name: value for name, value in bundle.items() if name not in ("records", "producer_metadata")}
     own = bundle["producer_metadata"]
     rest["producer_metadata"] = {name: own[name] for name in own if name not in ("statement", "signature")}
+    return digest_of(rest, records_digest(bundle["records"]))
+
+
+def digest_of(rest: Mapping[str, Any], records: str) -> str:
+    """The same from the other members, and the digest of the records."""
     digest = hashlib.sha256(keys.canonical(rest) + b"\n")
-    digest.update(records_digest(bundle["records"]).encode())
+    digest.update(records.encode())
     return digest.hexdigest()
 
 
 def root_payload(
-    tenant: str, date: str, root_hash: str, rows: list[Json], previous: str | None, kid: str, digest: str
+    tenant: str, date: str, root_hash: str, ends: tuple[int, str, str], previous: str | None, kid: str, digest: str
 ) -> Json:  # fmt: skip
-    """What is signed for the rows of one day."""
+    """What is signed for the rows of one day. ends: how many, and the ids of the first and the last one."""
     return {
         "kind": ROOT_KIND, "version": 2, "merkle_version": 2, "tenant_id": tenant, "root_date": date,
-        "root_hash": root_hash, "leaf_count": len(rows), "leaf_range_start_id": rows[0]["id"],
-        "leaf_range_end_id": rows[-1]["id"], "prev_root_hash": previous, "kid": kid, "records_sha256": digest,
+        "root_hash": root_hash, "leaf_count": ends[0], "leaf_range_start_id": ends[1],
+        "leaf_range_end_id": ends[2], "prev_root_hash": previous, "kid": kid, "records_sha256": digest,
     }  # fmt: skip
