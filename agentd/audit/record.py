@@ -40,6 +40,8 @@ EVENTS: Final = (
     "ended",  # the kernel ended a process without a verdict of its own
     "enforcement_failed",  # a probe showed that an operation is not held as it is claimed
     "enforcement_verified",  # and, later, that it is again
+    "below_minimum",  # a running workload has less than its policy's minimum_guarantee, and was paused or killed
+    "workload_resumed",  # and, later, let go
     "log_repaired",  # a torn tail was cut when the log was opened
     "signing_key",  # who signs from here on
     "key_rotated",  # another key does, and the one before has signed that

@@ -45,8 +45,14 @@ KEYS: Final = (
     "notify",
     "pending_per_agent",
     "overlay",
+    "probe_seconds",
 )
-NUMBERS: Final = {"metrics_port": (0, 65535), "arena_mib": (0, 256), "pending_per_agent": (1, 12_000)}
+NUMBERS: Final = {
+    "metrics_port": (0, 65535),
+    "arena_mib": (0, 256),
+    "pending_per_agent": (1, 12_000),
+    "probe_seconds": (0, 86_400),
+}
 NESTED: Final = frozenset({"audit"})  # mappings whose keys are joined one by one
 # What an environment may set where nobody else has: none of these can let an agent do more.
 HARMLESS: Final = frozenset(
@@ -66,8 +72,9 @@ class Config:
     wants, with room for a reload of the same size; bpffs_dir: where the programs are pinned; release_on_stop: a stop
     ends enforcement (else the pins keep it); resolvers: whose answers teach host names; None: those of
     /etc/resolv.conf; audit: how the log is signed and kept, and where else it goes (evidence.py); notify: who is told
-    about approvals; pending_per_agent: operations of one agent that wait at most (more are denied); file: where it was
-    read from; None: the default place; told: what `notify:` says, to see whether it changes.
+    about approvals; pending_per_agent: operations of one agent that wait at most (more are denied); probe_seconds:
+    between two rounds of doctor's probes, of which the first is made at the start; 0: only `agentd doctor` makes them;
+    file: where it was read from; None: the default place; told: what `notify:` says, to see whether it changes.
     """
 
     environment: str = ""
@@ -86,6 +93,7 @@ class Config:
     notify: Notifications = ()
     pending_per_agent: int = 1000
     overlay: Path | None = None
+    probe_seconds: int = 300
     file: Path | None = None
     told: object = None
 

@@ -31,6 +31,11 @@ def examine(socket: Path | None) -> dict[str, Any]:
     except AgentdError as error:
         error.exit_code = report.CANNOT
         raise
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        hint = "give agentd the host's own /proc, /sys and /run"
+        what = str(error.filename or "agentd doctor")
+        raise AgentdError("kernel-unsupported", what, why, hint, exit_code=report.CANNOT) from error
 
 
 def _alone() -> dict[str, Any]:
@@ -39,6 +44,7 @@ def _alone() -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="agentd-doctor-") as folder:
         engine = host.start(compiled, pins=run_pins(), audit_dir=Path(folder))
         try:
+            engine.verification.run()
             return report.of(engine.verification, Point(engine.loaded.control.point))
         finally:
             host.stop(engine, release=True)

@@ -22,7 +22,7 @@ from agentd.daemon.places import BPFFS_RUNS, RUN_DIR
 from agentd.engine.core import Engine
 from agentd.engine.policies import Compiled, compile_policy
 from agentd.engine.records import note
-from agentd.errors import AgentdError
+from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import features, loader
 from agentd.kernel.hosts import Resolver
 from agentd.kernel.prepare import WORD, Preparation
@@ -79,7 +79,7 @@ def start(
 
     Order: log, kernel, policy. Nothing is enforced by a half: an error leaves no program attached that was not before.
     """
-    features.require_root()
+    features.require_host()
     audit = open_audit(audit_dir, evidence or Evidence())
     stood = (pins / "maps").is_dir()
     try:
@@ -124,7 +124,12 @@ def stop(engine: Engine, *, release: bool) -> None:
 def in_charge_of(pins: Path) -> Iterator[None]:
     """Only one process at a time is the service of one set of pins. Raises AgentdError `service-running`."""
     features.bpffs()
-    pins.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        pins.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        why = (exc.strerror or str(exc)).lower()
+        hint = "give agentd a bpf file system that it can write"
+        raise AgentdError("kernel-load", str(pins), why, hint, exit_code=EXIT_CANNOT_ENFORCE) from exc
     fd = os.open(pins, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
@@ -146,12 +151,18 @@ def collect_stale_runs() -> list[Path]:
     Returns those that stay: their agentd is gone, their processes are not, and the kernel goes on enforcing.
     """
     kept: list[Path] = []
+    with contextlib.suppress(OSError):  # a read-only place: starting tells
+        _collect(kept)
+    return kept
+
+
+def _collect(kept: list[Path]) -> None:
     for path in RUN_DIR.glob("run-[0-9]*.sock"):
         pid = path.stem.removeprefix("run-")
         if pid.isdigit() and start_ticks(int(pid)) is None:
             path.unlink(missing_ok=True)
     if not BPFFS_RUNS.is_dir():
-        return []
+        return
     for folder in sorted(BPFFS_RUNS.iterdir()):
         if _lives(folder):
             continue
@@ -159,7 +170,6 @@ def collect_stale_runs() -> list[Path]:
             kept.append(folder)
             continue
         loader.remove_pins(folder)
-    return kept
 
 
 def release_everything(service: Path) -> list[Path]:

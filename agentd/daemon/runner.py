@@ -25,6 +25,7 @@ from agentd.daemon.server import Server
 from agentd.engine.core import Engine
 from agentd.engine.reasons import VARIABLE
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
+from agentd.kernel import features
 from agentd.kernel.prepare import Preparation
 from agentd.kernel.seccomp import refuse_early
 from agentd.workloads.processes import start_ticks, ticks, user_name
@@ -106,6 +107,7 @@ def _forward(child: Child, number: int) -> None:
 
 async def _run_alone(request: RunRequest, say: Callable[[str], None], preparation: Preparation | None) -> int:
     assert request.policy is not None
+    features.require_host()
     for folder in host.collect_stale_runs():
         say(f"{folder}: left by an agentd that is gone; its processes are still held to their policy")
     compiled = host.read_policy(request.policy, os.getcwd())
@@ -122,6 +124,9 @@ async def _run_alone(request: RunRequest, say: Callable[[str], None], preparatio
         loop = EngineLoop(engine)
         server = Server(engine, SERVICE_SOCKET.parent / f"run-{os.getpid()}.sock")
         try:
+            engine.minimum.require(agent, started=True)
+            if agent.minimum_guarantee:
+                engine.verification.run()
             await server.start()
             loop.start()
             code = await _supervise(request, engine, loop)

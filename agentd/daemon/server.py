@@ -22,10 +22,11 @@ from typing import Any, Final
 
 from agentd.daemon import answers, similar
 from agentd.daemon.peers import GROUP, Peer, admit
+from agentd.daemon.probing import Probing
 from agentd.engine import report
 from agentd.engine.core import Engine
 from agentd.errors import AgentdError
-from agentd.model import Point
+from agentd.model import Op, Point
 from agentd.notify.dispatch import Dispatcher
 from agentd.policy.resolve import Overlay
 
@@ -43,8 +44,10 @@ class Server:
         path: Path,
         reload: Callable[[], dict[str, Any]] | None = None,
         notifications: Dispatcher | None = None,
+        probing: Probing | None = None,
     ) -> None:
         self.engine = engine
+        self.probing = probing or Probing(engine)
         self.notifications = notifications
         self.overlay: Path | None = None  # with try_overlay, where a service keeps what was approved for good
         self.try_overlay: Callable[[Overlay], object] | None = None
@@ -181,12 +184,14 @@ def _status(server: Server, peer: Peer, params: Params) -> Any:
     return {**server.engine.status(), "notifications": told}
 
 
-def _doctor(server: Server, peer: Peer, params: Params) -> Any:
+async def _doctor(server: Server, peer: Peer, params: Params) -> Any:
+    await server.probing.round()
     return report.of(server.engine.verification, Point(server.engine.loaded.control.point))
 
 
-def _mark(server: Server, peer: Peer, params: Params) -> Any:
+async def _mark(server: Server, peer: Peer, params: Params) -> Any:
     """A child of the peer that waits to exec: the root of a new workload."""
+    await server.probing.proved(params.text("agent"))
     pid = params.number("pid")
     try:
         pidfd = os.pidfd_open(pid)
@@ -209,8 +214,9 @@ def _mark(server: Server, peer: Peer, params: Params) -> Any:
     return {"workload": workload.number, "denials": str(server.engine.reasons.path(workload.number))}
 
 
-def _tag(server: Server, peer: Peer, params: Params) -> Any:
+async def _tag(server: Server, peer: Peer, params: Params) -> Any:
     agent = params.text("agent")
+    await server.probing.proved(agent)
     engine = server.engine
     if "cgroup" in params._raw:
         path = Path(params.text("cgroup"))
@@ -227,8 +233,31 @@ def _tag(server: Server, peer: Peer, params: Params) -> Any:
         "workload": workload.number,
         "threads": threads,
         "io_uring": engine.marks.rings_found(),
-        "enforcement": report.rows(engine.verification.claims(), engine.verification.claims(started=True)),
+        "enforcement": _held_when_tagged(engine),
     }
+
+
+async def _try_tag(server: Server, peer: Peer, params: Params) -> Any:
+    """What a tag would give, and whether it would be refused; nothing is tagged."""
+    agent = params.text("agent")
+    await server.probing.proved(agent)
+    engine = server.engine
+    engine.policies.slot(agent)
+    refused = None
+    try:
+        if resolved := engine.policies.agent(agent):
+            engine.minimum.require(resolved, started=False)
+    except AgentdError as error:
+        refused = str(error)
+    return {"refused": refused, "enforcement": _held_when_tagged(engine)}
+
+
+def _held_when_tagged(engine: Engine) -> list[dict[str, Any]]:
+    proofs = engine.verification.proofs
+    made = report.rows(engine.verification.claims(), engine.verification.claims(started=True))
+    for row, op in zip(made, Op, strict=True):
+        row["verified"] = proofs[op].verified if op in proofs and proofs[op].tried else None
+    return made
 
 
 def _reload(server: Server, peer: Peer, params: Params) -> Any:
@@ -253,6 +282,7 @@ METHODS: Final[dict[str, Callable[[Server, Peer, Params], Any]]] = {
     "approvals.revoke": answers.revoke,
     "run.mark": _mark,
     "tag": _tag,
+    "tag.try": _try_tag,
     "reload": _reload,
 }
 

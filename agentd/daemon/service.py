@@ -18,6 +18,7 @@ from agentd.daemon.config import LIVE, Config, check_policy_exists, read_config
 from agentd.daemon.loop import EngineLoop
 from agentd.daemon.notify import notify, reloading
 from agentd.daemon.peers import approvers
+from agentd.daemon.probing import Probing
 from agentd.daemon.server import Server, bind_socket
 from agentd.daemon.similar import read_overlay
 from agentd.engine.core import Engine
@@ -38,7 +39,7 @@ def serve(config: Config, preparation: Preparation | None = None) -> int:
 
 async def _serve(config: Config, preparation: Preparation | None) -> int:
     check_policy_exists(config)
-    features.require_root()
+    features.require_host()
     compiled = _read_policy(config)
     metrics = Metrics(agentd.__version__)
     metrics.declare_approvers(approvers())
@@ -82,7 +83,8 @@ class _Service:
         dispatcher = Dispatcher(self._config.notify)
         dispatcher.start()
         self._engine.questions.on_notice.append(dispatcher.offer)
-        server = self._server = Server(self._engine, self._config.socket, self.reload, dispatcher)
+        probing = Probing(self._engine, self._config.probe_seconds)
+        server = self._server = Server(self._engine, self._config.socket, self.reload, dispatcher, probing)
         server.overlay = self._config.overlay_file
         server.try_overlay = lambda overlay: _read_policy(self._config, overlay)
         await server.start(bound)
@@ -97,13 +99,17 @@ class _Service:
             notify("READY=1", f"STATUS=policy {self._config.policy}")
             gc.freeze()  # what a start made stays, and is not looked at again
             gc.enable()
-            waiting = {asyncio.create_task(self._stopping.wait()), asyncio.create_task(loop.failed.wait())}
+            probes = asyncio.create_task(probing.always())
+            waiting: set[asyncio.Task[Any]] = {
+                probes, asyncio.create_task(self._stopping.wait()), asyncio.create_task(loop.failed.wait())
+            }  # fmt: skip
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            failure = loop.failure or (probes.exception() if probes.done() else None)
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
-            if loop.failure is not None:
-                raise loop.failure
+            if failure is not None:
+                raise failure
             return 0
         finally:
             notify("STOPPING=1")
@@ -150,7 +156,7 @@ class _Service:
         for name, agent in policy.agents.items():
             for pid, why in find_roots(agent.match, marked | {os.getpid(), 1}):
                 with contextlib.suppress(AgentdError):  # it ended meanwhile
-                    self._engine.tag_tree(pid, name, why)
+                    self._engine.tag_tree(pid, name, why, runs=True)
 
 
 def _read_policy(config: Config, overlay: Overlay | None = None) -> Compiled:

@@ -24,6 +24,7 @@ class Workload:
     processes: int = 0
     threads: int = 0
     seen: bool = False
+    launched: bool | None = None  # by `agentd run`, not tagged later; None: not known, an agentd before this one did it
 
 
 class Census:
@@ -34,9 +35,9 @@ class Census:
         self.workloads: dict[int, Workload] = {}
         self._next = 1 + max((line.workload for line in lines if line.workload != PROBES), default=0)
 
-    def new(self, agent: str, origin: str) -> Workload:
+    def new(self, agent: str, origin: str, *, launched: bool = False) -> Workload:
         """A workload that has no process yet."""
-        workload = Workload(self._next, agent, origin, time.time())
+        workload = Workload(self._next, agent, origin, time.time(), launched=launched)
         self._next += 1
         self.workloads[workload.number] = workload
         return workload
@@ -45,6 +46,16 @@ class Census:
         """How a workload came to be."""
         workload = self.workloads.get(number)
         return workload.origin if workload else "an agentd before this one"
+
+    def agent_of(self, number: int) -> str:
+        """The agent of a workload; empty if there is none such."""
+        workload = self.workloads.get(number)
+        return workload.agent if workload else ""
+
+    def launched(self, number: int) -> bool | None:
+        """Was it started by `agentd run`? None: not known."""
+        workload = self.workloads.get(number)
+        return workload.launched if workload else None
 
     def take(self, lines: list[abi.TaskLine], names: Mapping[int, str]) -> tuple[list[Workload], dict[str, int]]:
         """Counts the marked threads; (the workloads that have ended, the number of processes of each agent)."""

@@ -19,10 +19,11 @@ from agentd.actions import signals
 from agentd.audit.canonical import Json
 from agentd.audit.record import Record, gap
 from agentd.audit.writer import AuditWriter, new_action_id
-from agentd.engine import capacity, coverage, orphans, records
+from agentd.engine import capacity, orphans, records
 from agentd.engine.accounts import Accounts
 from agentd.engine.archive import Archive
 from agentd.engine.census import Census, Workload
+from agentd.engine.minimum import Minimum
 from agentd.engine.pending import object_text
 from agentd.engine.policies import CANARY, Compiled, PolicySet
 from agentd.engine.questions import Questions
@@ -42,7 +43,7 @@ from agentd.kernel.ring import EventRing, KernelEvent, parse
 from agentd.kernel.tables import PolicyTables
 from agentd.kernel.tasks import TaskMarks
 from agentd.metrics import RANKS, Metrics
-from agentd.model import Action, Decision, Point
+from agentd.model import Action, Decision
 from agentd.workloads import processes
 
 FLUSH_SECONDS: Final = 10
@@ -105,6 +106,8 @@ class Engine:
         self.verification = Verification(
             loaded, self.marks, self.policies, metrics, record=self._record, pump=self.pump
         )
+        held = (self.verification, self.marks, self.policies, self.workloads)
+        self.minimum = Minimum(*held, audit.path.parent, self._record)
         self._handlers: dict[int, Callable[[KernelEvent, str, Names], None]] = {
             abi.EVENT_VIOLATION: self._violation,
             abi.EVENT_HOLD: self._hold,
@@ -147,15 +150,16 @@ class Engine:
 
     # -- workloads
 
-    def new_workload(self, agent: str, origin: str, *, started: bool = False) -> tuple[Workload, int]:
-        """(A workload without processes, the agent's number in the kernel). Raises AgentdError `unknown-agent`, and
-        `kernel-unsupported` where this host gives less than the policy's minimum_guarantee.
+    def new_workload(
+        self, agent: str, origin: str, *, started: bool = False, runs: bool = False
+    ) -> tuple[Workload, int]:
+        """(A workload without processes, the agent's number in the kernel). runs: it runs already and can't be refused;
+        below its minimum it is handled at once. Raises AgentdError `unknown-agent`, and what minimum.require() does.
         """
         slot = self.policies.slot(agent)
-        if resolved := self.policies.agent(agent):
-            point, prevented = Point(self.loaded.control.point), self.loaded.prevented
-            coverage.require(resolved, coverage.of_host(point, prevented, started=started))
-        return self.workloads.new(agent, origin), slot
+        if (resolved := self.policies.agent(agent)) and not runs:
+            self.minimum.require(resolved, started=started)
+        return self.workloads.new(agent, origin, launched=started), slot
 
     def mark_started(self, pidfd: int, agent: str, origin: str, command: list[str]) -> Workload:
         """Marks a process that waits to exec its command: the root of a new workload."""
@@ -165,22 +169,21 @@ class Engine:
         self.reasons.begin(workload.number, agent)
         return workload
 
-    def tag_tree(self, pid: int, agent: str, origin: str) -> tuple[Workload, int]:
-        """Marks a running process and everything below it; (workload, threads marked)."""
-        workload, slot = self.new_workload(agent, origin)
+    def tag_tree(self, pid: int, agent: str, origin: str, *, runs: bool = False) -> tuple[Workload, int]:
+        """Marks a running process and everything below it; (workload, threads marked). runs: see new_workload()."""
+        workload, slot = self.new_workload(agent, origin, runs=runs)
         threads = self.marks.mark_tree(pid, slot, workload.number)
-        self._workload_record(
-            "tagged", workload, {"pid": pid, "threads": threads, "io_uring": self.marks.rings_found()}
-        )
-        return workload, threads
+        return self._tagged(workload, threads, {"pid": pid})
 
     def tag_cgroup(self, path: Path, agent: str, origin: str) -> tuple[Workload, int]:
         """Marks everything in a cgroup; (workload, threads marked)."""
         workload, slot = self.new_workload(agent, origin)
         threads = self.marks.mark_cgroup(path, slot, workload.number)
-        self._workload_record(
-            "tagged", workload, {"cgroup": str(path), "threads": threads, "io_uring": self.marks.rings_found()}
-        )
+        return self._tagged(workload, threads, {"cgroup": str(path)})
+
+    def _tagged(self, workload: Workload, threads: int, what: dict[str, Json]) -> tuple[Workload, int]:
+        rings = self.marks.rings_found()
+        self._workload_record("tagged", workload, {**what, "threads": threads, "io_uring": rings})
         return workload, threads
 
     def live(self, workload: int) -> set[int]:
@@ -320,6 +323,7 @@ class Engine:
         self.takeover.adopt(lines)
         self._census(lines)
         self.questions.follow_up(lines)
+        self.minimum.follow_up(lines)
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
             self.audit.maintain()

@@ -119,11 +119,15 @@ def main(covers: Collection[Cover], op: Op) -> Cover:
     return next(cover for cover in covers if cover.kind.op is op)
 
 
+def below(agent: ResolvedAgent, covers: Collection[Cover]) -> str:
+    """The kinds for which a host gives an agent less than its policy's minimum_guarantee, in words; empty: none."""
+    weak = [cover for cover in covers if cover.guarantee < agent.minimum_guarantee]
+    return ", ".join(cover.kind.name for cover in weak[:3]) + (f" and {len(weak) - 3} more" if weak[3:] else "")
+
+
 def require(agent: ResolvedAgent, covers: Collection[Cover]) -> None:
     """Raises AgentdError `kernel-unsupported` where a host gives an agent less than its policy's minimum_guarantee."""
-    weak = [cover for cover in covers if cover.guarantee < agent.minimum_guarantee]
-    if weak:
-        names = ", ".join(cover.kind.name for cover in weak[:3]) + (f" and {len(weak) - 3} more" if weak[3:] else "")
+    if names := below(agent, covers):
         raise AgentdError(
             "kernel-unsupported",
             f"agent {agent.name!r}",
@@ -136,6 +140,11 @@ def require(agent: ResolvedAgent, covers: Collection[Cover]) -> None:
 def worst(covers: Collection[Cover], op: Op) -> Cover:
     """The weakest of an operation's kinds."""
     return min((cover for cover in covers if cover.kind.op is op), key=lambda cover: cover.guarantee)
+
+
+def guarantees(covers: Collection[Cover], op: Op) -> list[Guarantee]:
+    """Of each of an operation's kinds, in the order of KINDS."""
+    return [cover.guarantee for cover in covers if cover.kind.op is op]
 
 
 def in_words(covers: Collection[Cover], op: Op) -> str:

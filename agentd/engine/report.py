@@ -25,8 +25,10 @@ NOTES: Final = {
 }
 
 
-def rows(covers: Collection[Cover], started: Collection[Cover]) -> list[dict[str, str]]:
-    """One row an operation. covers: of processes that were tagged; started: of workloads of `agentd run`."""
+def rows(covers: Collection[Cover], started: Collection[Cover]) -> list[dict[str, Any]]:
+    """One row an operation. covers: of processes that were tagged; started: of workloads of `agentd run`; weaker: the
+    first have less of it.
+    """
     return [
         {
             "operation": op.word,
@@ -34,14 +36,15 @@ def rows(covers: Collection[Cover], started: Collection[Cover]) -> list[dict[str
             "guarantee": coverage.in_words(covers, op),
             "started_point": coverage.main(started, op).point.word,
             "started": coverage.in_words(started, op),
+            "weaker": coverage.guarantees(covers, op) < coverage.guarantees(started, op),
         }
         for op in Op
     ]
 
 
 def of(verification: Verification, hooks: Point) -> dict[str, Any]:
-    """Tries everything, and says what came of it. hooks: what the LSM hooks are on this host."""
-    proofs = {proof.cover.kind.op: proof for proof in verification.run()}
+    """What the last round of probes showed. hooks: what the LSM hooks are on this host."""
+    proofs = verification.proofs
     covers, started = verification.claims(), verification.claims(started=True)
     made = rows(covers, started)
     for row, op in zip(made, Op, strict=True):

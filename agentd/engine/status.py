@@ -42,6 +42,7 @@ def status_of(engine: Engine) -> dict[str, Any]:
         "approvals": engine.questions.summary(),
         "enforcement": coverage.enforcement(Point(engine.loaded.control.point), engine.loaded.prevented),
         "verification": engine.verification.status(),
+        "below_minimum": engine.minimum.status(),
         "verdicts": stats[abi.STAT_VERDICTS],
         "unresolved": stats[abi.STAT_UNRESOLVED],
         "lost": {reason: stats[stat] for stat, reason, _ in LOSSES},

@@ -103,16 +103,18 @@ class Verification:
         return drive(self.steps())
 
     def steps(self) -> Steps[list[Proof]]:
-        """Tries everything, one operation after the other. One round at a time: the canary's events are its own."""
-        slot = self._policies.canary_slot()
+        """Tries everything, one operation after the other. One round at a time: the canary's events are its own.
+
+        Does not raise: what can't be tried has failed. The programs stay attached, until they rest (core.py).
+        """
         claims = self.claims()
         try:
             for op in Op:
                 cover = coverage.main(claims, op)
-                proof = yield from self._try(slot, cover)
+                proof = yield from self._try(cover)
                 if proof.failed:
                     yield from self._end_canary()
-                    proof = yield from self._try(slot, cover)
+                    proof = yield from self._try(cover)
                 self._take(op, proof)
             yield from self._end_canary()
         finally:
@@ -158,8 +160,9 @@ class Verification:
         if process:
             yield from process.end()
 
-    def _try(self, slot: int, cover: Cover) -> Steps[Proof]:
+    def _try(self, cover: Cover) -> Steps[Proof]:
         try:
+            slot = self._policies.canary_slot()
             self._loaded.watch()
             gone = sorted(self._loaded.broken() & judging(cover.kind.op))
             if gone:

@@ -296,6 +296,20 @@ def mount(source: str, target: str, fstype: str) -> None:
         raise KernelError("kernel-unsupported", f"mount {fstype} on {target}", ctypes.get_errno())
 
 
+def filesystem(path: Path) -> int:
+    """statfs(2): what kind of file system is there (f_type, linux/magic.h). Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    found = (ctypes.c_long * 32)()
+    if libc.statfs(os.fsencode(path), ctypes.byref(found)):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
+    return found[0] & 0xFFFFFFFF
+
+
+def unmount(target: str) -> None:
+    """umount2(2), detached; what isn't mounted stays so."""
+    ctypes.CDLL(None).umount2(os.fsencode(target), 2)
+
+
 def wait_for_programs() -> None:
     """Returns when every BPF program that was running when it was called has ended.
 

@@ -186,8 +186,7 @@ def load(
     preparation: of the same pins; used if it still fits.
     Raises AgentdError (`not-root`, `kernel-unsupported`, `kernel-load`); nothing stays attached that wasn't.
     """
-    features.require_root()
-    features.require_btf()
+    features.require_host()
     path = bpf_object(object_name)
     if not path.exists():
         raise AgentdError("kernel-load", str(path), "not built", "run ./dev build", exit_code=EXIT_CANNOT_ENFORCE)
@@ -204,6 +203,10 @@ def load(
     except KernelError as exc:
         exc.exit_code = EXIT_CANNOT_ENFORCE
         raise
+    except OSError as exc:
+        why = (exc.strerror or str(exc)).lower()
+        hint = "give agentd a bpf file system that it can write"
+        raise AgentdError("kernel-load", str(exc.filename or pins), why, hint, exit_code=EXIT_CANNOT_ENFORCE) from exc
 
 
 def _attach(prepared: Prepared, pins: Path, pin: bool) -> LoadedObject:

@@ -61,8 +61,7 @@ class Preparation:
         self._result: Prepared | None = None
         self._thread = threading.Thread(target=self._run, name="prepare", daemon=True)
         try:
-            features.require_root()
-            features.require_btf()
+            features.require_host()
             features.bpffs()
             self._result = _open(bpf_object(OBJECT), pins, arena_words, pin=True)
         except (AgentdError, OSError):

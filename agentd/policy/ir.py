@@ -93,6 +93,7 @@ class AgentSource:
     mode: Mode = Mode.ENFORCE
     on_violation: Action = Action.DENY
     minimum_guarantee: Guarantee = Guarantee.NONE
+    below_minimum: Action = Action.PAUSE
     strict_audit: bool = False
     rules: tuple[RuleSource, ...] = ()  # deny, then require_approval, then allow
 

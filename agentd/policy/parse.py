@@ -43,6 +43,7 @@ _AGENT: Final = {
         "mode",
         "on_violation",
         "minimum_guarantee",
+        "below_minimum",
         "audit",
         "allow",
         "require_approval",
@@ -55,6 +56,7 @@ _RULE: Final = {
 }
 _ENTRY: Final = (*OP_BY_WORD, "args", "risk")
 ACTIONS: Final = {"deny": Action.DENY, "kill": Action.KILL, "pause": Action.PAUSE}
+BELOW: Final = {"pause": Action.PAUSE, "kill": Action.KILL}
 GUARANTEES: Final = {level.word: level for level in Guarantee if level}
 ID_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _ID = re.compile(ID_PATTERN)
@@ -120,6 +122,7 @@ def _agent(name: str, reader: Reader, language: Language) -> AgentSource:
         mode=_or(keys.get("mode"), {mode.value: mode for mode in Mode}, Mode.ENFORCE),
         on_violation=_or(keys.get("on_violation"), ACTIONS, Action.DENY),
         minimum_guarantee=_or(keys.get("minimum_guarantee"), GUARANTEES, Guarantee.NONE),
+        below_minimum=_or(keys.get("below_minimum"), BELOW, Action.PAUSE),
         strict_audit=_or(keys.get("audit"), {"normal": False, "strict": True}, False),
         rules=tuple(rules),
     )

@@ -258,6 +258,7 @@ class _AgentBuilder:
             mode=agent.mode,
             on_violation=agent.on_violation,
             minimum_guarantee=agent.minimum_guarantee,
+            below_minimum=agent.below_minimum,
             strict_audit=agent.strict_audit,
             workspace=self._workspace,
             match=agent.match,

@@ -135,6 +135,7 @@ class ResolvedAgent:
     mode: Mode
     on_violation: Action
     minimum_guarantee: Guarantee
+    below_minimum: Action  # what is done about its running workloads: PAUSE or KILL
     strict_audit: bool
     workspace: str
     match: tuple[Match, ...]

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from agentd.model import OP_BY_WORD, RISK_BY_WORD, Mode
 from agentd.policy.ir import MatchKind
-from agentd.policy.parse import ACTIONS, GUARANTEES, ID_PATTERN, MAX_APPROVERS, MAX_TIMEOUT
+from agentd.policy.parse import ACTIONS, BELOW, GUARANTEES, ID_PATTERN, MAX_APPROVERS, MAX_TIMEOUT
 
 _NAME: Final = {"type": "string", "minLength": 1, "maxLength": 255}
 _DURATION: Final = {
@@ -115,7 +115,11 @@ _AGENT: Final = _closed(
         },
         "mode": {"enum": [mode.value for mode in Mode], "description": "monitor: decide and record, never act."},
         "on_violation": {"enum": list(ACTIONS), "description": "What is done about a denied operation."},
-        "minimum_guarantee": {"enum": list(GUARANTEES), "description": "Refuse to start below it."},
+        "minimum_guarantee": {
+            "enum": list(GUARANTEES),
+            "description": "A workload is not started where the host gives less, or a probe shows that it does.",
+        },
+        "below_minimum": {"enum": list(BELOW), "description": "What is done then about running workloads."},
         "audit": {"enum": ["normal", "strict"], "description": "strict: what can't be recorded is denied."},
         **{section: _agentd_rule(section) for section in ("allow", "require_approval", "deny")},
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from agentd.engine import coverage
@@ -39,3 +41,32 @@ def test_a_workload_is_not_started_below_its_minimum() -> None:
             words = ("tag", "--socket", service.socket, "--agent", "strict", "--pid", str(sleeper.pid))
             assert agentd(*words).returncode == (0 if enough is Guarantee.PREVENTED else 1)
             assert not service.tasks() or enough is Guarantee.PREVENTED
+
+
+def test_what_a_tag_gives_is_shown_before_anything_is_tagged() -> None:
+    """--try shows the table and tags nothing; what seccomp can't hold of a running process is named, in both forms, and
+    exit 1 says that the tag would be refused.
+    """
+    inline = lsm.point()
+    tagged, started = (
+        coverage.of_host(inline, set(Op) if inline is not Point.NONE else (), started=run) for run in (False, True)
+    )
+    weaker = {one.kind.op.word for one, other in zip(tagged, started, strict=True) if one.guarantee < other.guarantee}
+    with Service({"bot": bot(), "strict": bot(minimum_guarantee="prevented")}) as service, Sleeper() as sleeper:
+        done = service.cli("tag", "--agent", "bot", "--try", "--json")
+        found = json.loads(done.stdout)
+        assert done.returncode == 0 and found["refused"] is None
+        assert {row["operation"] for row in found["enforcement"] if row["weaker"]} == weaker
+        assert {row["operation"] for row in found["enforcement"]} == {op.word for op in Op}
+        text = service.cli("tag", "--agent", "bot", "--try").stdout
+        assert (
+            f"weaker than under agentd run: {', '.join(op.word for op in Op if op.word in weaker) or 'nothing'}" in text
+        )
+        refused = service.cli("tag", "--agent", "strict", "--try", "--json")
+        enough = min(cover.guarantee for cover in tagged)
+        assert refused.returncode == (0 if enough is Guarantee.PREVENTED else 1), refused
+        assert bool(json.loads(refused.stdout)["refused"]) == (enough is not Guarantee.PREVENTED)
+        assert not service.tasks() and not service.call("status")["workloads"]
+        assert service.cli("tag", "--agent", "nobody", "--try").returncode == 1
+        service.tag(sleeper.pid)
+        assert service.tasks(), "the control"

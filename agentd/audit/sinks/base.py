@@ -30,8 +30,9 @@ ERROR, WARNING, NOTICE, INFORMATIONAL = 3, 4, 5, 6
 _SEVERITIES: Final = {
     "denied": WARNING, "ended": WARNING, "approval_required": NOTICE, "approval_denied": NOTICE,
     "approval_expired": NOTICE, "approved": NOTICE, "approval_vote": NOTICE, "approval_revoked": NOTICE,
-    "policy_rejected": ERROR, "gap": ERROR, "enforcement_failed": ERROR, "log_repaired": WARNING, "pruned": NOTICE,
-    "key_rotated": NOTICE, "policy_loaded": NOTICE,
+    "policy_rejected": ERROR, "gap": ERROR, "enforcement_failed": ERROR, "below_minimum": ERROR,
+    "log_repaired": WARNING, "pruned": NOTICE,
+    "workload_resumed": NOTICE, "key_rotated": NOTICE, "policy_loaded": NOTICE,
 }  # fmt: skip
 
 

@@ -71,6 +71,7 @@ CASES = [
     (V1 % "mode: enfroce", 'mode: "enfroce" is not one of enforce, monitor; did you mean "enforce"?', True),
     (V1 % "on_violation: stop", 'on_violation: "stop" is not one of deny, kill, pause', True),
     (V1 % "minimum_guarantee: none", "minimum_guarantee: \"none\" is not one of detected, contained, prevented", True),
+    (V1 % "below_minimum: deny", 'below_minimum: "deny" is not one of pause, kill', True),
     (V1 % "audit: yes", "audit: expected one of normal, strict", True),
     (V1 % "workspace: srv", 'workspace: "srv" is not an absolute path', True),
     (V1 % "workspace: /srv/../x", "workspace: \"/srv/../x\" has an empty, `.` or `..` component", False),

@@ -26,6 +26,7 @@ agents:
     workspace: /srv/b[o]t
     on_violation: kill
     minimum_guarantee: contained
+    below_minimum: kill
     audit: strict
     allow:
       - {tool: file_reader, operations: [read], paths: ["./safe/**", "~/x", "/etc/*.conf", "."]}
@@ -111,6 +112,7 @@ def test_what_an_agent_says_about_itself_is_kept(agents: dict[str, ResolvedAgent
     )
     assert (bot.workspace, bot.mode, bot.on_violation) == ("/srv/b[o]t", Mode.ENFORCE, Action.KILL)
     assert (bot.minimum_guarantee, bot.strict_audit) == (Guarantee.CONTAINED, True)
+    assert bot.below_minimum is Action.KILL
 
 
 def test_monitor_decides_and_does_nothing(agents: dict[str, ResolvedAgent]) -> None:
