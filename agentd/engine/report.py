@@ -54,7 +54,7 @@ def of(verification: Verification, hooks: Point) -> dict[str, Any]:
         "note": NOTES[hooks][0],
         "remedy": NOTES[hooks][1],
         "operations": made,
-        "weak": weak_spots(covers, started, list(proofs.values()), hooks),
+        "weak": weak_spots(covers, started, list(proofs.values()), hooks, told=verification.told),
         "exit": verdict(covers, list(proofs.values())),
     }
 
@@ -67,9 +67,9 @@ def verdict(covers: Collection[Cover], proofs: Collection[Proof]) -> int:
 
 
 def weak_spots(
-    covers: Sequence[Cover], started: Sequence[Cover], proofs: Sequence[Proof], hooks: Point
+    covers: Sequence[Cover], started: Sequence[Cover], proofs: Sequence[Proof], hooks: Point, *, told: bool = True
 ) -> list[dict[str, Any]]:
-    """Each with the kinds it is about, the reason and the remedy; the worst first."""
+    """Each with the kinds it is about, the reason and the remedy; the worst first. told: see LoadedObject.told."""
     found: dict[tuple[str, str], list[str]] = {}
 
     def add(name: str, reason: str, remedy: str) -> None:
@@ -95,6 +95,13 @@ def weak_spots(
             remedy = f"start the agent with agentd run: {better.guarantee.word} by {better.point.word}"
         how = f"only {cover.guarantee.word}" if cover.guarantee else "not judged"
         add(cover.kind.name, f"{how}: {reason}", remedy)
+    if not told:
+        add(
+            Op.EXEC.word,
+            "the kernel didn't tell agentd its addresses (kernel.kptr_restrict is 2): a program whose arguments decide"
+            " is refused, because they can't be read before it runs, and every file's path is walked each time",
+            "sysctl kernel.kptr_restrict=1, then restart agentd (root is told; others still aren't)",
+        )
     for proof in proofs:
         if not proof.tried and proof.cover.guarantee is not Guarantee.NONE:
             add(proof.cover.kind.op.word, f"no proof: {proof.text}", "none needed where the kernel has no such call")

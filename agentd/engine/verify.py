@@ -94,6 +94,11 @@ class Verification:
         """Which point judges each kind of operation here. started: of workloads that `agentd run` starts."""
         return coverage.of_host(Point(self._loaded.control.point), self._loaded.prevented, started=started)
 
+    @property
+    def told(self) -> bool:
+        """See LoadedObject.told."""
+        return self._loaded.told
+
     def saw(self, event: KernelEvent) -> None:
         """An event of the canary."""
         self._seen.append(event)

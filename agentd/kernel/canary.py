@@ -385,8 +385,7 @@ def main() -> None:
         checked(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
 
     def tell(what: dict[str, object]) -> None:
-        sys.stdout.write(json.dumps(what) + "\n")
-        sys.stdout.flush()
+        print(json.dumps(what), flush=True)
 
     for line in sys.stdin:
         words = line.split()
@@ -394,6 +393,7 @@ def main() -> None:
             tell(attempt(words[1], folder, bytes.fromhex(words[2]) if len(words) > 2 else b"", tell))
         except OSError as error:
             tell({"error": f"{words[1]}: {error.strerror or error}"})
+    libc.rmdir(folder.encode())  # whoever asked may be gone
 
 
 if __name__ == "__main__":

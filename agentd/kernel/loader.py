@@ -84,6 +84,15 @@ class LoadedObject:
         """The programs that are attached."""
         return set(self._links)
 
+    @property
+    def told(self) -> bool:
+        """Did the kernel tell, when the programs were loaded, where it keeps what no type describes (symbols.py)? They
+        do without, at a price. Nothing is asked where there are no LSM hooks.
+        """
+        fd, key, value = _map_fd(self._obj, ".rodata.agentd"), ctypes.c_uint32(0), abi.Constants()
+        check(library().bpf_map_lookup_elem(fd, ctypes.byref(key), ctypes.byref(value)), "constants")
+        return bool(value.memory and value.direct_map) or not self.prevented
+
     def broken(self) -> set[str]:
         """The programs that were attached and are not any more as they were. A cgroup's link can be detached or given
         another program by whoever may use bpf(); the kernel refuses both for the other kinds. A pin that is gone would

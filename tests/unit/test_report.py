@@ -35,3 +35,12 @@ def test_every_weak_spot_has_a_reason_and_a_remedy() -> None:
     assert all(spot["reason"] and spot["remedy"] for spot in spots)
     better = next(spot for spot in spots if "bpf" in spot["kinds"])
     assert "agentd run" in better["remedy"]
+
+
+def test_a_kernel_that_hides_its_addresses_is_a_weak_spot_with_a_remedy() -> None:
+    """It changes what is refused and what it costs, and no guarantee."""
+    held = [cover for cover in HOOKED if cover.guarantee >= Guarantee.CONTAINED]
+    spots = report.weak_spots(held, held, [], Point.LSM, told=False)
+    assert [spot["kinds"] for spot in spots] == [["exec"]]
+    assert "kptr_restrict" in spots[0]["reason"] and "sysctl" in spots[0]["remedy"]
+    assert not report.weak_spots(held, held, [], Point.LSM)

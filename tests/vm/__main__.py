@@ -27,6 +27,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./dev vm", description=__doc__)
     parser.add_argument("kernels", nargs="*", metavar="KERNEL", help="of vagrant/kernels.yaml; none: all of them")
     parser.add_argument("--lsm", choices=LSM, default="both", help="with bpf among the LSMs, without, or both")
+    parser.add_argument(
+        "--append", action="append", default=[], metavar="WORD", help="of the kernel's command line, too"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="machines at a time (default: %(default)s)")
     parser.add_argument("--cpus", type=int, default=1, help="of each machine (default: %(default)s)")
     parser.add_argument("--memory", default="2G", help="of each machine (default: %(default)s)")
@@ -64,7 +67,8 @@ def run(options: argparse.Namespace, folder: Path) -> list[Outcome]:
         own.mkdir(parents=True)
         words = command if options.command or arm in arms[: len(LSM[options.lsm])] else [*command, "--brief"]
         outcome = boot(
-            arm, words, own, cpus=options.cpus, memory=options.memory, timeout=options.timeout, show=show, stop=stop
+            arm, words, own, cpus=options.cpus, memory=options.memory, timeout=options.timeout, show=show, stop=stop,
+            append=options.append,
         )  # fmt: skip
         for problem in outcome.problems:
             show(f"FAILED: {problem}")

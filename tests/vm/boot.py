@@ -77,10 +77,12 @@ def scan(console: str) -> list[str]:
     return shown
 
 
-def command_line(arm: Arm, folder: Path, *, cpus: int, memory: str, qemu: str = "") -> list[str]:
-    """The call of virtme-ng. qemu: more options for the emulator."""
+def command_line(
+    arm: Arm, folder: Path, *, cpus: int, memory: str, qemu: str = "", append: Sequence[str] = ()
+) -> list[str]:
+    """The call of virtme-ng. qemu: more options for the emulator; append: more words for the kernel."""
     enter = shlex.join(["sh", str(ROOT / "tests" / "vm" / "enter.sh"), str(ROOT)])
-    append = [*APPEND, *(() if arm.bpf_lsm else (WITHOUT_BPF,))]
+    append = [*APPEND, *(() if arm.bpf_lsm else (WITHOUT_BPF,)), *append]
     root = "-fsdev local,id=agentd,path=/,security_model=none,readonly=on,multidevs=remap"
     device = "-device virtio-9p-pci,fsdev=agentd,mount_tag=agentd-root"
     return [
@@ -102,17 +104,18 @@ def boot(
     qemu: str = "",
     show: Callable[[str], None] = lambda line: None,
     stop: threading.Event | None = None,
+    append: Sequence[str] = (),
 ) -> Outcome:
     """Boots the kernel and runs `command` in the tree. folder: empty, on the host; show: gets each line of output.
 
-    qemu: more options for the emulator. stop: when it is set the machine is switched off. timeout: seconds for all of
-    it; then it is, too, and the arm has failed.
+    qemu: more options for the emulator. append: more words for the kernel. stop: when it is set the machine is switched
+    off. timeout: seconds for all of it; then it is, too, and the arm has failed.
     """
     (folder / "command").write_text(f"exec {shlex.join(command)}\n", encoding="utf-8")
     begun = time.monotonic()
     with open(folder / "console", "wb") as console, open(folder / "vng", "wb") as said:
         machine = subprocess.Popen(
-            command_line(arm, folder, cpus=cpus, memory=memory, qemu=qemu),
+            command_line(arm, folder, cpus=cpus, memory=memory, qemu=qemu, append=append),
             stdin=subprocess.DEVNULL, stdout=said, stderr=console, cwd=ROOT, start_new_session=True,
             env={**os.environ, "PATH": f"{sys.prefix}/bin:/usr/sbin:/sbin:{os.environ.get('PATH', '/usr/bin:/bin')}"},
         )  # fmt: skip
