@@ -104,5 +104,8 @@ def weak_spots(
         )
     for proof in proofs:
         if not proof.tried and proof.cover.guarantee is not Guarantee.NONE:
-            add(proof.cover.kind.op.word, f"no proof: {proof.text}", "none needed where the kernel has no such call")
+            remedy = "none needed where the kernel has no such call"
+            if "fails here" in proof.text:
+                remedy = "let the canary make this call: a hardened unit or a container may forbid it"
+            add(proof.cover.kind.op.word, f"no proof: {proof.text}", remedy)
     return [{"kinds": kinds, "reason": reason, "remedy": remedy} for (reason, remedy), kinds in found.items()]

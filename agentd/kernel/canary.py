@@ -381,8 +381,8 @@ def _outcome(ground: Ground, child: int, go: int, said: int) -> dict[str, object
 def main() -> None:
     """Reads what to try until standard input ends."""
     folder = sys.argv[1]
-    if checked(libc.unshare(CLONE_NEWNS)) == 0:
-        checked(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
+    if libc.unshare(CLONE_NEWNS) or libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None):
+        ATTEMPTS["mount"] = lambda ground: lambda: checked(-1)  # a hardened unit: the mount would be everybody's
 
     def tell(what: dict[str, object]) -> None:
         print(json.dumps(what), flush=True)

@@ -6,6 +6,7 @@ What needs another kernel or its command line is tried in a virtual machine: tes
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -23,6 +24,12 @@ pytestmark = pytest.mark.root
 ROOT = Path(__file__).resolve().parents[2]
 FILTERED = (
     "import os, sys; from agentd.kernel import seccomp; seccomp.refuse_early(); os.execv(sys.argv[1], sys.argv[1:])"
+)
+# unshare(2) answers EPERM, as with RestrictNamespaces=yes.
+NO_NAMESPACES = (
+    "import os, sys; from agentd.kernel import canary, seccomp as s; import struct;"
+    "code = [(s._LD_ABS, 0, 0, 0), (s._JEQ, 0, 1, 272), (s._RET, 0, 0, s.RET_ERRNO | 1), (s._RET, 0, 0, s.RET_ALLOW)];"
+    "canary.restrict(b''.join(struct.pack('HBBI', *one) for one in code)); os.execv(sys.argv[1], sys.argv[1:])"
 )
 CONNECT = "import socket; socket.create_connection(('127.0.0.1', 9))"
 
@@ -147,3 +154,13 @@ def test_a_cgroup_namespace_is_no_host(policy: Path) -> None:
         assert "cgroup namespace" in Line.of(there(prelude, through, "doctor"), 2).text
     finally:
         own.rmdir()
+
+
+def test_a_canary_that_may_do_little_proves_less_and_fails_nothing() -> None:
+    """Where a hardened unit forbids the canary some calls, these are not tried, with the reason, and the rest is."""
+    done = there("true", [sys.executable, "-c", NO_NAMESPACES], "doctor", "--json")
+    assert done.returncode in (0, 1), done
+    rows = {row["operation"]: row for row in json.loads(done.stdout)["operations"]}
+    assert not rows["mount"]["tried"] and not rows["namespace"]["tried"]
+    assert "untagged it fails here" in rows["mount"]["proof"]
+    assert rows["delete"]["verified"] and rows["connect"]["verified"]
