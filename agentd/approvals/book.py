@@ -42,14 +42,15 @@ class Approver:
     pid: int
     login_uid: int | None = None
     login_name: str = ""  # of login_uid, or of uid where nobody logged in
+    via: str = ""  # where the answer was given, if not through the socket
 
     @property
     def person(self) -> str:
         """Two answers with the same `person` are one person's."""
-        return f"login {self.login_uid}" if self.login_uid is not None else f"uid {self.uid}"
+        return f"uid {self.uid if self.login_uid is None else self.login_uid}"
 
     def __str__(self) -> str:
-        return f"{self.name} (uid {self.uid}, pid {self.pid})"
+        return f"{self.name} (uid {self.uid}, {self.via or f'pid {self.pid}'})"
 
 
 @dataclass(slots=True)

@@ -31,6 +31,7 @@ COMMANDS: Final = (
     ("why", "agentd.cli.why:why"),
     ("policy", "agentd.cli.policy:policy"),
     ("audit", "agentd.cli.audit:audit"),
+    ("console", "agentd.cli.console:console"),
     ("dashboards", "agentd.cli.dashboards:dashboards"),
     ("demo", "agentd.cli.demo:demo"),
 )

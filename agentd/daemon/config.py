@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from agentd.daemon import evidence
+from agentd.daemon.console import settings as console
+from agentd.daemon.console.settings import ConsoleSettings
 from agentd.daemon.evidence import Evidence
 from agentd.daemon.sinks import Notifications, read_sinks
 from agentd.engine.resolvers import parse_resolver
@@ -46,6 +48,7 @@ KEYS: Final = (
     "pending_per_agent",
     "overlay",
     "probe_seconds",
+    "console",
 )
 NUMBERS: Final = {
     "metrics_port": (0, 65535),
@@ -53,7 +56,7 @@ NUMBERS: Final = {
     "pending_per_agent": (1, 12_000),
     "probe_seconds": (0, 86_400),
 }
-NESTED: Final = frozenset({"audit"})  # mappings whose keys are joined one by one
+NESTED: Final = frozenset({"audit", "console"})  # mappings whose keys are joined one by one
 # What an environment may set where nobody else has: none of these can let an agent do more.
 HARMLESS: Final = frozenset(
     {"metrics_address", "metrics_port", "program_times", "arena_mib", "audit", "notify", "pending_per_agent"}
@@ -74,7 +77,8 @@ class Config:
     /etc/resolv.conf; audit: how the log is signed and kept, and where else it goes (evidence.py); notify: who is told
     about approvals; pending_per_agent: operations of one agent that wait at most (more are denied); probe_seconds:
     between two rounds of doctor's probes, of which the first is made at the start; 0: only `agentd doctor` makes them;
-    file: where it was read from; None: the default place; told: what `notify:` says, to see whether it changes.
+    console: the page for people; None: there is none; file: where it was read from; None: the default place;
+    told: what `notify:` says, to see whether it changes.
     """
 
     environment: str = ""
@@ -94,6 +98,7 @@ class Config:
     pending_per_agent: int = 1000
     overlay: Path | None = None
     probe_seconds: int = 300
+    console: ConsoleSettings | None = None
     file: Path | None = None
     told: object = None
 
@@ -174,7 +179,7 @@ def _defaults() -> Sequence[tuple[str, object]]:
         "keep_mib": limits.keep_bytes,
     }
     named = {"on_stop": "keep", "overlay": "overlay.yaml beside the folder of audit_dir", "notify": []}
-    named["resolvers"] = "those of /etc/resolv.conf"
+    named |= {"resolvers": "those of /etc/resolv.conf", "console": "off"}
     found: list[tuple[str, object]] = []
     for key in KEYS:
         if key == "audit":
@@ -305,6 +310,8 @@ def _value(name: str, reader: Reader) -> object:
         return evidence.read(reader)
     if name == "notify":
         return read_sinks(reader)
+    if name == "console":
+        return console.read(reader)
     if name in NUMBERS:
         return _number(name, reader)
     text = reader.text()

@@ -15,6 +15,8 @@ from typing import Any
 import agentd
 from agentd.daemon import host
 from agentd.daemon.config import LIVE, Config, check_policy_exists, read_config
+from agentd.daemon.console.serve import serving
+from agentd.daemon.console.settings import read_tokens
 from agentd.daemon.loop import EngineLoop
 from agentd.daemon.notify import notify, reloading
 from agentd.daemon.peers import approvers
@@ -42,7 +44,8 @@ async def _serve(config: Config, preparation: Preparation | None) -> int:
     features.require_host()
     compiled = _read_policy(config)
     metrics = Metrics(agentd.__version__)
-    metrics.declare_approvers(approvers())
+    tokens = read_tokens(config.console.tokens) if config.console else ()
+    metrics.declare_approvers([*approvers(), *(token.name for token in tokens)])
     with contextlib.ExitStack() as stack:
         # Whatever can be refused is refused before the kernel is touched.
         stack.enter_context(host.in_charge_of(config.bpffs_dir))
@@ -88,11 +91,13 @@ class _Service:
         server.overlay = self._config.overlay_file
         server.try_overlay = lambda overlay: _read_policy(self._config, overlay)
         await server.start(bound)
+        stack = contextlib.AsyncExitStack()
         running = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             running.add_signal_handler(number, self._stopping.set)
         running.add_signal_handler(signal.SIGHUP, self._hangup)
         try:
+            await stack.enter_async_context(serving(self._engine, self._config.console))
             loop.start()
             self._tag_running()
             self._engine.tick()
@@ -113,6 +118,7 @@ class _Service:
             return 0
         finally:
             notify("STOPPING=1")
+            await stack.aclose()
             await loop.stop()
             await server.stop()
             await dispatcher.stop()

@@ -181,6 +181,7 @@ def test_pure_layers_call_nothing_impure() -> None:
         ("opentelemetry", ("audit/sinks/otlp.py",)),
         ("click", ("cli/",)),
         ("rich", ("cli/",)),
+        ("aiohttp", ("daemon/console/app.py",)),
         ("prometheus_client", ("metrics.py", "metrics/")),
         ("pyroute2", ("kernel/", "workloads/")),
     ],
