@@ -45,9 +45,9 @@ def demo(ctx: click.Context, state: Path | None) -> None:
     from agentd.demo.stage import Stage
     from agentd.demo.story import AGENT_PYTHON, Run, Story
     from agentd.errors import AgentdError
-    from agentd.kernel.features import require_root
+    from agentd.kernel.features import require_host
 
-    require_root()
+    require_host()
     if not os.access(AGENT_PYTHON, os.X_OK):
         raise AgentdError("command-not-found", AGENT_PYTHON, "the demo's agent needs it", "apt-get install python3")
     begun = time.monotonic()

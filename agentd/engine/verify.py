@@ -57,6 +57,7 @@ class Proof:
     text: str
     untagged_ns: int = 0
     tagged_ns: int = 0
+    void: bool = False  # there is nothing to try, on this kind of host
 
     @property
     def failed(self) -> bool:
@@ -88,7 +89,8 @@ class Verification:
         self._pump = pump
         self._seen: list[KernelEvent] = []
         self._canary: Canary | None = None
-        metrics.declare_enforcement((c.kind.op.word, c.point.word, c.guarantee.word) for c in self.claims())
+        mine = [coverage.main(self.claims(), op) for op in Op]
+        metrics.declare_enforcement((c.kind.op.word, c.point.word, c.guarantee.word) for c in mine if c.guarantee)
 
     def claims(self, *, started: bool = False) -> list[Cover]:
         """Which point judges each kind of operation here. started: of workloads that `agentd run` starts."""
@@ -142,7 +144,8 @@ class Verification:
         before = self.proofs.get(op)
         self.proofs[op] = proof
         cover = proof.cover
-        self._metrics.set_verified(op.word, cover.point.word, cover.guarantee.word, proof.verified, proof.failed)
+        verified = None if proof.void else proof.verified
+        self._metrics.set_verified(op.word, cover.point.word, cover.guarantee.word, verified, proof.failed)
         if proof.failed == (before.failed if before else False):
             return
         if self.on_change:
@@ -173,7 +176,7 @@ class Verification:
             if gone:
                 return Proof(cover, False, True, f"{gone[0]} is not attached as agentd left it")
             if cover.guarantee is Guarantee.NONE:
-                return Proof(cover, False, False, "not tried: nothing judges it on this kind of host")
+                return Proof(cover, False, False, "not tried: nothing judges it on this kind of host", void=True)
             if cover.kind.op.word not in canary.ATTEMPTS:
                 return Proof(cover, False, False, "not tried: there is no harmless attempt")
             self._canary = self._canary or Canary()
@@ -188,11 +191,11 @@ class Verification:
         control = yield from process.attempt(op.word, lambda pid: None)
         expected = canary.FAIL_ANYWAY.get(op.word, 0)
         if control.returned in NO_SUCH_CALL or (op is Op.COMPAT and control.signal):
-            return Proof(cover, False, False, "not tried: this kernel has no such call", control.ns)
+            return Proof(cover, False, False, "not tried: this kernel has no such call", control.ns, void=True)
         if control.returned != expected or (not expected and not control.effect):
             return Proof(cover, False, False, f"not tried: untagged it fails here, {control.words()}", control.ns)
         if expected and cover.point not in coverage.INLINE:
-            return Proof(cover, False, False, "not tried: it could be seen only if it succeeded", control.ns)
+            return Proof(cover, False, False, "not tried: it could be seen only if it succeeded", control.ns, void=True)
         self._seen.clear()
         tagged = yield from process.attempt(op.word, lambda pid: self._mark(pid, slot))
         self._marks.forget_doom(PROBES)  # a denied rename or link ends the whole workload: the next is another one

@@ -11,6 +11,7 @@ fails leaves its last values standing and counts in agentd_metrics_read_errors_t
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -181,13 +182,21 @@ class Metrics:
         self._processes.labels(self._agent(agent)).set(count)
 
     def declare_enforcement(self, claims: Iterable[tuple[str, str, str]]) -> None:
-        """Make the series of every (operation, point, guarantee) that is claimed on this host, at 0."""
+        """Make the series of every (operation, point, guarantee) that a probe is to try on this host, at 0."""
         for operation, point, guarantee in claims:
             self._verified.labels(operation, point, guarantee).set(0)
             self._failures.labels(operation)
 
-    def set_verified(self, operation: str, point: str, guarantee: str, verified: bool, failed: bool = False) -> None:
-        """A probe has tried a declared claim. failed: and it does not hold."""
+    def set_verified(
+        self, operation: str, point: str, guarantee: str, verified: bool | None, failed: bool = False
+    ) -> None:
+        """A probe has tried a declared claim. failed: and it does not hold. verified: None where there is nothing to
+        try: a series that can only be 0 would be an alarm for ever.
+        """
+        if verified is None:
+            with contextlib.suppress(KeyError):
+                self._verified.remove(operation, point, guarantee)
+            return
         self._verified.labels(operation, point, guarantee).set(int(verified))
         if failed:
             self._failures.labels(operation).inc()

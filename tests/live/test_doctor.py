@@ -41,6 +41,10 @@ def test_every_operation_is_tried_and_holds(tmp_path: Path) -> None:
         assert not host.engine.status()["workloads"]
         shown = host.engine.metrics.exposition()
         assert re.search(r'agentd_enforcement_verified{guarantee="\w+",operation="delete",point="\w+"} 1.0', shown)
+        values = dict(re.findall(r'agentd_enforcement_verified{[^}]*operation="(\w+)"[^}]*} (\S+)', shown))
+        assert set(values) == {proof.cover.kind.op.word for proof in proofs if not proof.void}
+        zero = {op for op, value in values.items() if value != "1.0"}
+        assert zero <= MAY_BE_MISSING, "what can't be tried has no series, or it would be an alarm for ever"
 
 
 def test_a_point_that_is_gone_is_found(tmp_path: Path) -> None:
