@@ -100,8 +100,10 @@ class Point(enum.IntEnum):
 
     @property
     def repeats(self) -> bool:
-        """Judges before the effect: what it holds is issued again when its task goes on (-ERESTARTNOINTR)."""
-        return self in (Point.LSM, Point.FMOD_RET, Point.CGROUP)
+        """Judges before the effect: what it holds is looked at anew when its task goes on (-ERESTARTNOINTR, or by the
+        supervisor of the seccomp filter).
+        """
+        return self in (Point.LSM, Point.FMOD_RET, Point.CGROUP, Point.SECCOMP)
 
     @property
     def word(self) -> str:

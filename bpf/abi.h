@@ -219,6 +219,7 @@ struct agentd_tag {
 #define AGENTD_TAG_FRESH 8u /* HELD, and the syscall that is held has not passed its exit yet */
 #define AGENTD_TAG_KILL_AT_EXIT 16u /* a cgroup program refused the call: SIGKILL at its exit */
 #define AGENTD_TAG_KILLED 32u /* told to die: decide nothing more */
+#define AGENTD_TAG_NOTIFIED 128u /* has the seccomp filter whose supervisor judges changes of files before */
 
 /* What the daemon and the programs tell each other; one entry, mapped. */
 struct agentd_control {

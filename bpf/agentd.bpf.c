@@ -22,6 +22,7 @@
 #include "words.bpf.c"
 #include "socket.bpf.c"
 #include "trace.bpf.c"
+#include "number.bpf.c"
 
 #include "lsm_file.bpf.c"
 #include "lsm_exec.bpf.c"

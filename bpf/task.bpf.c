@@ -97,6 +97,7 @@ int BPF_PROG(task_forked, struct task_struct *parent, struct task_struct *child)
 	if (tag) {
 		fresh.agent = tag->agent;
 		fresh.workload = tag->workload;
+		fresh.flags = tag->flags & AGENTD_TAG_NOTIFIED; /* the filter is inherited, too */
 	} else {
 		c = control_get();
 		if (!c || !c->tagging || !forks_while_tagging(parent, &fresh))

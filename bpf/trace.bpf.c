@@ -20,6 +20,7 @@
  * clock); signals; System V and POSIX IPC; ioctls. Fails: to deny (kill).
  */
 #include "lib/call.bpf.h"
+#include "lib/supervised.bpf.h"
 #include "lib/syscall.bpf.h"
 
 /* Which operation an LSM hook must cover so that nothing of this kind of call is left to judge; plus one, 0: none does. */
@@ -89,7 +90,7 @@ static __always_inline void judge_call(struct call *c)
 		len = c->compat ? word_set(s, "i386") : word_set(s, "x32");
 		if (!covered(AGENTD_OP_COMPAT) && !judge(c, AGENTD_OP_COMPAT, AGENTD_DETECTED, 0, len))
 			goto out;
-		if (judged_before(c))
+		if (judged_before(c) || supervised(c))
 			goto out;
 	}
 	if (c->kind >= CALL_OPEN && c->kind <= CALL_OPEN_BY_HANDLE) {
@@ -164,7 +165,7 @@ int BPF_PROG(syscall_returned, struct pt_regs *regs, long ret)
 
 	if (!tag || tag->flags & AGENTD_TAG_ROOT_EXEC) /* the latter: agentd's own child, on its way to the exec */
 		return 0;
-	if (tag->flags && settle(tag, ret))
+	if (tag->flags & ~AGENTD_TAG_NOTIFIED && settle(tag, ret))
 		return 0;
 	c.nr = regs->orig_ax;
 	if (c.nr < 0) /* rt_sigreturn, and calls that a debugger cancelled */
@@ -180,7 +181,7 @@ int BPF_PROG(syscall_returned, struct pt_regs *regs, long ret)
 		return 0;
 	c.tag = tag;
 	c.regs = regs;
-	if (!c.compat && !(c.nr & X32_BIT) && judged_before(&c))
+	if (!c.compat && !(c.nr & X32_BIT) && (judged_before(&c) || supervised(&c)))
 		return 0;
 	judge_call(&c);
 	return 0;

@@ -8,7 +8,7 @@ import os
 import pwd
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agentd.errors import EXIT_CANNOT_ENFORCE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, AgentdError
 
@@ -21,18 +21,31 @@ class Child:
     pidfd: int
 
 
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """What becomes of a marked child. environment: added to its own. supervised: its filter hands calls to a
+    supervisor.
+    """
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    supervised: bool = False
+
+
 def launch(
     command: Sequence[str],
-    mark: Callable[[int, int], Mapping[str, str] | None],
+    mark: Callable[[int, int], Marked],
     *,
     user: str | None = None,
     prepare: Callable[[], None] | None = None,
+    restrict: Callable[[bool], int | None] | None = None,
+    listen: Callable[[int, int, int], None] | None = None,
 ) -> Child:
-    """Forks, lets `mark(pid, pidfd)` mark the child, and only then lets it exec `command`. What mark() returns is added
-    to its environment.
+    """Forks, lets `mark(pid, pidfd)` mark the child, and only then lets it exec `command`.
 
-    prepare: runs in the child after it was marked, before the exec. Raises AgentdError: `command-not-found` (exit code
-    127), `command-not-executable` (126), or whatever mark() raised; nothing runs then.
+    restrict: runs in the child after it was marked, while it has all its rights yet; installs the filter. If it returns
+    a descriptor, `listen(pid, pidfd, descriptor)` takes that from the child, which waits for it. prepare: runs last,
+    before the exec. Raises AgentdError: `command-not-found` (exit code 127), `command-not-executable` (126), or
+    whatever mark() and listen() raised; nothing runs then.
     """
     if not command[0]:
         raise _exec_error("''", errno.ENOENT)
@@ -44,10 +57,17 @@ def launch(
         try:
             os.close(go_write)
             os.close(error_read)
-            told = b"".join(iter(lambda: os.read(go_read, 4096), b""))
-            if not told:
-                os._exit(EXIT_CANNOT_ENFORCE)
-            os.environ.update(json.loads(told))
+            with open(go_read, "rb", buffering=0) as go:
+                told = json.loads(go.readline() or b"null")
+                if told is None:
+                    os._exit(EXIT_CANNOT_ENFORCE)
+                os.environ.update(told["environment"])
+                listener = restrict(told["supervised"]) if restrict is not None else None
+                if listener is not None:
+                    os.write(error_write, f"listener {listener}".encode())
+                    if go.read(1) != b"g":
+                        os._exit(EXIT_CANNOT_ENFORCE)
+                    os.close(listener)
             if account is not None:
                 os.initgroups(account.pw_name, account.pw_gid)
                 os.setgid(account.pw_gid)
@@ -76,10 +96,17 @@ def launch(
     pidfd = os.pidfd_open(pid)
     try:
         try:
-            os.write(go_write, json.dumps(mark(pid, pidfd) or {}).encode())
+            marked = mark(pid, pidfd)
+            told = {"environment": dict(marked.environment), "supervised": marked.supervised}
+            os.write(go_write, json.dumps(told).encode() + b"\n")
+            failure = os.read(error_read, 32)
+            if failure.startswith(b"listener "):
+                assert listen is not None
+                listen(pid, pidfd, int(failure.split()[1]))
+                os.write(go_write, b"g")
+                failure = os.read(error_read, 32)
         finally:
             os.close(go_write)
-        failure = os.read(error_read, 16)
         if failure:
             raise _exec_error(command[0], int(failure))
     except BaseException:

@@ -17,7 +17,7 @@ from agentd.actions import signals
 from agentd.audit.record import Record, body
 from agentd.daemon import host
 from agentd.daemon.client import SERVICE_SOCKET, Client
-from agentd.daemon.launch import Child, exit_code, launch
+from agentd.daemon.launch import Child, Marked, exit_code, launch
 from agentd.daemon.loop import EngineLoop
 from agentd.daemon.peers import Peer
 from agentd.daemon.places import run_pins
@@ -26,8 +26,9 @@ from agentd.engine.core import Engine
 from agentd.engine.reasons import VARIABLE
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import features
+from agentd.kernel.notify.device import take_listener
 from agentd.kernel.prepare import Preparation
-from agentd.kernel.seccomp import refuse_early
+from agentd.kernel.seccomp import restrict
 from agentd.workloads.processes import start_ticks, ticks, user_name
 
 DOOM_AFTER = 20  # rounds of killing what is left behind
@@ -76,13 +77,16 @@ def run(request: RunRequest, say: Callable[[str], None], preparation: Preparatio
 def _run_with_service(request: RunRequest) -> int:
     with Client(request.socket or SERVICE_SOCKET) as client:
 
-        def mark(pid: int, pidfd: int) -> dict[str, str]:
+        def mark(pid: int, pidfd: int) -> Marked:
             made = client.call("run.mark", pid=pid, agent=request.agent, command=request.command[0])
-            return {VARIABLE: made["denials"]}
+            return Marked({VARIABLE: made["denials"]}, made["supervised"])
+
+        def listen(pid: int, pidfd: int, listener: int) -> None:
+            client.call("run.supervise", pid=pid, listener=listener)
 
         before = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # until there is somebody to forward them to
         try:
-            child = launch(request.command, mark, user=request.user, prepare=lambda: _prepare(before))
+            child = _launch(request, mark, listen, before)
             for number in FORWARDED:
                 signal.signal(number, lambda received, _: _forward(child, received))
         finally:
@@ -94,10 +98,25 @@ def _run_with_service(request: RunRequest) -> int:
         os.close(child.pidfd)
 
 
-def _prepare(mask: set[int]) -> None:
-    """In the child, before its exec."""
+def _launch(
+    request: RunRequest,
+    mark: Callable[[int, int], Marked],
+    listen: Callable[[int, int, int], None],
+    mask: set[int],
+) -> Child:
+    """mask: the signals that the command has blocked."""
+    return launch(
+        request.command,
+        mark,
+        user=request.user,
+        prepare=lambda: _unblock(mask),
+        restrict=restrict,
+        listen=listen,
+    )
+
+
+def _unblock(mask: set[int]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    refuse_early()
 
 
 def _forward(child: Child, number: int) -> None:
@@ -158,16 +177,20 @@ async def _supervise(request: RunRequest, engine: Engine, loop: EngineLoop) -> i
     login = f", login {user_name(by.login_uid)}" if by.login_uid is not None else ""
     origin = f"agentd run by {by}{login}"
 
-    def mark(pid: int, pidfd: int) -> dict[str, str]:
-        workload = engine.mark_started(pidfd, request.agent, origin, list(request.command))
+    def mark(pid: int, pidfd: int) -> Marked:
+        command = list(request.command)
+        workload = engine.mark_started(pidfd, request.agent, origin, command, supervised=engine.supervises)
         engine.commit()
-        return {VARIABLE: str(engine.reasons.path(workload.number))}
+        return Marked({VARIABLE: str(engine.reasons.path(workload.number))}, engine.supervises)
+
+    def listen(pid: int, pidfd: int, listener: int) -> None:
+        engine.supervision.supervise(pidfd, take_listener(pidfd, listener))
 
     running = asyncio.get_running_loop()
     ended = asyncio.Event()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # until there is somebody to forward them to
     try:
-        child = launch(request.command, mark, user=request.user, prepare=lambda: _prepare(before))
+        child = _launch(request, mark, listen, before)
         running.add_reader(child.pidfd, ended.set)
         for number in FORWARDED:
             running.add_signal_handler(number, _forward, child, number)

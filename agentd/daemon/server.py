@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from agentd.daemon.probing import Probing
 from agentd.engine import report
 from agentd.engine.core import Engine
 from agentd.errors import AgentdError
+from agentd.kernel.notify.device import take_listener
 from agentd.model import Op, Point
 from agentd.notify.dispatch import Dispatcher
 from agentd.policy.resolve import Overlay
@@ -192,7 +193,35 @@ async def _doctor(server: Server, peer: Peer, params: Params) -> Any:
 async def _mark(server: Server, peer: Peer, params: Params) -> Any:
     """A child of the peer that waits to exec: the root of a new workload."""
     await server.probing.proved(params.text("agent"))
+    engine = server.engine
+    with _child_of(peer, params.number("pid")) as pidfd:
+        command = params.text("command", "")
+        origin = f"agentd run by {peer.approver()}"
+        workload = engine.mark_started(pidfd, params.text("agent"), origin, [command], supervised=engine.supervises)
+    engine.commit()
+    return {
+        "workload": workload.number,
+        "denials": str(engine.reasons.path(workload.number)),
+        "supervised": engine.supervises,
+    }
+
+
+def _supervise(server: Server, peer: Peer, params: Params) -> Any:
+    """The filter of that child: its descriptor is taken from the child itself."""
     pid = params.number("pid")
+    with _child_of(peer, pid) as pidfd:
+        try:
+            listener = take_listener(pidfd, params.number("listener", least=0, most=1 << 20))
+        except OSError as exc:
+            why = (exc.strerror or str(exc)).lower()
+            raise AgentdError("usage", f"listener of process {pid}", why, "start it with agentd run") from exc
+        server.engine.supervision.supervise(pidfd, listener)
+    return {}
+
+
+@contextlib.contextmanager
+def _child_of(peer: Peer, pid: int) -> Iterator[int]:
+    """A pidfd. Raises AgentdError `no-such-process`, `not-permitted`."""
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError as exc:
@@ -204,14 +233,9 @@ async def _mark(server: Server, peer: Peer, params: Params) -> Any:
             raise AgentdError(
                 "not-permitted", f"process {pid}", "it is not a child of the asking process", "use agentd tag"
             )
-        command = params.text("command", "")
-        workload = server.engine.mark_started(
-            pidfd, params.text("agent"), f"agentd run by {peer.approver()}", [command]
-        )
+        yield pidfd
     finally:
         os.close(pidfd)
-    server.engine.commit()
-    return {"workload": workload.number, "denials": str(server.engine.reasons.path(workload.number))}
 
 
 async def _tag(server: Server, peer: Peer, params: Params) -> Any:
@@ -281,6 +305,7 @@ METHODS: Final[dict[str, Callable[[Server, Peer, Params], Any]]] = {
     "approvals.standing": answers.standing,
     "approvals.revoke": answers.revoke,
     "run.mark": _mark,
+    "run.supervise": _supervise,
     "tag": _tag,
     "tag.try": _try_tag,
     "reload": _reload,

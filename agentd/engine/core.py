@@ -8,6 +8,7 @@ runs it calls pump() when a ring is readable and tick() once a second.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import signal
 import time
 from collections import deque
@@ -31,9 +32,11 @@ from agentd.engine.reasons import Reasons
 from agentd.engine.records import Names
 from agentd.engine.refused import Refused
 from agentd.engine.resolvers import Resolvers
-from agentd.engine.status import LOSSES, status_of
+from agentd.engine.status import status_of
+from agentd.engine.supervision import Supervision
 from agentd.engine.surroundings import Surroundings
 from agentd.engine.takeover import Takeover
+from agentd.engine.upkeep import Upkeep
 from agentd.engine.verify import Verification
 from agentd.errors import AgentdError
 from agentd.kernel import abi
@@ -47,8 +50,6 @@ from agentd.model import Action, Decision
 from agentd.workloads import processes
 
 FLUSH_SECONDS: Final = 10
-IDLE_TICKS: Final = 3  # without a workload, before the programs are detached
-IDLE_TICKS_HOOKS: Final = 60  # the same with LSM hooks: taking dozens off takes seconds, and they cost others little
 COMMIT_RECORDS: Final = 2000  # the log's queue holds a few times as many: a flood must not overrun it
 
 
@@ -70,7 +71,6 @@ class Engine:
         self._tables = PolicyTables(loaded)
         self._tables.set_unrecorded(False)
         self._unrecorded = False
-        self._audit_lost = 0
         self.policies = PolicySet(self._tables, Archive(audit.path.parent / "generations", pins))
         self.marks = TaskMarks(loaded)
         self.names = HostNames(loaded)
@@ -98,11 +98,11 @@ class Engine:
         )
         self.takeover = Takeover(self.questions)
         self.refused = Refused()
+        self.supervision = Supervision(loaded, self.policies, self.marks, self.questions.answers)
         self._events = EventRing(loaded, "events")
         self._backlog: deque[bytes] = deque()
-        self._stats = loaded.stats.read()
+        self._upkeep = Upkeep(loaded, audit, metrics, self._record)
         self._flushed = time.monotonic()
-        self._idle_ticks = 0
         self.verification = Verification(
             loaded, self.marks, self.policies, metrics, record=self._record, pump=self.pump
         )
@@ -159,12 +159,20 @@ class Engine:
         slot = self.policies.slot(agent)
         if (resolved := self.policies.agent(agent)) and not runs:
             self.minimum.require(resolved, started=started)
+        self.supervision.retagged |= not started  # some process may have been another agent's
         return self.workloads.new(agent, origin, launched=started), slot
 
-    def mark_started(self, pidfd: int, agent: str, origin: str, command: list[str]) -> Workload:
-        """Marks a process that waits to exec its command: the root of a new workload."""
+    @property
+    def supervises(self) -> bool:
+        """Do workloads that are started here have a supervisor? Where there are no LSM hooks."""
+        return not self.loaded.prevented
+
+    def mark_started(
+        self, pidfd: int, agent: str, origin: str, command: list[str], *, supervised: bool = False
+    ) -> Workload:
+        """Marks a process that waits to exec its command: the root of a workload. supervised: supervise() follows."""
         workload, slot = self.new_workload(agent, origin, started=True)
-        self.marks.mark_process(pidfd, slot, workload.number, root_exec=True)
+        self.marks.mark_process(pidfd, slot, workload.number, root_exec=True, supervised=supervised)
         self._workload_record("workload_started", workload, {"command": [*command]})
         self.reasons.begin(workload.number, agent)
         return workload
@@ -199,9 +207,9 @@ class Engine:
 
     # -- events
 
-    def filenos(self) -> tuple[int, int]:
+    def filenos(self) -> tuple[int, ...]:
         """Readable when pump() has something to do."""
-        return self._events.fileno(), self._accounts.fileno()
+        return self._events.fileno(), self._accounts.fileno(), self.supervision.fileno()
 
     def pump(self) -> int:
         """Handles the events that have arrived and puts their records on disk; how many events.
@@ -214,21 +222,31 @@ class Engine:
         while self._backlog:
             raw = self._backlog.popleft()
             handled += 1
-            event = parse(raw)
-            view = self.policies.view(event.agent, event.generation)
-            agent = view.name if view else self.policies.names().get(event.agent, f"agent-{event.agent}")
-            if agent == CANARY:
-                self.verification.saw(event)
-                continue
-            names = records.names_of(event, view)
-            if event.type == abi.EVENT_HOLD and not event.point.repeats:
-                self.questions.memory.keep(event.hold_id, raw, names, self.workloads.origin(event.workload))
-            self._handlers.get(event.type, self._unknown)(event, agent, names)
-            if self.audit.pending >= COMMIT_RECORDS:
-                self.commit()
+            self._handle(parse(raw), raw)
+        for told in self.supervision.take():
+            handled += 1
+            self._handle(told, b"")
+        while self.supervision.problems:
+            self._record(records.note("enforcement_failed", f"seccomp: {self.supervision.problems.popleft()} (EPERM)"))
+        self.supervision.reap()
+        if self.supervision.crowded:
+            self.flush()
         self.reasons.flush()  # before the disk: whoever was denied is looking already
         self.commit()
         return handled
+
+    def _handle(self, event: KernelEvent, raw: bytes) -> None:
+        view = self.policies.view(event.agent, event.generation)
+        agent = view.name if view else self.policies.names().get(event.agent, f"agent-{event.agent}")
+        if agent == CANARY:
+            self.verification.saw(event)
+            return
+        names = records.names_of(event, view)
+        if event.type == abi.EVENT_HOLD and not event.point.repeats:
+            self.questions.memory.keep(event.hold_id, raw, names, self.workloads.origin(event.workload))
+        self._handlers.get(event.type, self._unknown)(event, agent, names)
+        if self.audit.pending >= COMMIT_RECORDS:
+            self.commit()
 
     def _unknown(self, event: KernelEvent, agent: str, names: Names) -> None:
         """A kind of event that this agentd doesn't know: pins of a newer one."""
@@ -242,6 +260,7 @@ class Engine:
         if bool(self.audit.failed) != self._unrecorded:
             self._unrecorded = bool(self.audit.failed)
             self._tables.set_unrecorded(self._unrecorded)
+            self.supervision.unrecorded = self._unrecorded
         return not self.audit.pending
 
     def _record(self, record: Record) -> None:
@@ -316,9 +335,10 @@ class Engine:
         self.metrics.set_oldest(self.questions.oldest())
         for agent in self.refused.changed():
             self.metrics.set_ranks(agent, [count for _, count in self.refused.top(agent, RANKS)])
+        self.supervision.tick()
         if self.resolvers.refresh():
             self._record(records.note("resolvers_changed", f"host names are learned from {self.resolvers.text()}"))
-        self._losses()
+        self._upkeep.tell_losses(self.supervision)
         lines = self.marks.list()
         self.takeover.adopt(lines)
         self._census(lines)
@@ -328,19 +348,12 @@ class Engine:
             self.flush()
             self.audit.maintain()
         self.commit()
-        self._rest(bool(lines))
-
-    def _rest(self, busy: bool) -> None:
-        """Detaches the programs after a while without a workload: they would cost every process of the host."""
-        self._idle_ticks = 0 if busy else self._idle_ticks + 1
-        ticks = IDLE_TICKS_HOOKS if self.loaded.prevented else IDLE_TICKS
-        if self._idle_ticks >= ticks and self.loaded.watching and self.marks.none_left():
-            self.loaded.unwatch()
+        self._upkeep.rest(bool(lines), self.marks)
 
     def flush(self) -> None:
         """Writes the counts of allowed operations."""
         self._flushed = time.monotonic()
-        for key, count, raw in self._accounts.flush():
+        for key, count, raw in itertools.chain(self._accounts.flush(), self.supervision.flush()):
             view = self.policies.view(key.agent, key.generation)
             agent = view.name if view else self.policies.names().get(key.agent, f"agent-{key.agent}")
             if agent == CANARY:
@@ -360,21 +373,6 @@ class Engine:
                 self.commit()
         self.commit()
 
-    def _losses(self) -> None:
-        if self.audit.lost > self._audit_lost:
-            self.metrics.lost("audit-queue-full", self.audit.lost - self._audit_lost)
-            self._audit_lost = self.audit.lost
-        now = self.loaded.stats.read()
-        for stat, reason, what in LOSSES:
-            lost = now[stat] - self._stats[stat]
-            if lost:
-                self.metrics.lost(reason, lost)
-                self._record(gap(time.time_ns(), new_action_id(), {what: lost}, reason))
-        untracked = now[abi.STAT_UNTRACKED] - self._stats[abi.STAT_UNTRACKED]
-        if untracked:
-            self._record(records.note("denied", f"{untracked} forks could not be tracked and were killed"))
-        self._stats = now
-
     def _census(self, lines: list[abi.TaskLine]) -> None:
         ended, counts = self.workloads.take(lines, self.policies.names())
         self.reasons.forget([workload.number for workload in ended])
@@ -391,6 +389,7 @@ class Engine:
 
     def close(self) -> None:
         """Takes the last events and counts, and lets go of the rings (not of the kernel's programs)."""
+        self.supervision.close()
         while self.pump():
             pass
         self.tick()
@@ -398,3 +397,4 @@ class Engine:
         self.questions.ledger.journal.close()
         self._events.close()
         self._accounts.close()
+        self.supervision.release()

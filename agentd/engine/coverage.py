@@ -22,7 +22,8 @@ DETECTED, CONTAINED, PREVENTED = Guarantee.DETECTED, Guarantee.CONTAINED, Guaran
 @dataclass(frozen=True, slots=True)
 class Kind:
     """point, guarantee: without LSM hooks. hooks: LSM hooks judge it before its effect, where they judge the operation
-    at all. static: `agentd run` has it refused by a seccomp filter, too, where there are no hooks.
+    at all. filtered: where there are no hooks, the seccomp filter of `agentd run` has it refused, or judged by the
+    supervisor, before its effect.
     """
 
     op: Op
@@ -30,7 +31,7 @@ class Kind:
     point: Point
     guarantee: Guarantee
     hooks: bool = True
-    static: bool = False
+    filtered: bool = False
 
     @property
     def name(self) -> str:
@@ -40,7 +41,8 @@ class Kind:
     @property
     def promises(self) -> dict[Point, Guarantee]:
         """What each point gives that may judge it."""
-        return {self.point: self.guarantee, **(dict.fromkeys(INLINE, PREVENTED) if self.hooks else {})}
+        before = [*(INLINE if self.hooks else ()), *((Point.SECCOMP,) if self.filtered else ())]
+        return {self.point: self.guarantee, **dict.fromkeys(before, PREVENTED)}
 
 
 # The first kind of an operation is the operation as such; the others are parts of it.
@@ -48,31 +50,34 @@ KINDS: Final = (
     Kind(Op.EXEC, "", Point.EXEC, CONTAINED),
     Kind(Op.READ, "", Point.TRACE, CONTAINED),
     Kind(Op.READ, "shared descriptors", Point.TRACE, DETECTED),  # another thread may have used the descriptor
-    Kind(Op.WRITE, "", Point.TRACE, DETECTED),
-    Kind(Op.WRITE, "nothing truncated", Point.TRACE, CONTAINED),
-    Kind(Op.CREATE, "", Point.TRACE, DETECTED),
-    Kind(Op.DELETE, "", Point.TRACE, DETECTED),
-    Kind(Op.RENAME, "", Point.TRACE, DETECTED),
-    Kind(Op.LINK, "", Point.TRACE, DETECTED),
-    Kind(Op.SETATTR, "", Point.TRACE, DETECTED),
-    Kind(Op.MOUNT, "", Point.TRACE, DETECTED),
-    Kind(Op.CHROOT, "", Point.TRACE, DETECTED),
+    Kind(Op.WRITE, "", Point.TRACE, DETECTED, filtered=True),
+    Kind(Op.WRITE, "nothing truncated", Point.TRACE, CONTAINED, filtered=True),
+    Kind(Op.CREATE, "", Point.TRACE, DETECTED, filtered=True),
+    Kind(Op.CREATE, "unix sockets", Point.TRACE, DETECTED),
+    Kind(Op.DELETE, "", Point.TRACE, DETECTED, filtered=True),
+    Kind(Op.RENAME, "", Point.TRACE, DETECTED, filtered=True),
+    Kind(Op.LINK, "", Point.TRACE, DETECTED, filtered=True),
+    Kind(Op.SETATTR, "", Point.TRACE, DETECTED, filtered=True),
+    Kind(Op.MOUNT, "", Point.TRACE, DETECTED, filtered=True),
+    Kind(Op.MOUNT, "swapped names", Point.TRACE, DETECTED),  # where some mounts are allowed, a thread may swap the name
+    Kind(Op.CHROOT, "", Point.TRACE, DETECTED, filtered=True),
+    Kind(Op.CHROOT, "swapped names", Point.TRACE, DETECTED),
     Kind(Op.UNIX_CONNECT, "", Point.TRACE, CONTAINED),
     Kind(Op.UNIX_CONNECT, "datagram", Point.TRACE, DETECTED),
-    Kind(Op.PTRACE, "", Point.TRACE, DETECTED),
-    Kind(Op.PTRACE, "descriptor", Point.TRACE, CONTAINED),
-    Kind(Op.NAMESPACE, "", Point.TRACE, DETECTED),
-    Kind(Op.NAMESPACE, "of a child", Point.TRACE, CONTAINED),
-    Kind(Op.BPF, "", Point.TRACE, DETECTED, static=True),
-    Kind(Op.MODULE, "", Point.TRACE, DETECTED, static=True),
-    Kind(Op.KEXEC, "", Point.TRACE, DETECTED, static=True),
-    Kind(Op.IO_URING, "", Point.TRACE, DETECTED, static=True),
-    Kind(Op.IO_URING, "setup", Point.TRACE, CONTAINED, static=True),
+    Kind(Op.PTRACE, "", Point.TRACE, DETECTED, filtered=True),
+    Kind(Op.PTRACE, "descriptor", Point.TRACE, CONTAINED, filtered=True),
+    Kind(Op.NAMESPACE, "", Point.TRACE, DETECTED, filtered=True),
+    Kind(Op.NAMESPACE, "of a child", Point.TRACE, CONTAINED, filtered=True),
+    Kind(Op.BPF, "", Point.TRACE, DETECTED, filtered=True),
+    Kind(Op.MODULE, "", Point.TRACE, DETECTED, filtered=True),
+    Kind(Op.KEXEC, "", Point.TRACE, DETECTED, filtered=True),
+    Kind(Op.IO_URING, "", Point.TRACE, DETECTED, filtered=True),
+    Kind(Op.IO_URING, "setup", Point.TRACE, CONTAINED, filtered=True),
     Kind(Op.SOCKET, "", Point.CGROUP, PREVENTED),
     Kind(Op.SOCKET, "not inet", Point.TRACE, CONTAINED),
     Kind(Op.SOCKET, "source routes", Point.TRACE, DETECTED),
-    Kind(Op.PERF, "", Point.TRACE, DETECTED, static=True),
-    Kind(Op.PERF, "fanotify and userfaultfd", Point.TRACE, CONTAINED, static=True),
+    Kind(Op.PERF, "", Point.TRACE, DETECTED, filtered=True),
+    Kind(Op.PERF, "fanotify and userfaultfd", Point.TRACE, CONTAINED, filtered=True),
     Kind(Op.COMPAT, "", Point.TRACE, DETECTED),
     Kind(Op.EXECMEM, "", Point.NONE, Guarantee.NONE),  # without LSM hooks nothing judges it
     Kind(Op.CONNECT, "", Point.CGROUP, PREVENTED),
@@ -99,7 +104,7 @@ def of_host(hooks: Point, prevented: Collection[Op], *, started: bool = False) -
     for kind in KINDS:
         if kind.hooks and kind.op in prevented:
             found.append(Cover(kind, hooks, PREVENTED))
-        elif started and kind.static:
+        elif started and kind.filtered:
             found.append(Cover(kind, Point.SECCOMP, PREVENTED))
         else:
             found.append(Cover(kind, kind.point, kind.guarantee))

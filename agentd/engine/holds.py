@@ -1,16 +1,16 @@
 """Answers put into effect: what a yes, a no and a timeout do to the threads that wait.
 
-Two kinds of hold. One is *retried*: the system call returned -ERESTARTNOINTR and comes again on SIGCONT; a grant in the
-kernel, found by the action's hash and consumed there, is the answer. The other stands *after* its effect (an exec whose
-program has not run, an open whose descriptor was not returned): yes is an entry in the map of answers and SIGCONT, no
-is SIGKILL.
+Three kinds of hold. One is *retried*: the system call returned -ERESTARTNOINTR and comes again on SIGCONT; a grant in
+the kernel, found by the action's hash and consumed there, is the answer. The other stands *after* its effect (an exec
+whose program has not run, an open whose descriptor was not returned): yes is an entry in the map of answers and
+SIGCONT, no is SIGKILL. The third waits in the kernel for the supervisor of the seccomp point, which is told.
 """
 
 from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from agentd.actions import signals
 from agentd.approvals.book import ApprovalBook, Hold
@@ -27,12 +27,15 @@ class HoldAnswers:
     def __init__(self, loaded: LoadedObject) -> None:
         self._maps = AnswerMaps(loaded)
         self._answered: set[int] = set(self._maps.let_go_of())  # an agentd before this one's too
+        self.supervised: dict[int, Callable[[bool | None], None]] = {}  # told yes, no, or (None) judge anew
 
     def settle(self, holds: Collection[Hold], allow: bool, book: ApprovalBook[HeldAction]) -> None:
         """Answers all holds of one approval. The approval must be off the book already.
 
         Raises KernelError if the kernel's map is full: the threads stay held then.
         """
+        told = {hold.hold_id for hold in holds if self._tell(hold.hold_id, allow)}
+        holds = [hold for hold in holds if hold.hold_id not in told]
         keys = Counter(hold.key for hold in holds if hold.retried)
         first = {hold.key: hold.hold_id for hold in reversed([*holds]) if hold.retried}
         for key, uses in keys.items():
@@ -48,6 +51,22 @@ class HoldAnswers:
         for hold in holds:
             if hold.retried or allow:
                 self.wake(hold.pid, hold.start, book)
+
+    def judge_anew(self, holds: Collection[Hold]) -> None:
+        """After a change of policy: what waits for the supervisor. The others are woken, and judged by the kernel."""
+        for hold in holds:
+            self._tell(hold.hold_id, None)
+
+    def drop(self, hold_id: int) -> None:
+        """Nobody waits for this answer any more."""
+        if hold_id in self.supervised:
+            del self.supervised[hold_id]
+
+    def _tell(self, hold_id: int, allow: bool | None) -> bool:
+        tell = self.supervised.pop(hold_id, None)
+        if tell is not None:
+            tell(allow)
+        return tell is not None
 
     def wake(self, pid: int, start: int, book: ApprovalBook[HeldAction]) -> None:
         """Lets a process go on, unless a question of another thread is open: SIGCONT wakes all. start: in ticks."""

@@ -18,6 +18,7 @@ from agentd.policy import resolve
 from agentd.policy.hosts import RESOLVERS
 from agentd.policy.resolved import ResolvedAgent, ResolvedPolicy
 from agentd.policy.tables import AgentTables, build
+from agentd.policy.walk import PathWalk
 
 KEPT_GENERATIONS: Final = 64
 CANARY: Final = "(canary)"  # the agent that probes run as: it may do nothing. No policy can name it
@@ -55,6 +56,16 @@ def compile_policy(policy: ResolvedPolicy, *, max_words: int = MAX_ARENA_WORDS) 
     )
 
 
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """What judges an agent now, for the point that judges outside the kernel: replaced as a whole."""
+
+    generation: int
+    walk: PathWalk
+    monitor: bool
+    strict: bool
+
+
 class PolicySet:
     """What is installed, and what earlier generations meant."""
 
@@ -63,6 +74,7 @@ class PolicySet:
         self._archive = archive
         self._views: OrderedDict[tuple[int, int], AgentView] = OrderedDict(archive.load())
         self._slots: dict[str, int] = {}
+        self.in_force: dict[int, InForce] = {}  # by the agent's number in the kernel
         self.current: ResolvedPolicy | None = None
 
     def install(self, compiled: Compiled) -> None:
@@ -95,6 +107,8 @@ class PolicySet:
             agent = agents[name]
             put = self._tables.flip(prepared[name])
             self._slots[name] = put.agent
+            monitor = agent.mode is Mode.MONITOR
+            self.in_force[put.agent] = InForce(put.generation, PathWalk(tables), monitor, agent.strict_audit)
             fresh[put.agent, put.generation] = view_of(name, agent, tables.outcomes, compiled.policy.sha256)
         self._views.update(fresh)
         self._archive.keep(fresh)

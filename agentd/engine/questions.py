@@ -31,6 +31,7 @@ from agentd.kernel.loader import LoadedObject
 from agentd.kernel.ring import KernelEvent
 from agentd.kernel.tasks import TaskMarks
 from agentd.metrics import NOBODY, STANDING, Metrics
+from agentd.model import Point
 from agentd.workloads import processes
 
 MAX_STANDING_SECONDS: Final = 30 * 86400
@@ -150,7 +151,8 @@ class Questions:
             if all(carried.id != str(event.hold_id) for _, carried in self.book.carried()):
                 self.lapsed(str(event.hold_id), agent, "the process ended while it was held", event.pid)
         # Only the thread may be gone (by another one's exec), and its SIGSTOP holds the process for nobody.
-        self.answers.wake(event.pid, processes.ticks(event.start_time), self.book)
+        if event.point is not Point.SECCOMP:
+            self.answers.wake(event.pid, processes.ticks(event.start_time), self.book)
 
     # -- answered
 

@@ -60,12 +60,13 @@ class Takeover:
         for pending in asks.book:
             if not all(hold.retried for hold in pending.holds.values()):
                 continue
-            asks.book.close(pending, Answer.EXPIRED)
+            holds = asks.book.close(pending, Answer.EXPIRED)
             if pending.question.action:
                 carried = Carried(pending.id, pending.since, pending.expires, pending.votes, until)
                 asks.book.carry(pending.question, carried)
             else:
                 asks.closed(pending, Answer.EXPIRED, reason, None)
+            asks.answers.judge_anew(holds)
         asks.around.commit()
         self.adopt(asks.marks.list())
 

@@ -30,6 +30,7 @@ AGENT_UNRECORDED: Final = 8
 
 TAG_ROOT_EXEC: Final = 1
 TAG_HELD: Final = 4
+TAG_NOTIFIED: Final = 128
 
 EVENT_VIOLATION: Final = 1
 EVENT_HOLD: Final = 2

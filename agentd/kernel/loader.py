@@ -19,7 +19,17 @@ from pathlib import Path
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi, features
 from agentd.kernel.hooks import Hook, LsmHook, prevented
-from agentd.kernel.libbpf import KernelError, check, library, link_info, map_info, obj_pin, pointer, prog_info
+from agentd.kernel.libbpf import (
+    KernelError,
+    TestRunOpts,
+    check,
+    library,
+    link_info,
+    map_info,
+    obj_pin,
+    pointer,
+    prog_info,
+)
 from agentd.kernel.maps import HashMap, MappedArray, PerCpuCounters
 from agentd.kernel.pins import (
     PINNED_MAPS,
@@ -166,6 +176,14 @@ class LoadedObject:
             link = pointer(library().bpf_program__attach_iter(pointer(found, program), None), f"iterator {program}")
             self._iterators[program] = link
         return check(library().bpf_iter_create(library().bpf_link__fd(link)), f"iterator {program}")
+
+    def next_hold(self) -> int:
+        """The number of a new hold: the hooks give theirs in the same way. Raises KernelError."""
+        number = ctypes.c_uint64(0)
+        opts = TestRunOpts(sz=ctypes.sizeof(TestRunOpts), ctx_in=ctypes.addressof(number), ctx_size_in=8)
+        program = library().bpf_program__fd(program_of(self._obj, "number_hold"))
+        check(library().bpf_prog_test_run_opts(program, ctypes.byref(opts)), "program number_hold")
+        return int(number.value)
 
     def close(self) -> None:
         """Lets go of everything that isn't pinned."""

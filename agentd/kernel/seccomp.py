@@ -1,10 +1,11 @@
-"""The static part of the seccomp point: calls that are refused before they do anything, for commands that agentd
-starts.
+"""The seccomp filter of commands that agentd starts.
 
-A classic BPF filter, installed in the child before its exec and inherited for ever. It answers EPERM to calls that
-every agent tolerates failing and that would get round the other points if they worked: io_uring (whose requests pass
-no system call exit), bpf(), kernel modules, kexec, userfaultfd, perf, fanotify, input typed on the terminal, and a few
-that only an administrator needs. Sources: seccomp(2), linux/seccomp.h, linux/audit.h, ioctl_tty(2).
+A classic BPF filter, installed in the child before its exec and inherited for ever. Its static part answers EPERM to
+calls that every agent tolerates failing and that would get round the other points if they worked: io_uring (whose
+requests pass no system call exit), bpf(), kernel modules, kexec, userfaultfd, perf, fanotify, input typed on the
+terminal, and a few that only an administrator needs. Where the kernel has no LSM hooks for agentd, the calls of
+notify/table.py are handed to a supervisor besides; with the supervisor gone the kernel answers them ENOSYS.
+Sources: seccomp(2), seccomp_unotify(2), linux/seccomp.h, linux/audit.h, ioctl_tty(2).
 
 Not for processes that agentd did not start: those are judged after the call (the trace point).
 """
@@ -19,14 +20,18 @@ import struct
 from typing import Final
 
 from agentd.kernel.libbpf import KernelError
+from agentd.kernel.notify.table import CLONE3, NOTIFIED, O_CHANGES, O_PATH, Notified, When
 
 AUDIT_ARCH_X86_64: Final = 0xC000003E
 AUDIT_ARCH_I386: Final = 0x40000003
 X32_BIT: Final = 0x40000000
 RET_ALLOW: Final = 0x7FFF0000
 RET_ERRNO: Final = 0x00050000
+RET_USER_NOTIF: Final = 0x7FC00000
 PR_SET_NO_NEW_PRIVS: Final = 38
 SECCOMP_SET_MODE_FILTER: Final = 1
+FLAG_NEW_LISTENER: Final = 1 << 3
+FLAG_WAIT_KILLABLE_RECV: Final = 1 << 5  # Linux 5.19: a call that is being judged is not cut short by a signal
 SYS_SECCOMP_X86_64: Final = 317
 
 # name -> (x86-64, i386) numbers; syscall_64.tbl and syscall_32.tbl.
@@ -56,20 +61,24 @@ IOCTL: Final = (16, 54)
 TIOCSTI: Final = 0x5412
 TIOCLINUX: Final = 0x541C
 
-_LD_ABS, _JEQ, _JGE, _RET = 0x20, 0x15, 0x35, 0x06
+_LD_ABS, _JA, _JEQ, _JGE, _JSET, _RET = 0x20, 0x05, 0x15, 0x35, 0x45, 0x06
+_NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
+
+Instruction = tuple[int, int, int, int]  # struct sock_filter: code, jt, jf, k. Jumps count from the next instruction
 
 
-def program() -> bytes:
-    """The filter as struct sock_filter[].
+def program(*, supervised: bool = False) -> bytes:
+    """The filter as struct sock_filter[]. supervised: with the calls that a supervisor judges.
 
     Order: the architecture chooses a block; a block loads the number and compares. An unknown architecture is refused.
     """
-    wide = _block([numbers[0] for numbers in REFUSED.values()], IOCTL[0], x32=True)
-    narrow = _block([numbers[1] for numbers in REFUSED.values() if numbers[1] is not None], IOCTL[1], x32=False)
+    wide, narrow = (_block(column, supervised=supervised) for column in (0, 1))
     code = [
-        (_LD_ABS, 0, 0, 4),  # seccomp_data.arch
-        (_JEQ, 2, 0, AUDIT_ARCH_X86_64),
-        (_JEQ, 1 + len(wide), 0, AUDIT_ARCH_I386),
+        (_LD_ABS, 0, 0, _ARCH),
+        (_JEQ, 0, 1, AUDIT_ARCH_X86_64),
+        (_JA, 0, 0, 3),
+        (_JEQ, 0, 1, AUDIT_ARCH_I386),
+        (_JA, 0, 0, 1 + len(wide)),
         (_RET, 0, 0, RET_ERRNO | errno.EPERM),
         *wide,
         *narrow,
@@ -77,36 +86,78 @@ def program() -> bytes:
     return b"".join(struct.pack("HBBI", *instruction) for instruction in code)
 
 
-def _block(numbers: list[int], ioctl: int, *, x32: bool) -> list[tuple[int, int, int, int]]:
-    """Refuses `numbers` and what types on a terminal, allows the rest. Jump offsets count from the instruction after
-    the jump.
-    """
-    checks = [(_JEQ, number) for number in numbers]
-    if x32:
-        checks.insert(0, (_JGE, X32_BIT))  # x32 calls share the architecture; they are refused as a whole
-    tail = [
-        (_JEQ, 0, 3, ioctl),
-        (_LD_ABS, 0, 0, 24),  # the low half of seccomp_data.args[1], which is all that the kernel looks at
-        (_JEQ, 2, 0, TIOCSTI),
-        (_JEQ, 1, 0, TIOCLINUX),
-        (_RET, 0, 0, RET_ALLOW),
-        (_RET, 0, 0, RET_ERRNO | errno.EPERM),
-    ]
-    code = [(_LD_ABS, 0, 0, 0)]  # seccomp_data.nr
-    for position, (jump, value) in enumerate(checks):
-        code.append((jump, len(checks) - 1 - position + len(tail) - 1, 0, value))
-    return code + tail
+def _block(column: int, *, supervised: bool) -> list[Instruction]:
+    """The checks of one architecture: 0 x86-64, 1 i386. x32 calls share the first and are refused as a whole."""
+    code: list[Instruction] = [(_LD_ABS, 0, 0, _NUMBER)]
+    if column == 0:
+        code += [(_JGE, 0, 1, X32_BIT), (_RET, 0, 0, RET_ERRNO | errno.EPERM)]
+    opens = NOTIFIED[:2]  # by far the most frequent, whose number alone does not decide
+    code += _handed_over(opens, column) if supervised else []
+    code += _of(IOCTL[column], _is(1, (TIOCSTI, TIOCLINUX), RET_ERRNO | errno.EPERM))
+    code += _handed_over(NOTIFIED[2:], column) if supervised else []
+    if supervised:
+        code += [(_JEQ, 0, 1, CLONE3), (_RET, 0, 0, RET_ERRNO | errno.ENOSYS)]
+    numbers = [numbers[column] for numbers in REFUSED.values()]
+    for position, number in enumerate(known := [number for number in numbers if number is not None]):
+        code.append((_JEQ, len(known) - position, 0, number))
+    return [*code, (_RET, 0, 0, RET_ALLOW), (_RET, 0, 0, RET_ERRNO | errno.EPERM)]
+
+
+def _handed_over(calls: tuple[Notified, ...], column: int) -> list[Instruction]:
+    code: list[Instruction] = []
+    for call in calls:
+        number = call.narrow if column else call.wide
+        if number is not None:
+            code += _of(number, _condition(call))
+    return code
+
+
+def _of(number: int, then: list[Instruction]) -> list[Instruction]:
+    """`then` for this number, which goes on with the number loaded again unless it returns."""
+    return [(_JEQ, 0, len(then) + 1, number), *then, (_LD_ABS, 0, 0, _NUMBER)]
+
+
+def _condition(call: Notified) -> list[Instruction]:
+    if call.when is When.ALWAYS:
+        return [(_RET, 0, 0, RET_USER_NOTIF)]
+    load = (_LD_ABS, 0, 0, _ARGUMENTS + 8 * call.argument)  # its low half
+    if call.when is When.OPENS:
+        return [load, (_JSET, 2, 0, O_PATH), (_JSET, 0, 1, O_CHANGES), (_RET, 0, 0, RET_USER_NOTIF)]
+    if call.when is When.SET:
+        return [load, (_JSET, 0, 1, call.values[0]), (_RET, 0, 0, RET_USER_NOTIF)]
+    return _is(call.argument, call.values, RET_USER_NOTIF)
+
+
+def _is(argument: int, values: tuple[int, ...], result: int) -> list[Instruction]:
+    """Returns `result` if the argument is one of `values`."""
+    code: list[Instruction] = [(_LD_ABS, 0, 0, _ARGUMENTS + 8 * argument)]
+    for position, value in enumerate(values):
+        last = position == len(values) - 1
+        code.append((_JEQ, len(values) - 1 - position, int(last), value))
+    return [*code, (_RET, 0, 0, result)]
 
 
 def refuse_early() -> None:
-    """Installs the filter for the current process and all it becomes. Raises KernelError.
+    """Installs the static part for the current process and all it becomes. Raises KernelError."""
+    _install(program(), 0)
 
-    Without privilege it needs no_new_privs, which would disarm setuid programs; the child of agentd run as root has not
-    dropped anything yet unless --user was given.
+
+def restrict(supervised: bool) -> int | None:
+    """Installs the filter for the current process and all it becomes. supervised: the descriptor (close-on-exec) on
+    which the supervisor receives the calls that wait for it. Raises KernelError.
+    """
+    if not supervised:
+        refuse_early()
+        return None
+    return _install(program(supervised=True), FLAG_NEW_LISTENER | FLAG_WAIT_KILLABLE_RECV)
+
+
+def _install(instructions: bytes, flags: int) -> int:
+    """Without privilege it needs no_new_privs, which disarms setuid programs; agentd's child has not dropped anything
+    yet, also where --user was given.
     """
     if platform.machine() != "x86_64":
         raise KernelError("kernel-unsupported", "seccomp filter", errno.ENOSYS, "agentd supports x86-64")
-    instructions = program()
     buffer = ctypes.create_string_buffer(instructions, len(instructions))
 
     class SockFprog(ctypes.Structure):
@@ -116,5 +167,7 @@ def refuse_early() -> None:
     fprog = SockFprog(len(instructions) // 8, ctypes.addressof(buffer))
     if os.geteuid() != 0 and libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise KernelError("kernel-unsupported", "no_new_privs", ctypes.get_errno())
-    if libc.syscall(SYS_SECCOMP_X86_64, SECCOMP_SET_MODE_FILTER, 0, ctypes.byref(fprog)):
+    made: int = libc.syscall(SYS_SECCOMP_X86_64, SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(fprog))
+    if made < 0:
         raise KernelError("kernel-unsupported", "seccomp filter", ctypes.get_errno())
+    return made

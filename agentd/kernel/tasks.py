@@ -27,10 +27,15 @@ class TaskMarks:
     def __init__(self, loaded: LoadedObject) -> None:
         self._loaded = loaded
 
-    def mark_process(self, pidfd: int, agent: int, workload: int, *, root_exec: bool = False) -> None:
-        """Marks the main thread of a process. Raises KernelError."""
+    def mark_process(
+        self, pidfd: int, agent: int, workload: int, *, root_exec: bool = False, supervised: bool = False
+    ) -> None:
+        """Marks the main thread of a process. supervised: it gets the seccomp filter with a supervisor before its exec.
+        Raises KernelError.
+        """
         self._loaded.watch()
-        tag = abi.Tag(agent=agent, workload=workload, flags=abi.TAG_ROOT_EXEC if root_exec else 0)
+        flags = (abi.TAG_ROOT_EXEC if root_exec else 0) | (abi.TAG_NOTIFIED if supervised else 0)
+        tag = abi.Tag(agent=agent, workload=workload, flags=flags)
         fd = ctypes.c_int(pidfd)
         update = library().bpf_map_update_elem
         check(update(self._loaded.fds["tags"], ctypes.byref(fd), ctypes.byref(tag), BPF_ANY), "tag process")

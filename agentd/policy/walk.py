@@ -1,15 +1,18 @@
-"""The kernel's walk over an agent's tables, word by word as bpf/lib/verdict.bpf.h does it, so that what the kernel will
-say can be tested without one.
+"""The kernel's walk over an agent's tables, word by word as bpf/lib/verdict.bpf.h does it: so that what the kernel will
+say can be tested without one, and for the point whose calls are judged outside the kernel (seccomp).
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from agentd.model import HOST_OPS, PATH_OPS, Family, Op
 from agentd.policy.resolved import Outcome
 from agentd.policy.tables import ARG_WORDS, COMB_WORDS, NO_GROUP, STATE_WORDS, AgentTables, DfaHeader, TablesHeader
+
+MAX_REMEMBERED: Final = 4096  # directories
 
 
 def lookup(tables: AgentTables, op: Op, obj: bytes | None, argv: Sequence[bytes] = ()) -> Outcome:
@@ -35,6 +38,37 @@ def lookup(tables: AgentTables, op: Op, obj: bytes | None, argv: Sequence[bytes]
     return tables.outcomes[outcome]
 
 
+class PathWalk:
+    """Outcomes of paths, as indexes into tables.outcomes. Where the walk over a directory ends is remembered, because
+    what is done in one is done many times. For one thread at a time, or several under the interpreter's lock.
+    """
+
+    def __init__(self, tables: AgentTables) -> None:
+        self.tables = tables
+        self._ends: dict[bytes, tuple[int, int]] = {}
+
+    def outcome(self, op: Op, path: bytes | None) -> int:
+        """Of any operation with a path but exec. path: or a word; None: unresolved."""
+        words, header = self.tables.words, self.tables.header
+        if path is None:
+            return header.unresolved[op]
+        cut = path.rfind(b"/") + 1
+        ends = self._ends.get(path[:cut])
+        if ends is None:
+            if len(self._ends) >= MAX_REMEMBERED:
+                self._ends.clear()
+            ends = _end(words, header.path, path[:cut]), _end(words, header.rules, path[:cut])
+            self._ends[path[:cut]] = ends
+        state, rules = (
+            _end(words, dfa, path[cut:], end) for dfa, end in zip((header.path, header.rules), ends, strict=True)
+        )
+        outcome = words[header.path_classes + _accepts(words, header.path, state) * len(PATH_OPS) + op]
+        for plain, instead in _pairs(words, words[header.rule_classes + _accepts(words, header.rules, rules)]):
+            if plain == outcome:
+                return instead
+        return outcome
+
+
 def name_class(tables: AgentTables, name: str) -> int:
     """The class of a name, the last byte of a `host_key`."""
     return _walk(tables.words, tables.header.name, name.encode("ascii"))
@@ -57,10 +91,21 @@ def _pairs(words: array[int], at: int) -> Iterator[tuple[int, int]]:
 
 
 def _walk(words: array[int], dfa: DfaHeader, data: bytes) -> int:
-    state = dfa.start
+    return _accepts(words, dfa, _end(words, dfa, data))
+
+
+def _end(words: array[int], dfa: DfaHeader, data: bytes, state: int | None = None) -> int:
+    """The state after `data`, from `state` (None: the first)."""
+    if state is None:
+        state = dfa.start
+    classes, states, comb = dfa.classes, dfa.states, dfa.comb
     for byte in data:
-        column = words[dfa.classes + (byte >> 2)] >> (byte & 3) * 8 & 0xFF
-        row = dfa.states + state * STATE_WORDS
-        entry = dfa.comb + (words[row] + column) * COMB_WORDS
+        column = words[classes + (byte >> 2)] >> (byte & 3) * 8 & 0xFF
+        row = states + state * STATE_WORDS
+        entry = comb + (words[row] + column) * COMB_WORDS
         state = words[entry + 1] if words[entry] == state else words[row + 1]
+    return state
+
+
+def _accepts(words: array[int], dfa: DfaHeader, state: int) -> int:
     return words[dfa.states + state * STATE_WORDS + 2]

@@ -58,6 +58,12 @@ def arguments(pid: int) -> tuple[bytes, ...]:
     return tuple(data.removesuffix(b"\0").split(b"\0")) if data else ()
 
 
+def parent_of(pid: int) -> int:
+    """The parent of a process; 0 if it is gone."""
+    found = _parent_name_start(pid)
+    return found[0] if found else 0
+
+
 def uid_of(pid: int) -> int:
     """The user of a process; 0 if it is gone."""
     try:

@@ -78,6 +78,7 @@ CONSTANTS: Final[Mapping[str, int]] = {
     "AGENTD_AGENT_UNRECORDED": abi.AGENT_UNRECORDED,
     "AGENTD_TAG_ROOT_EXEC": abi.TAG_ROOT_EXEC,
     "AGENTD_TAG_HELD": abi.TAG_HELD,
+    "AGENTD_TAG_NOTIFIED": abi.TAG_NOTIFIED,
 } | {f"AGENTD_EVENT_{name}": value for name, value in vars(abi).items() if name.startswith("FLAG_")}
 
 # Constants that only the kernel's side uses.

@@ -17,12 +17,13 @@ import yaml
 
 from agentd.approvals.book import Approver
 from agentd.daemon import host as composition
-from agentd.daemon.launch import launch
+from agentd.daemon.launch import Marked, launch
 from agentd.daemon.places import run_pins
 from agentd.engine.core import Engine
 from agentd.engine.pending import describe
 from agentd.kernel.hosts import Resolver
-from agentd.kernel.seccomp import refuse_early
+from agentd.kernel.notify.device import take_listener
+from agentd.kernel.seccomp import restrict
 from agentd.resources import policies_dir
 from tests.live.probes import PATIENCE, Run
 
@@ -137,9 +138,16 @@ class Host:
         opened = [os.open("/dev/null", os.O_RDONLY)]
         opened += [os.open(p, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) for p in (out, out.with_suffix(".err"))]
 
-        def mark(pid: int, pidfd: int) -> None:
+        supervised = seccomp and self.engine.supervises
+
+        def mark(pid: int, pidfd: int) -> Marked:
             nonlocal number
-            number = self.engine.mark_started(pidfd, name, "a test", [os.fspath(command[0])]).number
+            words = [os.fspath(command[0])]
+            number = self.engine.mark_started(pidfd, name, "a test", words, supervised=supervised).number
+            return Marked(supervised=supervised)
+
+        def listen(pid: int, pidfd: int, listener: int) -> None:
+            self.engine.supervision.supervise(pidfd, take_listener(pidfd, listener))
 
         def prepare() -> None:
             for target, source in enumerate(opened):
@@ -148,11 +156,10 @@ class Host:
                 os.set_inheritable(descriptor, True)
             if cwd is not None:
                 os.chdir(cwd)
-            if seccomp:
-                refuse_early()
 
         try:
-            child = launch([os.fspath(word) for word in command], mark, prepare=prepare)
+            words = [os.fspath(word) for word in command]
+            child = launch(words, mark, prepare=prepare, restrict=restrict if seccomp else None, listen=listen)
         finally:
             for descriptor in opened:
                 os.close(descriptor)
@@ -192,7 +199,7 @@ class Host:
                 with contextlib.suppress(ChildProcessError):
                     if os.waitpid(pid, os.WNOHANG)[0]:
                         self._left.discard(pid)
-            return not pids
+            return not pids and not self.engine.supervision.of(workload.number)
 
         self.until(gone, "the end of the workload")
 

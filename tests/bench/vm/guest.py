@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from agentd.daemon.client import SERVICE_SOCKET, Client
-from agentd.daemon.launch import launch
+from agentd.daemon.launch import Marked, launch
 from agentd.kernel.seccomp import refuse_early
 from tests.bench.vm.arms import ARMS, FRESH, LIBRARIES, OPERATIONS, PROGRAMS, Arm
 from tests.bench.vm.service import Service
@@ -44,10 +44,11 @@ class Runner:
             if arm.run:
                 refuse_early()
 
-        def mark(pid: int, pidfd: int) -> None:
+        def mark(pid: int, pidfd: int) -> Marked:
             if arm.agent is not None:
                 with Client(SERVICE_SOCKET) as client:
                     client.call("run.mark", pid=pid, agent=arm.agent, command=program)
+            return Marked()  # these machines have LSM hooks: nothing is supervised
 
         self._child = launch([program, "serve"], mark, prepare=prepare)
         os.close(there[0])

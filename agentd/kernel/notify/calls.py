@@ -1,0 +1,139 @@
+"""Every notified call and its handler. A handler reads the caller's memory once, asks, and does what was asked for, or
+lets the kernel do it where everything that matters lies in registers, or the trace point looks at the effect again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from agentd.kernel.notify import attributes, names, opens
+from agentd.kernel.notify.request import GO_ON, Request, Result
+from agentd.kernel.notify.table import NARROW, WIDE
+from agentd.model import Op
+
+Handler = Callable[[Request], Result]
+# linux/sched.h: the gravest of them names the operation, as in bpf/lib/namespaces.bpf.h.
+_NAMESPACES: Final = ((0x10000000, b"user"), (0x20000, b"mnt"), (0x20000000, b"pid"), (0x40000000, b"net"))
+
+
+def handler(number: int, *, compat: bool) -> Handler | None:
+    """Of a call by its number; None: the filter hands over no such call."""
+    name = (NARROW if compat else WIDE).get(number)
+    return HANDLERS[name] if name else None
+
+
+def name_of(number: int, *, compat: bool) -> str:
+    """The name of a call."""
+    return (NARROW if compat else WIDE)[number]
+
+
+def _unshare(r: Request) -> Result:
+    """unshare and clone: flags, in a register."""
+    flags = r.args[0]
+    word = next((word for bit, word in _NAMESPACES if flags & bit), b"other")
+    r.judge(Op.NAMESPACE, b"unshare:" + word)
+    return GO_ON
+
+
+def _word(op: Op, word: bytes) -> Handler:
+    def handle(r: Request) -> Result:
+        r.judge(op, word)
+        return GO_ON
+
+    return handle
+
+
+def _ptrace(r: Request) -> Result:
+    r.judge(Op.PTRACE, b"ptrace:attach" if r.args[0] else b"ptrace:traceme")
+    return GO_ON
+
+
+def _mount_word(r: Request) -> Result:
+    """What acts on descriptors of mounts, whose places are not known yet."""
+    r.judge(Op.MOUNT, b"mount", passing=True)
+    return GO_ON
+
+
+def _mount_on(dirfd: int | None, name: int, op: Op = Op.MOUNT, *, follow: bool = True) -> Handler:
+    """By the place that is named. The kernel reads the name again, and the trace point judges that."""
+
+    def handle(r: Request) -> Result:
+        at = r.at(None, name) if dirfd is None else r.name_or_object(dirfd, name, empty=True)
+        with r.as_caller():
+            found = r.named(at, follow=follow)
+            r.judge(op, found, passing=True)
+        return GO_ON
+
+    return handle
+
+
+HANDLERS: Final[dict[str, Handler]] = {
+    "open": opens.open_,
+    "openat": opens.openat,
+    "creat": opens.creat,
+    "openat2": opens.openat2,
+    "open_by_handle_at": opens.open_by_handle_at,
+    "unlink": names.unlink,
+    "unlinkat": names.unlinkat,
+    "rmdir": names.rmdir,
+    "rename": names.rename,
+    "renameat": names.renameat,
+    "renameat2": names.renameat2,
+    "link": names.link,
+    "linkat": names.linkat,
+    "symlink": names.symlink,
+    "symlinkat": names.symlinkat,
+    "mkdir": names.mkdir,
+    "mkdirat": names.mkdirat,
+    "mknod": names.mknod,
+    "mknodat": names.mknodat,
+    "truncate": names.truncate,
+    "truncate64": names.truncate64,
+    "chmod": attributes.chmod,
+    "fchmod": attributes.fchmod,
+    "fchmodat": attributes.fchmodat,
+    "fchmodat2": attributes.fchmodat2,
+    "chown": attributes.chown,
+    "chown16": attributes.chown16,
+    "lchown": attributes.lchown,
+    "lchown16": attributes.lchown16,
+    "fchown": attributes.fchown,
+    "fchown16": attributes.fchown16,
+    "fchownat": attributes.fchownat,
+    "utime": attributes.utime,
+    "utimes": attributes.utimes,
+    "futimesat": attributes.futimesat,
+    "utimensat": attributes.utimensat,
+    "utimensat32": attributes.utimensat32,
+    "setxattr": attributes.setxattr,
+    "lsetxattr": attributes.lsetxattr,
+    "fsetxattr": attributes.fsetxattr,
+    "setxattrat": attributes.setxattrat,
+    "removexattr": attributes.removexattr,
+    "lremovexattr": attributes.lremovexattr,
+    "fremovexattr": attributes.fremovexattr,
+    "removexattrat": attributes.removexattrat,
+    "file_setattr": attributes.file_setattr,
+    "ioctl": attributes.ioctl,
+    "mount": _mount_on(None, 1),
+    "umount": _mount_on(None, 0),
+    "umount2": _mount_on(None, 0),
+    "move_mount": _mount_on(2, 3),
+    "open_tree": _mount_on(0, 1),
+    "open_tree_attr": _mount_on(0, 1),
+    "chroot": _mount_on(None, 0, Op.CHROOT),
+    "pivot_root": _mount_word,
+    "fsopen": _mount_word,
+    "fsconfig": _mount_word,
+    "fsmount": _mount_word,
+    "fspick": _mount_word,
+    "mount_setattr": _mount_word,
+    "unshare": _unshare,
+    "clone": _unshare,
+    "setns": _word(Op.NAMESPACE, b"setns"),
+    "ptrace": _ptrace,
+    "process_vm_readv": _word(Op.PTRACE, b"ptrace:process_vm_readv"),
+    "process_vm_writev": _word(Op.PTRACE, b"ptrace:process_vm_writev"),
+    "pidfd_getfd": _word(Op.PTRACE, b"ptrace:pidfd_getfd"),
+}
