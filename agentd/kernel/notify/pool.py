@@ -83,6 +83,7 @@ class Pool:
         thread.start()
 
     def _serve(self) -> None:
+        """A thread that fails leaves another in its place, or calls would wait for ever."""
         try:
             with _Worker(self) as worker:
                 while (call := self.listener.receive()) is not None:
@@ -97,6 +98,8 @@ class Pool:
                         self._free += 1
         except Exception as error:  # noqa: BLE001  # nobody else would tell
             self._failed(f"a thread ended: {type(error).__name__}: {error}")
+            if not self.ended:
+                self._spawn()
         finally:
             self._leave()
 
@@ -106,6 +109,7 @@ class Pool:
                 worker.handle(call)
         except Exception as error:  # noqa: BLE001  # nobody else would tell
             self._failed(f"a thread ended: {type(error).__name__}: {error}")
+            self.refuse(call)
         finally:
             self._leave()
 
