@@ -91,7 +91,8 @@ class Probe:
     kind: of PROMISES; "" for one that is permitted. words: of the program in c/, with {names} of the Ground, separated
     by blanks or a list. object: what the record must name, None for a path that can't be resolved, "*" for anything.
     prepare: makes what the probe needs, after the ground was made fresh. keep: descriptors that it inherits. before:
-    of the untagged run, of the tagged one. only_if: the kernel may lack it; then there is nothing to hold.
+    of the untagged run, of the tagged one. only_if: the kernel may lack it; then there is nothing to hold. supervised:
+    seccomp, and where there are no LSM hooks it must be that point which holds it.
     """
 
     row: int
@@ -105,6 +106,7 @@ class Probe:
     keep: Callable[[Ground], Sequence[int]] | None = None
     records: int | None = 1
     seccomp: bool = False
+    supervised: bool = False
     only_if: bool = False
     program: str = "probe"
 
@@ -236,6 +238,8 @@ class Suite:
         problems = []
         point = next(point for point in Point if point.word == record["point"])
         promised = PROMISES[probe.kind].get(point)
+        if probe.supervised and point is not Point.SECCOMP:
+            problems.append("not held by its seccomp filter")
         if probe.kind != "guard" and record["kernel_operation"] != promises.operation(probe.kind):
             problems.append(f"recorded as {record['kernel_operation']}")
         if promised is None or promised.word != record["guarantee"]:

@@ -21,6 +21,7 @@ from agentd.kernel.notify.identity import Actor
 from agentd.kernel.notify.request import ARCH_I386, Descriptor, Gone, GoOn, Held, Question, Refused, Request
 
 MAX_THREADS: Final = 64
+MAX_DRAINS: Final = 8
 JOIN_SECONDS: Final = 2.0
 _NO_ANSWER: Final = -1
 
@@ -46,7 +47,8 @@ class Pool:
         self._lock = threading.Lock()
         self._free = 0
         self._threads: set[threading.Thread] = set()
-        self._again: deque[Call] = deque()
+        self._held: deque[Call] = deque()  # to be looked at anew
+        self._drains = 0  # threads that do
         self._spawn()
 
     @property
@@ -55,9 +57,13 @@ class Pool:
         return self.listener.ended
 
     def again(self, call: Call) -> None:
-        """A call that was held is looked at anew."""
-        thread = threading.Thread(target=self._once, args=(call,), name="seccomp-held", daemon=True)
+        """A call that was held is looked at anew. A yes may be for thousands at once: they take turns."""
         with self._lock:
+            self._held.append(call)
+            if self._drains >= MAX_DRAINS:
+                return
+            self._drains += 1
+            thread = threading.Thread(target=self._drain, name="seccomp-held", daemon=True)
             self._threads.add(thread)
         thread.start()
 
@@ -103,15 +109,24 @@ class Pool:
         finally:
             self._leave()
 
-    def _once(self, call: Call) -> None:
+    def _drain(self) -> None:
         try:
             with _Worker(self) as worker:
-                worker.handle(call)
+                while (call := self._next_held()) is not None:
+                    worker.handle(call)
         except Exception as error:  # noqa: BLE001  # nobody else would tell
             self._failed(f"a thread ended: {type(error).__name__}: {error}")
-            self.refuse(call)
+            while (call := self._next_held()) is not None:
+                self.refuse(call)
         finally:
             self._leave()
+
+    def _next_held(self) -> Call | None:
+        with self._lock:
+            if self._held:
+                return self._held.popleft()
+            self._drains -= 1
+            return None
 
     def _leave(self) -> None:
         with self._lock:
@@ -153,8 +168,11 @@ class _Worker:
             return errno.EPERM
         try:
             caller = Caller(call.tid, self._own)
-        except (OSError, KeyError, ValueError):
-            return errno.EPERM if self._listener.valid(call.id) else _NO_ANSWER
+        except (OSError, KeyError, ValueError) as error:
+            if not self._listener.valid(call.id):
+                return _NO_ANSWER
+            self._pool._failed(f"thread {call.tid}: {type(error).__name__}: {error}")
+            return errno.EPERM
         try:
             waits = lambda: self._listener.valid(call.id)  # noqa: E731
             request = Request(call, caller, self._actor, self._own.root, self._pool._ask, waits)
