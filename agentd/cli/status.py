@@ -49,6 +49,9 @@ def _print(found: dict[str, Any]) -> None:
     lost = ", ".join(f"{reason} {count}" for reason, count in found["lost"].items() if count) or "nothing"
     click.echo(f"verdicts   {found['verdicts']} in the kernel, {found['unresolved']} unresolved; lost: {lost}")
     click.echo(f"approvals  {found['approvals_pending']} pending")
+    click.echo(f"probes     {_probes(found['verification'])}")
+    for low in found["below_minimum"]:
+        click.echo(f"           workload {low['workload']} IS BELOW ITS MINIMUM: {render.printable(low['reason'])}")
     click.echo("")
     now = time.time()
     rows = [
@@ -71,3 +74,13 @@ def _print(found: dict[str, Any]) -> None:
         ("kernel operation", "point", "guarantee"),
         [(row["operation"], row["point"], row["guarantee"]) for row in found["enforcement"]],
     )
+
+
+def _probes(verification: dict[str, Any]) -> str:
+    if not verification["checked"]:
+        return "none yet"
+    failed = [row["operation"] for row in verification["operations"] if row["tried"] and not row["verified"]]
+    verified = sum(row["verified"] for row in verification["operations"])
+    ago = max(0.0, time.time() - verification["checked"])
+    text = f"{verified} operations verified {ago:.0f} s ago"
+    return f"{text}, FAILED: {', '.join(failed)}; see agentd doctor" if failed else text

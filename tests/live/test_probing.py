@@ -84,6 +84,7 @@ def test_a_link_that_is_gone_is_noticed_by_the_service() -> None:
             refused = service.run("cat", "/dev/null", agent="paused")
             assert refused.returncode == 125 and "a probe failed: connect" in refused.stderr, refused
         assert service.cli("doctor").returncode == 2
+        assert "FAILED: connect" in service.cli("status").stdout
         assert free.do("open", "/etc/hostname") == "ok"
         assert service.run("cat", "/dev/null").returncode == 0
 
