@@ -213,12 +213,10 @@ class _Run:
         signatures, link = self.signatures, self.link
         if seen.begin != self.offset or (seen.first, seen.prev) != (link.seq + 1, link.hash):
             return False
+        place, key = None, signatures.key
         if seen.mark is not None:
-            key = signatures.key
             if key is None or not task.log or (key.kid, signatures.log) != (task.kid, task.log):
                 return False
-        place = None
-        if seen.mark is not None:
             place = (name, self.line + seen.mark.index + 1, seen.mark.seq, seen.mark.offset)
         before = signatures.copy()
         try:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from agentd.approvals.standing import Scope
+from agentd.daemon.loop import SLICE_SECONDS
 from agentd.daemon.peers import Peer
 from agentd.daemon.terminals import TerminalGuard
 from agentd.engine.pending import brief
@@ -24,7 +25,7 @@ POLL_SECONDS: Final = 0.05
 
 def listing(server: Server, peer: Peer, params: Params) -> Any:
     """approvals.list: what is held, oldest first, at most `limit` behind approval `after`."""
-    server.engine.pump()
+    server.engine.pump(SLICE_SECONDS)
     now = boot_now()
     limit = params.number("limit", PAGE)
     after = params.text("after", "")
@@ -41,7 +42,7 @@ def listing(server: Server, peer: Peer, params: Params) -> Any:
 
 def summary(server: Server, peer: Peer, params: Params) -> Any:
     """approvals.summary: how many wait, floods, standing answers."""
-    server.engine.pump()
+    server.engine.pump(SLICE_SECONDS)
     return server.engine.questions.summary()
 
 
@@ -56,7 +57,7 @@ async def wait(server: Server, peer: Peer, params: Params) -> Any:
 
 def show(server: Server, peer: Peer, params: Params) -> Any:
     """approvals.show: one approval, with the rule that held it and what was answered before."""
-    server.engine.pump()
+    server.engine.pump(SLICE_SECONDS)
     engine = server.engine
     found = engine.questions.show(params.text("id"))
     agent = engine.policies.agent(found["agent"])
@@ -73,7 +74,7 @@ def answer(allow: bool) -> Callable[[Server, Peer, Params], Any]:
 
     def method(server: Server, peer: Peer, params: Params) -> Any:
         refuse_shared_terminal(server, peer)
-        server.engine.pump()
+        server.engine.pump(SLICE_SECONDS)
         words = {scope.value: scope for scope in Scope}
         scope = words.get(params.text("scope", Scope.ONCE.value))
         if scope is None:
@@ -93,14 +94,14 @@ def answer(allow: bool) -> Callable[[Server, Peer, Params], Any]:
 
 def standing(server: Server, peer: Peer, params: Params) -> Any:
     """approvals.standing: the answers that stand."""
-    server.engine.pump()
+    server.engine.pump(SLICE_SECONDS)
     return server.engine.questions.ledger.listing(boot_now())
 
 
 def revoke(server: Server, peer: Peer, params: Params) -> Any:
     """approvals.revoke: ends a standing answer."""
     refuse_shared_terminal(server, peer)
-    server.engine.pump()
+    server.engine.pump(SLICE_SECONDS)
     return server.engine.questions.revoke(params.text("id"), peer.approver(), params.text("reason", "")[:1000])
 
 

@@ -1,4 +1,8 @@
-"""Runs an engine on an asyncio loop: events when the kernel has some, the books once a second."""
+"""Runs an engine on an asyncio loop: events when the kernel has some, the books once a second.
+
+However many events arrive at once (ten thousand processes that are held, say), whoever asks over the socket has a turn
+after each slice.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections.abc import Callable
 from agentd.engine.core import Engine
 
 TICK_SECONDS = 1.0
+SLICE_SECONDS = 0.1  # of events, before the loop looks at anything else
 
 
 class EngineLoop:
@@ -16,6 +21,7 @@ class EngineLoop:
     def __init__(self, engine: Engine, on_progress: Callable[[], None] | None = None) -> None:
         self._engine = engine
         self._on_progress = on_progress
+        self._going_on = False
         self._ticker: asyncio.Task[None] | None = None
         self.failure: BaseException | None = None
         self.failed = asyncio.Event()
@@ -33,12 +39,21 @@ class EngineLoop:
         for fileno in self._engine.filenos():
             loop.remove_reader(fileno)
         if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.gather(self._ticker, return_exceptions=True)
+            ticker, self._ticker = self._ticker, None
+            ticker.cancel()
+            await asyncio.gather(ticker, return_exceptions=True)
+
+    def _go_on(self) -> None:
+        self._going_on = False
+        if self._ticker is not None:
+            self._pump()
 
     def _pump(self) -> None:
         try:
-            self._engine.pump()
+            self._engine.pump(SLICE_SECONDS)
+            if self._engine.behind and not self._going_on:
+                self._going_on = True
+                asyncio.get_running_loop().call_soon(self._go_on)
         except Exception as exc:  # noqa: BLE001  # the loop would only log it; the owner must end, the pins enforce on
             self.failure = exc
             self.failed.set()
@@ -47,7 +62,7 @@ class EngineLoop:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             try:
-                self._engine.pump()
+                self._engine.pump(SLICE_SECONDS)
                 self._engine.tick()
             except Exception as exc:  # noqa: BLE001  # as above
                 self.failure = exc

@@ -86,6 +86,7 @@ class _Service:
         dispatcher = Dispatcher(self._config.notify)
         dispatcher.start()
         self._engine.questions.on_notice.append(dispatcher.offer)
+        self._engine.metrics.read_notices(dispatcher.status)
         probing = Probing(self._engine, self._config.probe_seconds)
         server = self._server = Server(self._engine, self._config.socket, self.reload, dispatcher, probing)
         server.overlay = self._config.overlay_file

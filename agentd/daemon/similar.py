@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agentd.audit import files, reader
+from agentd.daemon.loop import SLICE_SECONDS
 from agentd.daemon.peers import Peer
 from agentd.engine import replay
 from agentd.engine.pending import summary_of
@@ -53,7 +54,7 @@ def read_overlay(path: Path) -> Overlay | None:
 
 async def similar(server: Server, peer: Peer, params: Params) -> Any:
     """approvals.similar: the proposals for an approval, each with what it would have matched in the log."""
-    server.engine.pump()
+    server.engine.pump(SLICE_SECONDS)
     made = _proposals(server, params.text("id"))
     agent = server.engine.questions.book.get(params.text("id")).agent
     counts, read = await asyncio.to_thread(_matched, server.engine.audit.path, agent, made)
@@ -79,7 +80,7 @@ def confirm(server: Server, peer: Peer, params: Params) -> Any:
     digest: of the proposal as it was shown, so that nothing else is confirmed.
     """
     server.refuse_shared_terminal(peer)
-    server.engine.pump()
+    server.engine.pump(SLICE_SECONDS)
     if server.overlay is None or server.reload is None or server.try_overlay is None:
         raise AgentdError(
             "service-refused", "similar", "agentd run has one policy for its whole life", "approve --for workload"

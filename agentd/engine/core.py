@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import signal
 import time
 from collections import deque
@@ -101,6 +102,7 @@ class Engine:
         self.supervision = Supervision(loaded, self.policies, self.marks, self.questions.answers)
         self._events = EventRing(loaded, "events")
         self._backlog: deque[bytes] = deque()
+        self.behind = False  # events wait there
         self._upkeep = Upkeep(loaded, audit, metrics, self._record)
         self._flushed = time.monotonic()
         self.verification = Verification(
@@ -211,18 +213,20 @@ class Engine:
         """Readable when pump() has something to do."""
         return self._events.fileno(), self._accounts.fileno(), self.supervision.fileno()
 
-    def pump(self) -> int:
-        """Handles the events that have arrived and puts their records on disk; how many events.
+    def pump(self, seconds: float = math.inf) -> int:
+        """Handles the events that have arrived and puts their records on disk; how many events. seconds: what is left
+        after that is for the next call (`behind`).
 
         An event is off the backlog before it is handled: what goes wrong with one doesn't take the others along.
         """
         self._accounts.learn()
         self._backlog.extend(self._events.take())
-        handled = 0
-        while self._backlog:
+        handled, until = 0, time.monotonic() + seconds
+        while self._backlog and (not handled or time.monotonic() < until):
             raw = self._backlog.popleft()
             handled += 1
             self._handle(parse(raw), raw)
+        self.behind = bool(self._backlog)
         for told in self.supervision.take():
             handled += 1
             self._handle(told, b"")
@@ -340,7 +344,8 @@ class Engine:
             self._record(records.note("resolvers_changed", f"host names are learned from {self.resolvers.text()}"))
         self._upkeep.tell_losses(self.supervision)
         lines = self.marks.list()
-        self.takeover.adopt(lines)
+        if not self.behind:  # else whoever waits may be in the events that wait
+            self.takeover.adopt(lines)
         self._census(lines)
         self.questions.follow_up(lines)
         self.minimum.follow_up(lines)
@@ -361,14 +366,10 @@ class Engine:
             record = records.summary_record(key, count, raw, agent, view)
             self._record(record)
             self.metrics.decided(
-                agent,
-                record.tool_name or "",
-                record.operation or "",
+                agent, record.tool_name or "", record.operation or "",
                 Decision.DENY if record.decision is None else record.decision,  # ALLOW is 0
-                record.action or Action.NONE,
-                count.count,
-                record.rule or "",
-            )
+                record.action or Action.NONE, count.count, record.rule or "",
+            )  # fmt: skip
             if self.audit.pending >= COMMIT_RECORDS:
                 self.commit()
         self.commit()

@@ -120,6 +120,7 @@ class Questions:
         self.around.denied(event, agent, names, reason)
         self.answers.settle([hold], False, self.book)
         self.around.record(records.event_record("denied", event, agent, names, reason=reason, metadata={"flood": True}))
+        self._metrics.flooded(agent)
         flood = self.book.floods[agent]
         if flood.denied == 1:
             self._notify({"event": "flood", "agent": agent, "pending": self.book.count(agent), "reason": reason})

@@ -71,6 +71,9 @@ class Metrics:
         )  # fmt: skip
         self._oldest = gauge("approval_oldest_seconds", "How long the oldest held operation has waited; 0 if none is.")
         self._answers = counter("approval_answers_total", "Ends of approvals, by who gave the answer.", "answer", "by")
+        self._floods = counter(
+            "approval_floods_total", "Operations denied without a question, because too many waited already.", "agent"
+        )
         self._rules = counter("rule_hits_total", "Operations that a rule of the policy decided.", "agent", "rule")
         self._ranked = gauge(
             "refused_object_operations",
@@ -116,6 +119,7 @@ class Metrics:
                 self._ranked.labels(name, str(rank))
             self._agents.add(name)
             self._pending.labels(name)
+            self._floods.labels(name)
             self._processes.labels(name)
             for tool, operation in (*toolops, (OTHER, OTHER)):
                 self._toolops.add((name, tool, operation))
@@ -162,6 +166,10 @@ class Metrics:
         if seconds is not None:
             self._wait.observe(seconds)
         self._answers.labels(answer, by if by in self._approvers else OTHER).inc()
+
+    def flooded(self, agent: str) -> None:
+        """An operation was denied without a question, because too many wait."""
+        self._floods.labels(self._agent(agent)).inc()
 
     def set_oldest(self, seconds: float) -> None:
         """How long the oldest held operation has waited; 0: none is held."""
@@ -234,6 +242,10 @@ class Metrics:
         """Where to read (bytes committed to the audit log, seq of its last record), and how writing and signing go."""
         self._scraped.audit_from = read
         self._scraped.evidence_from = status
+
+    def read_notices(self, read: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
+        """Where to read what became of notices: Dispatcher.status."""
+        self._scraped.notices_from = read
 
     def exposition(self) -> str:
         """All metrics in the Prometheus text format."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,7 +21,13 @@ SINK_GAUGES: Final = (
     ("queued", "Records that wait for a sink.", "queued"),
     ("failing", "The sink can't be reached (1).", "failed"),
 )
-SOURCES: Final = ("verdicts", "programs", "maps", "audit")
+NOTIFIERS: Final = ("command", "webhook", "journald")
+NOTICES: Final = (
+    ("sent", "delivered"),
+    ("failed", "failed_tries"),
+    ("dropped", "lost"),
+)  # result, and its name in status
+SOURCES: Final = ("verdicts", "programs", "maps", "audit", "notifications")
 VERDICT_BOUNDS: Final = tuple(2**power / 1e9 for power in range(7, 25))  # seconds: 128 ns to 17 ms
 
 
@@ -53,6 +59,8 @@ class Scraped(Collector):
         self.audit_from: Callable[[], tuple[int, int]] | None = None
         self.evidence: Mapping[str, Any] = {}
         self.evidence_from: Callable[[], Mapping[str, Any]] | None = None
+        self.notices: Sequence[Mapping[str, Any]] = []
+        self.notices_from: Callable[[], Sequence[Mapping[str, Any]]] | None = None
 
     def read(self, source: str, function: Callable[[], Any] | None) -> Any:
         """What the function returns, or None (counted) if it fails in one of the ways reading can fail."""
@@ -99,6 +107,22 @@ class Scraped(Collector):
         yield GaugeMetricFamily("agentd_audit_chain_head", "Number (seq) of the last committed record.", value=head)
         self.evidence = self.read("audit", self.evidence_from) or self.evidence
         yield from _evidence(self.evidence)
+        self.notices = self.read("notifications", self.notices_from) or self.notices
+        yield from _notices(self.notices)
+
+
+def _notices(sinks: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    """What became of notices about approvals, by kind of sink."""
+    text = "Notices about approvals: sent, failed tries, and dropped (given up, or the queue was full)."
+    family = CounterMetricFamily("agentd_notifications", text, labels=["sink", "result"])
+    waiting = GaugeMetricFamily("agentd_notifications_queued", "Notices that wait for a sink.", labels=["sink"])
+    for kind in NOTIFIERS:
+        mine = [sink for sink in sinks if sink["kind"] == kind]
+        for result, member in NOTICES:
+            family.add_metric([kind, result], sum(sink[member] for sink in mine))
+        waiting.add_metric([kind], sum(sink["waiting"] for sink in mine))
+    yield family
+    yield waiting
 
 
 def _evidence(status: Mapping[str, Any]) -> Iterator[Metric]:

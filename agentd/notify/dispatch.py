@@ -35,7 +35,7 @@ class Sink(Protocol):
 
     @property
     def name(self) -> str:
-        """For status and messages, without secrets."""
+        """For status and messages, without secrets; its first word is the kind of sink."""
 
     async def deliver(self, notice: Notice) -> None:
         """Raises SinkFailed or OSError. Cancelled when it takes too long: must leave nothing behind."""
@@ -87,6 +87,7 @@ class Dispatcher:
         return [
             {
                 "sink": channel.sink.name,
+                "kind": channel.sink.name.partition(" ")[0],
                 "waiting": channel.queue.qsize(),
                 "delivered": channel.delivered,
                 "failed_tries": channel.failed,

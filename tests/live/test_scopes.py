@@ -288,6 +288,7 @@ say("attempt"); say("ok " + str([os.waitpid(pid, 0)[1] for pid in pids].count(9)
     live.until(lambda: bool(live.engine.questions.summary()["floods"]), "a flood")
     live.until(lambda: live.engine.questions.summary()["floods"][0]["denied"] == 7, "seven denials")
     assert len(live.pending()) == 5
+    assert 'agentd_approval_floods_total{agent="bot"} 7.0' in live.engine.metrics.exposition()
     for asked in live.pending():
         answer(live, asked)
     run = workload.wait()

@@ -8,6 +8,7 @@ import pty
 import socket
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 
@@ -22,7 +23,7 @@ def test_a_webhook_that_hangs() -> None:
     """A webhook that accepts and never answers: the command is told all the same, and answers work as ever."""
     with socket.create_server(("127.0.0.1", 0)) as silent, listening() as port:
         hook = f"http://127.0.0.1:{silent.getsockname()[1]}/"
-        with Service({"bot": ASKING}) as service:
+        with Service({"bot": ASKING}, metrics=True) as service:
             service.end()
             out = service.folder / "told"
             command = ["/bin/sh", "-c", f"cat >> {out}"]
@@ -40,6 +41,11 @@ def test_a_webhook_that_hangs() -> None:
             until(lambda: service.call("status")["notifications"][1]["delivered"] == 2, "the end of both commands")
             hanging, told_to = service.call("status")["notifications"]
             assert hanging["delivered"] == 0 and told_to["delivered"] == 2 and told_to["lost"] == 0
+            with urllib.request.urlopen(f"http://127.0.0.1:{service.port}/metrics") as page:
+                lines = page.read().decode().splitlines()
+            assert 'agentd_notifications_total{result="sent",sink="command"} 2.0' in lines
+            assert 'agentd_notifications_total{result="sent",sink="webhook"} 0.0' in lines
+            assert 'agentd_notifications_queued{sink="webhook"} 1.0' in lines  # and one that it is being told
             assert service.said == ""
 
 

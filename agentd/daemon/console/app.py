@@ -29,6 +29,7 @@ from agentd.daemon.console.access import COOKIE, KEY_HEADER, SESSION_SECONDS, Ac
 from agentd.daemon.console.feed import Feed, shown
 from agentd.daemon.console.search import Wanted, search
 from agentd.daemon.console.settings import ConsoleSettings, read_tokens
+from agentd.daemon.loop import SLICE_SECONDS
 from agentd.daemon.peers import admit
 from agentd.engine.pending import brief
 from agentd.engine.questions import boot_now
@@ -195,7 +196,7 @@ class Console:
 
     async def _state(self, request: web.Request) -> web.StreamResponse:
         session = self._session(request)
-        self._engine.pump()
+        self._engine.pump(SLICE_SECONDS)
         return _json(
             {"name": session.name, "read_only": session.token.read_only, "host": socket.gethostname()}
             | {"status": self._engine.status()}
@@ -203,7 +204,7 @@ class Console:
 
     async def _approvals(self, request: web.Request) -> web.StreamResponse:
         self._session(request)
-        self._engine.pump()
+        self._engine.pump(SLICE_SECONDS)
         questions = self._engine.questions
         held = sorted(questions.book, key=lambda pending: int(pending.id))
         now = boot_now()
@@ -219,7 +220,7 @@ class Console:
             raise AgentdError("usage", "console", 'expected {"answer": "approve" or "deny", "reason": "..."}')
         if not isinstance(upto, int) or isinstance(upto, bool) or not 0 < upto < 1 << 63:
             raise AgentdError("usage", "console", "expected upto: the latest hold that the page has shown")
-        self._engine.pump()
+        self._engine.pump(SLICE_SECONDS)
         by = _approver(session.name)
         result = self._engine.questions.answer(
             request.match_info["id"], answer == "approve", by, reason[:1000], upto=upto
