@@ -201,11 +201,8 @@ class Engine:
         return {line.pid for line in self.marks.list() if line.workload == workload}
 
     def _workload_record(self, event: str, workload: Workload, metadata: dict[str, Json]) -> None:
-        self._record(
-            records.note(
-                event, workload.origin, agent=workload.agent, metadata={"workload": workload.number, **metadata}
-            )
-        )
+        said = {"workload": workload.number, **metadata}
+        self._record(records.note(event, workload.origin, agent=workload.agent, metadata=said))
 
     # -- events
 
