@@ -85,10 +85,9 @@ def run(
     factor: float | None = 1.0,
     told: Callable[[Finding], None] = lambda found: None,
     begun: Callable[[Suite], None] = lambda live: None,
-    *,
-    permitted: bool = True,
+    wanted: Callable[[Probe | Scenario], bool] = lambda probe: True,
 ) -> list[Finding]:
-    """What came of every probe of these rows. begun: told when the suite enforces. permitted: also what is."""
+    """What came of every probe of these rows that is wanted. begun: told when the suite enforces."""
     found = []
     with suite(factor) as live:
         begun(live)
@@ -101,7 +100,7 @@ def run(
         for probe in PROBES:
             if probe in started.PROBES and not live.host.engine.supervises:
                 continue
-            if probe.row in rows and (permitted or not isinstance(probe, Probe) or probe.kind):
+            if probe.row in rows and wanted(probe):
                 found.append(live.run(probe))
                 told(found[-1])
     return found

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.vm import __main__ as vm
 from tests.vm import table
 from tests.vm.boot import Arm, Outcome, scan, wrong_kernel
 from tests.vm.kernels import Kernel, listed, newest
@@ -74,3 +75,10 @@ def test_the_table_has_an_arm_a_column() -> None:
     assert ["a.o", "hook", "REFUSED", "-"] in lines
     assert ["exec", "steals", "failed", "-"] in lines
     assert ["6.1", "lsm", "FAILED", "30", "s", "1"] in lines
+
+
+def test_each_kernel_and_each_kind_of_hooks_has_the_storms() -> None:
+    """Of six machines the first two try what is permitted; three have the storms: each kernel, both kinds of hooks."""
+    given = [vm.flags(number, 2) for number in range(6)]
+    assert given == [["--storms"], [], ["--brief"], ["--brief", "--storms"], ["--brief", "--storms"], ["--brief"]]
+    assert all("--storms" in vm.flags(number, 1) for number in range(3))

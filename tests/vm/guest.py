@@ -2,8 +2,9 @@
 
 The suite starts one engine for everything, because Python, imports and the verifier are slow under emulation; the host
 has compiled its probes and its policy (tests/vm/__main__.py). Left out: the rows whose subject is a daemon that dies or
-loads its policy very often (63 and above), which don't depend on the kernel and take minutes here; and, with --brief,
-what is permitted, which one kernel tries for all.
+loads its policy very often (63 and above), which don't depend on the kernel and take minutes here; with --brief, what
+is permitted, which one kernel tries for all; and without --storms those of remembered verdicts, which have an engine of
+their own: each kernel has them once, and so has each kind of hooks.
 
 Reports go to the file that AGENTD_VM_REPORT names, a JSON object a line; see table.py. Exit status 1: something failed.
 """
@@ -21,7 +22,8 @@ from agentd.errors import AgentdError
 from agentd.kernel import prepare
 from agentd.kernel.libbpf import prog_info
 from tests.containment import run as containment
-from tests.containment.suite import Finding, Suite
+from tests.containment import storms
+from tests.containment.suite import Finding, Probe, Scenario, Suite
 from tests.vm.programs import verified
 
 ROWS: Final = frozenset(row for row in containment.ROWS if row < 63)
@@ -80,11 +82,18 @@ def report(found: list[Finding]) -> None:
             )
 
 
+def wanted(probe: Probe | Scenario) -> bool:
+    """Is it for this machine?"""
+    if isinstance(probe, Probe):
+        return bool(probe.kind) or "--brief" not in sys.argv
+    return "--storms" in sys.argv or probe not in storms.PROBES
+
+
 def main() -> int:
     """0: all is well."""
     ctypes.CDLL(None).prctl(containment.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
-        found = containment.run(set(ROWS), FACTOR, told, begun, permitted="--brief" not in sys.argv)
+        found = containment.run(set(ROWS), FACTOR, told, begun, wanted=wanted)
     except AgentdError as error:
         print(f"the suite did not start: {error}", flush=True)
         programs()
