@@ -25,7 +25,7 @@ from agentd.kernel.hosts import Resolver
 from agentd.kernel.notify.device import take_listener
 from agentd.kernel.seccomp import restrict
 from agentd.resources import policies_dir
-from tests.live.probes import PATIENCE, Run
+from tests.live.probes import PATIENCE, Run, waits_at
 
 TESTER = Approver("a test", 0, os.getpid())
 
@@ -80,7 +80,7 @@ class Workload:
 
     def wait(self) -> Run:
         """Its end, with everything else of the workload ended too."""
-        self._owner.until(lambda: self.ended)
+        self._owner.until(lambda: self.ended, pid=self.pid)
         self._owner.settle(self)
         assert self._status is not None
         os.close(self._pidfd)
@@ -104,6 +104,7 @@ class Host:
         pins: Path | None = None,
     ) -> None:
         self.folder = folder
+        self.patience = PATIENCE
         document: dict[str, Any] = {"version": 1, "agents": agents}
         if tools:
             document["tools"] = tools
@@ -169,13 +170,13 @@ class Host:
         """Starts a command and waits for its end."""
         return self.start(command, name, **how).wait()
 
-    def until(self, done: Callable[[], bool], what: str = "the probe's end") -> None:
-        """Carries the engine on until `done`."""
-        deadline = time.monotonic() + PATIENCE
+    def until(self, done: Callable[[], bool], what: str = "the probe's end", pid: int = 0) -> None:
+        """Carries the engine on until `done`. pid: who is waited for."""
+        deadline = time.monotonic() + self.patience
         while not done():
             self.pump()
             if time.monotonic() > deadline:
-                raise AssertionError(f"waited in vain for {what}")
+                raise AssertionError(f"waited in vain for {what}; {waits_at(pid) if pid else 'see the records'}")
             time.sleep(0.002)
         self.pump()
 

@@ -13,6 +13,7 @@ only one of them is a denial:
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import errno
 import hashlib
@@ -152,7 +153,13 @@ def untagged(
         [os.fspath(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, pass_fds=keep, cwd=cwd,
     )  # fmt: skip
-    out, err = done.communicate(timeout=PATIENCE)
+    try:
+        out, err = done.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        where = waits_at(done.pid)
+        done.kill()
+        done.communicate()
+        raise AssertionError(f"not done after {PATIENCE:.0f} s; {where}") from None
     return Run(done.returncode, out, err, done.pid)
 
 
@@ -162,6 +169,23 @@ def state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0].decode()
     except OSError:
         return "X"
+
+
+def waits_at(pid: int) -> str:
+    """Where a process that doesn't end waits in the kernel, and everything else that can't be woken.
+
+    It may only be the first to ask for what somebody else doesn't give.
+    """
+    found = []
+    for status in Path("/proc").glob("[0-9]*/task/[0-9]*/stat"):
+        thread = int(status.parent.name)
+        if int(status.parts[2]) != pid and state(thread) != "D":
+            continue
+        with contextlib.suppress(OSError):
+            stack = [line.split()[-1] for line in status.with_name("stack").read_text().splitlines()]
+            name = status.with_name("comm").read_text().strip()
+            found.append(f"{name} {thread}, state {state(thread)}: {' < '.join(stack)}")
+    return "; ".join(found) or f"process {pid} is gone"
 
 
 def raw(value: Any) -> bytes:

@@ -25,7 +25,8 @@ from tests.vm.kernels import ROOT, Kernel
 SHARED: Final = "/run/agentd-vm"
 WITHOUT_BPF: Final = "lsm=lockdown,yama,apparmor"  # Ubuntu's and others' default: no bpf
 # Warnings and worse, of the kernel; a TCG machine is slow enough for false alarms of the watchdogs that measure time.
-APPEND: Final = ("loglevel=5", "mitigations=off", "nowatchdog", "rcupdate.rcu_cpu_stall_suppress=1")
+# One stays: who holds up RCU is told, and shown when an arm has failed, because everything else waits for it then.
+APPEND: Final = ("loglevel=5", "mitigations=off", "nowatchdog", "rcupdate.rcu_cpu_stall_timeout=60")
 POLL_SECONDS: Final = 0.2
 TROUBLE: Final = re.compile(
     r"^(?:\[ *[\d.]+\] )?(?:\[ *T\d+\] )?"
@@ -138,6 +139,8 @@ def boot(
         outcome.problems.append(f"the machine ended and said no exit status; the end of its console:\n{tail}")
     elif outcome.status:
         outcome.problems.append(f"the command ended with {outcome.status}")
+    if outcome.problems:
+        outcome.problems += [line for line in messages.replace("\r", "").splitlines() if "rcu:" in line][:40]
     outcome.problems += wrong_kernel(arm, _text(folder / "release"), _text(folder / "lsm"))
     return outcome
 
