@@ -42,10 +42,12 @@ class Op(enum.IntEnum):
     PERF = 18
     COMPAT = 19
     EXECMEM = 20  # memory that is made executable
-    CONNECT = 21
-    BIND = 22
-    LISTEN = 23
-    SEND = 24
+    SIGNAL = 21  # to a process outside the workload
+    CONNECT = 22
+    BIND = 23
+    LISTEN = 24
+    SEND = 25
+    ACCEPT = 26
 
     @property
     def word(self) -> str:

@@ -16,7 +16,7 @@ typedef unsigned long long agentd_u64;
 typedef long long agentd_s64;
 typedef int agentd_s32;
 
-#define AGENTD_ABI_VERSION 4
+#define AGENTD_ABI_VERSION 5
 
 enum agentd_op {
 	AGENTD_OP_EXEC = 0,
@@ -40,14 +40,16 @@ enum agentd_op {
 	AGENTD_OP_PERF = 18,
 	AGENTD_OP_COMPAT = 19,
 	AGENTD_OP_EXECMEM = 20, /* memory that is made executable: a file's path, or "anon:memory" */
-	AGENTD_OP_CONNECT = 21,
-	AGENTD_OP_BIND = 22,
-	AGENTD_OP_LISTEN = 23,
-	AGENTD_OP_SEND = 24,
-	AGENTD_OP_COUNT = 25,
+	AGENTD_OP_SIGNAL = 21, /* to a process that is not of the workload */
+	AGENTD_OP_CONNECT = 22,
+	AGENTD_OP_BIND = 23,
+	AGENTD_OP_LISTEN = 24,
+	AGENTD_OP_SEND = 25,
+	AGENTD_OP_ACCEPT = 26,
+	AGENTD_OP_COUNT = 27,
 };
-#define AGENTD_PATH_OPS 21 /* ops below this one have a path (or word) as their object */
-#define AGENTD_HOST_OPS 4
+#define AGENTD_PATH_OPS 22 /* ops below this one have a path (or word) as their object */
+#define AGENTD_HOST_OPS 5
 
 enum agentd_decision {
 	AGENTD_ALLOW = 0,
@@ -219,7 +221,10 @@ struct agentd_tag {
 #define AGENTD_TAG_FRESH 8u /* HELD, and the syscall that is held has not passed its exit yet */
 #define AGENTD_TAG_KILL_AT_EXIT 16u /* a cgroup program refused the call: SIGKILL at its exit */
 #define AGENTD_TAG_KILLED 32u /* told to die: decide nothing more */
+#define AGENTD_TAG_AGAIN 64u /* an execve is held and comes again: what was approved in it is not asked again */
 #define AGENTD_TAG_NOTIFIED 128u /* has the seccomp filter whose supervisor judges changes of files before */
+#define AGENTD_TAG_SIGNALED 256u /* has sent a signal to a process of no workload: judged at the exit of the call */
+#define AGENTD_TAG_SIGNALED_WORKLOAD 512u /* the same, to one of another workload */
 
 /* What the daemon and the programs tell each other; one entry, mapped. */
 struct agentd_control {

@@ -93,6 +93,7 @@ int BPF_PROG(exec_loaded, struct task_struct *task, int old_pid, struct linux_bi
 		return 0;
 	}
 	tag->granted[0] = tag->granted[1] = 0;
+	tag->flags &= ~AGENTD_TAG_AGAIN;
 	if (covered(AGENTD_OP_EXEC)) /* by lsm_exec.bpf.c, before the effect */
 		return 0;
 	judge_exec(tag, bprm);

@@ -3,7 +3,8 @@
  * What is held after its effect stays held, whoever sends it SIGCONT (where there are no LSM hooks; their holds come before
  * the effect, and a call that is issued again is judged again).
  *
- * tp_btf/signal_generate   counts the SIGCONTs that others send; a storm ends the process
+ * tp_btf/signal_generate   counts the SIGCONTs that others send; a storm ends the process. Also notes signals that leave a
+ *                          workload, which trace.bpf.c judges at the exit of the call
  * tp_btf/sched_exit_tp     a held task that was woken gets its SIGSTOP again, and work that ends it where that is not taken
  *
  * A task that wakes from a stop comes through sched_exit_tp on its own CPU, before it can ask what signals it has
@@ -11,7 +12,7 @@
  * nothing. A second SIGCONT in between takes that SIGSTOP back; so the task has work to do before it returns to user mode
  * (lib/keep.bpf.h), which kills it. No order of signals leads past both.
  */
-#include "lib/act.bpf.h"
+#include "lib/syscall.bpf.h"
 
 /* The mark of a process that waits for an answer which it has not got, or NULL. */
 static __always_inline struct agentd_tag *held_process(struct task_struct *task)
@@ -66,6 +67,37 @@ static __always_inline bool forgivable(struct agentd_tag *held)
 	return __sync_fetch_and_add(&held->continued, 1) < CONTINUES_ALLOWED && alone;
 }
 
+#define SI_TIMER (-2)
+#define SI_KERNEL_LOWEST 1 /* codes from here on are the kernel's: a child that ended, a broken pipe */
+
+static __always_inline bool sends_signals(s32 nr, bool compat)
+{
+	if (compat)
+		return nr == 37 || nr == 178 || nr == 238 || nr == 270 || nr == 335 || nr == 424;
+	nr &= ~X32_BIT;
+	/* kill, rt_sigqueueinfo (x32: 524), tkill, tgkill, rt_tgsigqueueinfo (x32: 536), pidfd_send_signal */
+	return nr == 62 || nr == 129 || nr == 524 || nr == 200 || nr == 234 || nr == 297 || nr == 536 || nr == 424;
+}
+
+/*
+ * Under the receiver's siglock, so only a mark. What the kernel sends while a task runs (timers, the end of a child) is not
+ * the task's doing: only a call that sends signals is looked at.
+ */
+static __always_inline void note_signal(struct task_struct *from, struct task_struct *to, struct kernel_siginfo *info)
+{
+	struct agentd_tag *sender = bpf_task_storage_get(&tags, from, 0, 0), *other;
+
+	if (!sender || covered(AGENTD_OP_SIGNAL) || !sends_signals(syscall_number(), syscall_compat()))
+		return;
+	if ((u64)info > 1 && KREAD(info, si_code) >= SI_KERNEL_LOWEST)
+		return;
+	other = bpf_task_storage_get(&tags, to, 0, 0);
+	if (!other)
+		__sync_fetch_and_or(&sender->flags, AGENTD_TAG_SIGNALED);
+	else if (other->workload != sender->workload)
+		__sync_fetch_and_or(&sender->flags, AGENTD_TAG_SIGNALED_WORKLOAD);
+}
+
 /*
  * Runs in the sender, under the receiver's siglock. A storm ends what is held, by SIGKILL, which no SIGCONT takes back, and
  * a sender that is tagged. Kernels before 6.13 can't signal another task: there the receiver ends at its next exit.
@@ -79,6 +111,8 @@ int BPF_PROG(signal_generated, int sig, struct kernel_siginfo *info, struct task
 	struct agentd_control *c = control_get();
 	struct agentd_tag *held, *sender;
 
+	if (!nobodys(from))
+		note_signal(from, to, info);
 	if (sig != SIGCONT || nobodys(to) || !c || c->epoch != constants.epoch)
 		return 0;
 	held = held_process(to);

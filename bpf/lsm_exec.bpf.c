@@ -7,7 +7,8 @@
  * program to be (pages.bpf.c): nobody can change them any more.
  *
  * When an interpreter is held, the whole execve comes again, and the script with it: what was approved in this attempt is
- * not asked again (agentd_tag.granted, cleared in exec.bpf.c when the program is in place).
+ * not asked again (agentd_tag.granted). An attempt that isn't a held one that comes again begins with nothing approved: one
+ * that failed for another reason (ENOEXEC) has used up its approval.
  */
 #include "lib/prevent.bpf.h"
 
@@ -51,6 +52,11 @@ int BPF_PROG(lsm_bprm_check_security, struct linux_binprm *bprm)
 
 	if (!tag || tag->flags & AGENTD_TAG_ROOT_EXEC)
 		return 0;
+	if (KREAD(bprm, interp) == KREAD(bprm, filename)) { /* the first look of this attempt */
+		if (!(tag->flags & AGENTD_TAG_AGAIN))
+			tag->granted[0] = tag->granted[1] = 0;
+		tag->flags &= ~AGENTD_TAG_AGAIN;
+	}
 	s = begin(&slot);
 	if (!s)
 		return -EPERM;

@@ -10,6 +10,7 @@
  *                         source routes, which lead to another host than the one that is judged
  *                         nothing by a packet socket, for an agent that knows hosts by name
  * socket_bind, socket_listen
+ * socket_accept           by the address of the socket that listens, before there is a connection
  * unix_stream_connect     connect to a unix socket, by the listener's own path
  * unix_may_send           each datagram to a unix socket, and connect of one
  *
@@ -97,8 +98,8 @@ static __always_inline int judge_endpoint(struct agentd_tag *tag, u32 slot, u32 
 	return error;
 }
 
-SEC("?lsm/socket_listen")
-int BPF_PROG(lsm_socket_listen, struct socket *sock)
+/* What a socket does at the address that it is bound to. */
+static __always_inline int judge_local(struct socket *sock, u32 op)
 {
 	struct agentd_tag *tag = current_tag();
 	struct scratch *s;
@@ -114,9 +115,21 @@ int BPF_PROG(lsm_socket_listen, struct socket *sock)
 	s = begin(&slot);
 	if (!s)
 		return -EPERM;
-	error = judge_endpoint(tag, slot, AGENTD_OP_LISTEN, listen_key(s, sk));
+	error = judge_endpoint(tag, slot, op, listen_key(s, sk));
 	scratch_give(slot);
 	return error;
+}
+
+SEC("?lsm/socket_listen")
+int BPF_PROG(lsm_socket_listen, struct socket *sock)
+{
+	return judge_local(sock, AGENTD_OP_LISTEN);
+}
+
+SEC("?lsm/socket_accept")
+int BPF_PROG(lsm_socket_accept, struct socket *sock)
+{
+	return judge_local(sock, AGENTD_OP_ACCEPT);
 }
 
 /* `address`: the kernel's copy. */

@@ -3,6 +3,7 @@
  * Calls whose object is a word, before the effect (LSM hooks; see lib/prevent.bpf.h).
  *
  * ptrace_access_check, ptrace_traceme    ptrace, process_vm_readv and writev, pidfd_getfd
+ * task_kill                              a signal to a process that is not of the workload: signal:outside, signal:workload
  * task_kill, task_setrlimit, task_setscheduler, task_setnice
  *                                        the guard: what touches agentd's own process, as ptrace_access_check does too
  * userns_create                          the other namespaces: task_alloc for clone(), lsm_privileges.bpf.c for the rest
@@ -53,9 +54,28 @@ static __always_inline int guard(struct task_struct *victim)
 }
 
 SEC("?lsm/task_kill")
-int BPF_PROG(lsm_task_kill, struct task_struct *victim)
+int BPF_PROG(lsm_task_kill, struct task_struct *victim, struct kernel_siginfo *info, int sig)
 {
-	return guard(victim);
+	struct agentd_tag *tag, *other;
+	int error = guard(victim);
+	struct scratch *s;
+	u32 slot, len;
+
+	if (error || !sig) /* 0 asks whether it is there */
+		return error;
+	tag = current_tag();
+	if (!tag)
+		return 0;
+	other = bpf_task_storage_get(&tags, victim, 0, 0);
+	if (other && other->workload == tag->workload)
+		return 0;
+	s = begin(&slot);
+	if (!s)
+		return -EPERM;
+	len = other ? word_set(s, "signal:workload") : word_set(s, "signal:outside");
+	error = judge_word_now(tag, slot, AGENTD_OP_SIGNAL, len); /* kill(-1): others may have got theirs already */
+	scratch_give(slot);
+	return error;
 }
 
 SEC("?lsm/task_setrlimit")

@@ -11,6 +11,8 @@
 #include "lib/sockets.bpf.h"
 
 #define SYS_LISTEN 4 /* of socketcall(2), linux/net.h */
+#define SYS_ACCEPT 5
+#define SYS_ACCEPT4 18
 #define SYS_SETSOCKOPT 14
 
 static __always_inline struct sock *sock_of(s64 fd)
@@ -81,6 +83,8 @@ static __always_inline u32 plain_op(u32 kind)
 		return AGENTD_OP_SOCKET;
 	case CALL_LISTEN:
 		return AGENTD_OP_LISTEN;
+	case CALL_ACCEPT:
+		return AGENTD_OP_ACCEPT;
 	case CALL_BIND:
 		return AGENTD_OP_CREATE;
 	default:
@@ -115,6 +119,10 @@ static __always_inline bool socket_args(struct call *c, struct socket_args *a, b
 		break;
 	case 4:
 		c->kind = CALL_LISTEN;
+		break;
+	case SYS_ACCEPT:
+	case SYS_ACCEPT4:
+		c->kind = CALL_ACCEPT;
 		break;
 	case 11:
 		c->kind = CALL_SENDTO;
@@ -226,7 +234,19 @@ static __noinline void judge_option(struct call *c)
 		judge(c, AGENTD_OP_SOCKET, AGENTD_DETECTED, 0, word_set(s, "inet:route"));
 }
 
-/* listen: not in judge_socket(), because Linux 6.1 has no stack for both and for the names of a host. */
+static __always_inline bool listens_or_accepts(const struct call *c)
+{
+	u64 which = argument(c, 0);
+
+	if (c->kind == CALL_SOCKETCALL)
+		return which == SYS_LISTEN || which == SYS_ACCEPT || which == SYS_ACCEPT4;
+	return c->kind == CALL_LISTEN || c->kind == CALL_ACCEPT;
+}
+
+/*
+ * listen, and accept by the same address: that of the socket that listens. Not in judge_socket(), because Linux 6.1 has no
+ * stack for both and for the names of a host. accept: the connection is there, its descriptor was not returned.
+ */
 static __noinline void judge_listen(struct call *c)
 {
 	struct scratch *s = scratch_get(c->slot);
@@ -243,15 +263,19 @@ static __noinline void judge_listen(struct call *c)
 	if (socket_args(c, &a, &known) && known)
 		sk = sock_of((s32)a.fd);
 	if (!sk) { /* another thread has changed the memory or the descriptor since */
-		judge(c, AGENTD_OP_LISTEN, AGENTD_DETECTED, 0, 0);
+		judge(c, plain_op(c->kind), AGENTD_DETECTED, 0, 0);
 		return;
 	}
 	family = KREAD(sk, __sk_common.skc_family);
 	if (family != AF_INET && family != AF_INET6)
 		return;
-	m = emission_begin(s, AGENTD_OP_LISTEN, AGENTD_POINT_TRACE, AGENTD_CONTAINED);
+	m = emission_begin(s, plain_op(c->kind), AGENTD_POINT_TRACE, AGENTD_CONTAINED);
 	m->syscall = c->nr;
 	m->flags = event_flags(c);
-	m->object_len = host_verdict(&s->v[0], c->slot, c->tag->agent, AGENTD_OP_LISTEN, listen_key(s, sk));
+	if (c->kind == CALL_ACCEPT && KREAD(bpf_get_current_task_btf(), files, count.counter) > 1) {
+		m->guarantee = AGENTD_DETECTED; /* another thread may have used the descriptor */
+		m->flags |= AGENTD_EVENT_FLAG_SHARED_FDS;
+	}
+	m->object_len = host_verdict(&s->v[0], c->slot, c->tag->agent, plain_op(c->kind), listen_key(s, sk));
 	act(c->slot, c->tag, &s->v[0], m, false);
 }

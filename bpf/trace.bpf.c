@@ -17,7 +17,8 @@
  *
  * Only calls that succeeded are judged: one that failed had no effect, but for an open that created its file and then
  * failed (O_CREAT | O_DIRECT). Not judged: what needs a capability and names no object (reboot, swapon, sethostname, the
- * clock); signals; System V and POSIX IPC; ioctls. Fails: to deny (kill).
+ * clock); System V and POSIX IPC; ioctls. Signals to others are noted by held.bpf.c when they are sent, and judged here.
+ * Fails: to deny (kill).
  */
 #include "lib/call.bpf.h"
 #include "lib/supervised.bpf.h"
@@ -46,6 +47,7 @@ static const u8 covered_by[CALL_KINDS] = {
 	[CALL_FANOTIFY] = 1 + AGENTD_OP_PERF,	    [CALL_SOCKET] = 1 + AGENTD_OP_SOCKET,
 	[CALL_SETSOCKOPT] = 1 + AGENTD_OP_SOCKET,   [CALL_CONNECT] = 1 + AGENTD_OP_UNIX_CONNECT,
 	[CALL_LISTEN] = 1 + AGENTD_OP_LISTEN,	    [CALL_BIND] = 1 + AGENTD_OP_CREATE,
+	[CALL_ACCEPT] = 1 + AGENTD_OP_ACCEPT,
 	[CALL_SENDTO] = 1 + AGENTD_OP_UNIX_CONNECT, [CALL_SENDMSG] = 1 + AGENTD_OP_UNIX_CONNECT,
 };
 
@@ -97,7 +99,7 @@ static __always_inline void judge_call(struct call *c)
 		judge_open(c);
 	} else if (c->kind == CALL_FSETATTR || c->kind == CALL_CHROOT) {
 		judge_place(c);
-	} else if (c->kind == CALL_LISTEN || (c->kind == CALL_SOCKETCALL && argument(c, 0) == SYS_LISTEN)) {
+	} else if (listens_or_accepts(c)) {
 		judge_listen(c);
 	} else if (c->kind == CALL_SETSOCKOPT || (c->kind == CALL_SOCKETCALL && argument(c, 0) == SYS_SETSOCKOPT)) {
 		judge_option(c);
@@ -155,6 +157,37 @@ static __noinline bool settle(struct agentd_tag *tag, s64 ret)
 	return false;
 }
 
+/* Signals that this call has sent to processes that are not of the workload: one of each kind is judged. */
+static __noinline void judge_signals(struct call *c, u32 sent)
+{
+	struct scratch *s;
+	u32 len;
+
+	c->slot = scratch_take();
+	s = scratch_get(c->slot);
+	if (c->slot == NO_SLOT || !s) {
+		kill_current(c->tag, NULL);
+		return;
+	}
+	s->nr = c->nr;
+	len = sent & AGENTD_TAG_SIGNALED ? word_set(s, "signal:outside") : word_set(s, "signal:workload");
+	judge(c, AGENTD_OP_SIGNAL, AGENTD_DETECTED, 0, len);
+	scratch_give(c->slot);
+}
+
+static __always_inline void settle_signals(struct call *c)
+{
+	u32 sent = c->tag->flags & (AGENTD_TAG_SIGNALED | AGENTD_TAG_SIGNALED_WORKLOAD);
+
+	if (!sent)
+		return;
+	c->tag->flags &= ~sent;
+	if (sent & AGENTD_TAG_SIGNALED)
+		judge_signals(c, AGENTD_TAG_SIGNALED);
+	if (sent & AGENTD_TAG_SIGNALED_WORKLOAD && !(c->tag->flags & AGENTD_TAG_KILLED))
+		judge_signals(c, AGENTD_TAG_SIGNALED_WORKLOAD);
+}
+
 SEC("tp_btf/sys_exit")
 int BPF_PROG(syscall_returned, struct pt_regs *regs, long ret)
 {
@@ -171,7 +204,10 @@ int BPF_PROG(syscall_returned, struct pt_regs *regs, long ret)
 	if (c.nr < 0) /* rt_sigreturn, and calls that a debugger cancelled */
 		return 0;
 	c.ret = ret;
+	c.tag = tag;
+	c.regs = regs;
 	c.compat = KREAD((struct task_struct___x86 *)task, thread_info.status) & TS_COMPAT;
+	settle_signals(&c);
 	nr = c.nr & ~X32_BIT;
 	if (nr < SYSCALLS)
 		c.kind = c.compat ? calls_32[nr & (SYSCALLS - 1)] : calls_64[nr & (SYSCALLS - 1)];
@@ -179,8 +215,6 @@ int BPF_PROG(syscall_returned, struct pt_regs *regs, long ret)
 		return 0;
 	if (ret < 0)
 		return 0;
-	c.tag = tag;
-	c.regs = regs;
 	if (!c.compat && !(c.nr & X32_BIT) && (judged_before(&c) || supervised(&c)))
 		return 0;
 	judge_call(&c);

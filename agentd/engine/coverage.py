@@ -80,10 +80,13 @@ KINDS: Final = (
     Kind(Op.PERF, "fanotify and userfaultfd", Point.TRACE, CONTAINED, filtered=True),
     Kind(Op.COMPAT, "", Point.TRACE, DETECTED),
     Kind(Op.EXECMEM, "", Point.NONE, Guarantee.NONE),  # without LSM hooks nothing judges it
+    Kind(Op.SIGNAL, "", Point.TRACE, DETECTED),
     Kind(Op.CONNECT, "", Point.CGROUP, PREVENTED),
     Kind(Op.BIND, "", Point.CGROUP, PREVENTED),
     Kind(Op.LISTEN, "", Point.TRACE, CONTAINED),
     Kind(Op.SEND, "", Point.CGROUP, PREVENTED),
+    Kind(Op.ACCEPT, "", Point.TRACE, CONTAINED),
+    Kind(Op.ACCEPT, "shared descriptors", Point.TRACE, DETECTED),
 )
 
 

@@ -25,7 +25,9 @@ VERBS: Final = {
     Op.NAMESPACE: "enter a new namespace:", Op.BPF: "call bpf():", Op.MODULE: "load a kernel module:",
     Op.KEXEC: "load another kernel:", Op.IO_URING: "set up io_uring:", Op.SOCKET: "open a socket:",
     Op.PERF: "open a perf event:", Op.COMPAT: "make a 32-bit system call:", Op.EXECMEM: "run as code",
+    Op.SIGNAL: "send a signal:",
     Op.CONNECT: "connect to", Op.BIND: "bind", Op.LISTEN: "listen on", Op.SEND: "send a datagram to",
+    Op.ACCEPT: "take a connection on",
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from agentd.model import Op
 
-ABI_VERSION: Final = 4
+ABI_VERSION: Final = 5
 MAX_AGENTS: Final = 256
 HITS: Final = 16384
 CHECK_PATH: Final = 256

@@ -181,6 +181,16 @@ def _ptrace(g: Ground) -> Attempt:
     return call
 
 
+def _signal(g: Ground) -> Attempt:
+    g.victim = os.fork()
+    if not g.victim:
+        signal.pause()
+        os._exit(0)
+    g.effect = lambda: select.select([ended], [], [], 0.05)[0] != []
+    ended = os.pidfd_open(g.victim)
+    return lambda: os.kill(g.victim, signal.SIGTERM)
+
+
 def _namespace(g: Ground) -> Attempt:
     return lambda: checked(libc.unshare(CLONE_NEWUSER))
 
@@ -259,6 +269,14 @@ def _listen(g: Ground) -> Attempt:
     return lambda: made.listen(1)
 
 
+def _accept(g: Ground) -> Attempt:
+    server, address = g.listener()
+    client = socket.socket()
+    g.keep.append(client)
+    client.connect(address)
+    return lambda: server.accept()[0].close()
+
+
 def _send(g: Ground) -> Attempt:
     server, address = g.listener(socket.SOCK_DGRAM)
     client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -289,10 +307,12 @@ ATTEMPTS: dict[str, Callable[[Ground], Attempt]] = {
     "perf": _perf,
     "compat": _compat,
     "execmem": _execmem,
+    "signal": _signal,
     "connect": _connect,
     "bind": _bind,
     "listen": _listen,
     "send": _send,
+    "accept": _accept,
 }
 # Attempts that fail harmlessly when nobody forbids them: with which errno. Only a point before the call can be seen.
 FAIL_ANYWAY = {"module": 8, "kexec": 22}

@@ -95,6 +95,7 @@ LSM_HOOKS: Final = (
     LsmHook("socket_bind", (Op.BIND,)),
     LsmHook("socket_sendmsg", (Op.SEND,)),
     LsmHook("socket_listen", (Op.LISTEN,)),
+    LsmHook("socket_accept", (Op.ACCEPT,)),
     LsmHook("unix_stream_connect", (Op.UNIX_CONNECT,)),
     LsmHook("unix_may_send", (Op.UNIX_CONNECT,)),
     LsmHook("ptrace_access_check", (Op.PTRACE,)),
@@ -108,7 +109,7 @@ LSM_HOOKS: Final = (
     LsmHook("capable", (Op.NAMESPACE, Op.MOUNT, Op.MODULE)),
     LsmHook("inode_init_security_anon", (Op.IO_URING, Op.PERF)),
     LsmHook("path_notify", (Op.PERF,)),
-    LsmHook("task_kill"),  # the guard, with ptrace_access_check
+    LsmHook("task_kill", (Op.SIGNAL,)),  # and the guard, with ptrace_access_check
     LsmHook("task_setrlimit"),
     LsmHook("task_setscheduler"),
     LsmHook("task_setnice"),

@@ -17,7 +17,7 @@ from typing import Final
 from agentd.policy.patterns import Dialect, Glob, parse
 
 HOMES: Final = ("/root", "/home/*")  # what `~` means: every home directory, because a workload may change its user
-_LITERAL: Final = ("/", "**", "anon:", "@", "ptrace:", "unshare:", "setns:", "inet:")
+_LITERAL: Final = ("/", "**", "anon:", "@", "ptrace:", "signal:", "unshare:", "setns:", "inet:")
 
 
 @functools.lru_cache(maxsize=4096)  # every agent of every policy has the shipped entries

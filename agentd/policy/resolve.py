@@ -68,7 +68,7 @@ Item = TypeVar("Item", bound=Hashable)
 
 # Operations whose object is a word, never a path: an entry's pattern is taken as it stands.
 WORD_OPS: Final = frozenset(
-    {Op.PTRACE, Op.NAMESPACE, Op.BPF, Op.MODULE, Op.KEXEC, Op.IO_URING, Op.SOCKET, Op.PERF, Op.COMPAT}
+    {Op.PTRACE, Op.NAMESPACE, Op.BPF, Op.MODULE, Op.KEXEC, Op.IO_URING, Op.SOCKET, Op.PERF, Op.COMPAT, Op.SIGNAL}
 )
 
 

@@ -117,6 +117,13 @@ static __always_inline bool stop_on_exit(struct agentd_tag *tag, bool signals)
 	return true;
 }
 
+/* A call was held: an execve will begin with its script again, which may have been approved just now (lsm_exec.bpf.c). */
+static __always_inline void comes_again(struct agentd_tag *tag, u32 op)
+{
+	if (op == AGENTD_OP_EXEC)
+		tag->flags |= AGENTD_TAG_AGAIN;
+}
+
 /* The end of the process whose call is refused. */
 static __always_inline void kill_on_exit(struct agentd_tag *tag, struct emission *m, bool signals)
 {
@@ -200,7 +207,10 @@ static __always_inline int answer(u32 slot, struct agentd_tag *tag, const struct
 			 * Woken by somebody and not answered: the same hold goes on. (Answered, and another thread took the
 			 * grant: asked anew.)
 			 */
-			return stop_on_exit(tag, signals) ? -ERESTARTNOINTR : -EPERM;
+			if (!stop_on_exit(tag, signals))
+				return -EPERM;
+			comes_again(tag, m->op);
+			return -ERESTARTNOINTR;
 		}
 		m->type = AGENTD_EVENT_HOLD;
 		m->action = AGENTD_ACTION_PAUSE;
@@ -210,8 +220,10 @@ static __always_inline int answer(u32 slot, struct agentd_tag *tag, const struct
 			tag->hold_id = m->hold_id;
 			tag->hold_key[0] = m->key[0];
 			tag->hold_key[1] = m->key[1];
-			if (stop_on_exit(tag, signals))
+			if (stop_on_exit(tag, signals)) {
+				comes_again(tag, m->op);
 				return -ERESTARTNOINTR;
+			}
 			tell(AGENTD_EVENT_GONE, 0, tag); /* nobody waits for the answer */
 			tag->hold_id = 0;
 			m->flags |= AGENTD_EVENT_FLAG_SIGNAL_FAILED;

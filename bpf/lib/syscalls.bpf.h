@@ -67,6 +67,7 @@ enum call_kind {
 	CALL_SENDTO,
 	CALL_SENDMSG, /* and sendmmsg, by its first message */
 	CALL_SETSOCKOPT,
+	CALL_ACCEPT,
 	CALL_SOCKETCALL, /* i386: all of them in one */
 };
 #define CALL_KINDS 64
@@ -152,6 +153,8 @@ static const u8 calls_64[SYSCALLS] = {
 	[44] = CALL_SENDTO,
 	[46] = CALL_SENDMSG,
 	[54] = CALL_SETSOCKOPT,
+	[43] = CALL_ACCEPT,
+	[288] = CALL_ACCEPT,
 	[307] = CALL_SENDMSG,
 };
 
@@ -182,6 +185,7 @@ static const u8 calls_32[SYSCALLS] = {
 	[283] = CALL_KEXEC,	  [425] = CALL_IO_URING,       [426] = CALL_IO_URING,
 	[427] = CALL_IO_URING,	  [336] = CALL_PERF,	       [374] = CALL_USERFAULTFD,
 	[359] = CALL_SOCKET,	  [362] = CALL_CONNECT,	       [363] = CALL_LISTEN,
+	[364] = CALL_ACCEPT,
 	[102] = CALL_SOCKETCALL,  [338] = CALL_FANOTIFY,       [431] = CALL_MOUNT_OTHER,
 	[433] = CALL_MOUNT_OTHER, [361] = CALL_BIND,	       [369] = CALL_SENDTO,
 	[370] = CALL_SENDMSG,	  [345] = CALL_SENDMSG,	       [366] = CALL_SETSOCKOPT,

@@ -27,8 +27,8 @@ FILE_OPS: Final = (
     "unix_connect",
 )
 WORD_OPS: Final = ("ptrace", "namespace", "bpf", "module", "kexec", "io_uring", "socket", "perf", "compat")
-PATH_OPS: Final = (*FILE_OPS, *WORD_OPS, "execmem")
-HOST_OPS: Final = ("connect", "bind", "listen", "send")
+PATH_OPS: Final = (*FILE_OPS, *WORD_OPS, "execmem", "signal")
+HOST_OPS: Final = ("connect", "bind", "listen", "send", "accept")
 DEFAULT, UNRESOLVED = -1, -2
 NAMELESS: Final = (
     *("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "100.100.100.200", "168.63.129.16", "192.0.0.192"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -230,6 +231,32 @@ def replayed(suite: Suite) -> Told:
     return Told("connect", "-", asked["guarantee"], detail)
 
 
+def signals_out(suite: Suite) -> Told:
+    """A workload signals its own processes only; a stranger, or those of another workload, where a rule allows it."""
+    sleeps = ["/bin/sleep", "30"]
+    mine = suite.host.run(["/bin/sh", "-c", "sleep 30 & kill -USR1 $!; wait $!; echo ended $?"])
+    assert mine.lines == [f"ended {128 + USR1}"] and not mine.denials, mine
+    point = guarantee = ""
+    for word, wanted in (("outside", False), ("workload", True)):
+        for agent in ("bot", "roamer"):
+            other = suite.host.start(sleeps, "roamer") if wanted else subprocess.Popen(sleeps)
+            run = suite.host.run(suite.probe("signal", other.pid, USR1), agent)
+            if agent == "bot":
+                (record,) = run.denials
+                assert (record["kernel_operation"], record["object"]) == ("signal", f"signal:{word}"), record
+                point, guarantee = record["point"], record["guarantee"]
+                if guarantee == "prevented":
+                    assert f"errno {errno.EPERM}" in run.lines, run
+                    assert Path(f"/proc/{other.pid}/stat").read_text().split()[2] == "S"
+                else:
+                    assert run.killed, run
+            other.kill()
+            status = other.wait()
+            if agent == "roamer":  # the control: allowed, it arrives
+                assert not run.denials and (status if isinstance(status, int) else status.status) == -USR1, status
+    return Told("signal", point, guarantee)
+
+
 def guard(row: int, name: str, words: str, effect: Callable[[Seen], bool], **how: Any) -> Probe:
     """An attempt on agentd that no rule of the policy speaks of: only a guard could stop it."""
     return Probe(row, name, "guard", words, effect, **{"agent": "roamer", "prepare": note_signals, **how})
@@ -252,6 +279,7 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
           records=None),
     guard(62, "the audit log, opened to write", "open 0x402 {audit}", came_back),
     guard(62, "the policy, opened to write", "open 0x402 {policy}", came_back),
+    Scenario(60, "signals to others than agentd", signals_out),
     Scenario(62, "an answer given twice", replayed),
     Scenario(63, "a ring that is full", flood),
     Scenario(63, "many files", many_files),

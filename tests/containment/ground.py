@@ -230,7 +230,7 @@ class Ground:
                 ],
             },
             "asked": {"run": [{"exec": [f"{d}/askbin/**"]}]},
-            "deaf": {"listen": [{"listen": ["*"]}]},
+            "deaf": {"listen": [{"listen": ["*"]}], "accept": [{"accept": ["*"]}]},
         }
         coding = yaml.safe_load((policies_dir() / "coding-agent.yaml").read_text(encoding="utf-8"))
         out = ("host", "process", "loader")

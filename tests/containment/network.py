@@ -104,6 +104,9 @@ def heard(ending: str) -> Any:
     return effect
 
 
+CALLERS: Final[list[socket.socket]] = []
+
+
 def made(kind: int) -> Callable[[Ground], None]:
     """Prepares a socket that the probe inherits."""
 
@@ -111,6 +114,14 @@ def made(kind: int) -> Callable[[Ground], None]:
         ground.names["socket"] = socket.socket(socket.AF_INET, kind).detach()
 
     return prepare
+
+
+def waiting(ground: Ground) -> None:
+    """Prepares a socket that listens, which the probe inherits, with a connection that waits there."""
+    server = socket.create_server(("127.0.0.1", 0))
+    ground.names["served_port"] = server.getsockname()[1]
+    CALLERS[:] = [socket.create_connection(server.getsockname())]
+    ground.names["socket"] = server.detach()
 
 
 def calls(how: str, kind: str, protocol: str, row: int) -> Iterator[Probe]:
@@ -154,6 +165,10 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
     Probe(33, "listen and accept", "listen", "listen 127.0.0.1", agent="deaf"),
     Probe(33, "listen and accept, v6", "listen", "listen ::1", agent="deaf"),
     Probe(33, "listen and accept where it is allowed", "", "listen 127.0.0.1"),
+    Probe(33, "accept on a socket that listens already", "accept", "accept {socket}", came_back,
+          "127.0.0.1:{served_port}/tcp", agent="deaf", prepare=waiting, keep=lambda ground: [ground.names["socket"]]),
+    Probe(33, "the same, where it is allowed", "", "accept {socket}", prepare=waiting,
+          keep=lambda ground: [ground.names["socket"]]),
     *(Probe(34, f"connect to {name}", "unix_connect", f"unix stream {place}".replace("{socks}", "{free}/socks"),
             heard(place.rpartition("/")[2].lstrip("@")), place.replace("{socks}", "{free}/socks"), prepare=LISTENING)
       for name, place in SOCKET_PLACES.items()),

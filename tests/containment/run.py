@@ -65,6 +65,8 @@ def suite(factor: float | None = 1.0) -> Iterator[Suite]:
                 yield Suite(host, made, factor)
         finally:
             network.LISTENING.close()
+            for caller in network.CALLERS:
+                caller.close()
             routes.WIRE.close()
             hostnames.close()
             attacks.remove_canary()

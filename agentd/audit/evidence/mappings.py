@@ -12,7 +12,7 @@ from typing import Any, Final
 from agentd.audit import receipts
 
 ANSWERS: Final = receipts.RECEIPT_EVENTS - {"denied"}
-NETWORK: Final = frozenset({"connect", "bind", "send", "listen", "socket", "unix_connect"})
+NETWORK: Final = frozenset({"connect", "bind", "send", "listen", "accept", "socket", "unix_connect"})
 
 _ALWAYS: Final = {
     "eu_ai_act": ("Article 12 (record-keeping)", "Article 19 (automatically generated logs)"),

@@ -193,6 +193,13 @@ static int listen_word(int argc, char **argv)
 	return 0;
 }
 
+/* accept on an inherited socket: accept FD */
+static int accept_word(int argc, char **argv)
+{
+	ATTEMPT(accept(atoi(argv[1]), 0, 0));
+	return 0;
+}
+
 /* socket FAMILY TYPE PROTOCOL */
 static int socket_word(int argc, char **argv)
 {
@@ -258,5 +265,6 @@ const struct word network_words[] = {
 	{ "listen", 1, listen_word }, { "socket", 3, socket_word },	  { "unix", 2, unix_word },
 	{ "second", 2, second_word }, { "unixbind", 1, unixbind_word },	  { "reconnect", 3, reconnect_word },
 	{ "vague", 2, vague_word },   { "four", 2, four_word },		  { "mixed", 3, mixed_word },
-	{ "smc", 2, smc_word },	      { "given", 3, given_word },	  { 0 },
+	{ "smc", 2, smc_word },	      { "given", 3, given_word },	  { "accept", 1, accept_word },
+	{ 0 },
 };
