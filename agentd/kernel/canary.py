@@ -186,8 +186,8 @@ def _signal(g: Ground) -> Attempt:
     if not g.victim:
         signal.pause()
         os._exit(0)
-    g.effect = lambda: select.select([ended], [], [], 0.05)[0] != []
     ended = os.pidfd_open(g.victim)
+    g.effect = lambda: select.select([ended], [], [], 0.05)[0] != []
     return lambda: os.kill(g.victim, signal.SIGTERM)
 
 
