@@ -12,9 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agentd.audit import rawbytes
+from agentd.engine.automata import for_this_host
+from agentd.engine.policies import MAX_ARENA_WORDS
 from agentd.model import OP_BY_WORD, Action, Decision, Endpoint, Family, Op
 from agentd.policy.evaluate import decide, first_of, judged_by, matched_patterns
 from agentd.policy.resolved import RULE_DEFAULT, RULE_UNRESOLVED, Outcome, ResolvedAgent, ResolvedPolicy
+from agentd.policy.tables import AgentTables, build
+from agentd.policy.walk import lookup
 
 EVENTS: Final = frozenset({"allowed", "denied", "approval_required"})
 CARRIED_OUT: Final = "approved, and carried out"  # the second record of an operation that was asked about
@@ -109,12 +113,26 @@ def object_of(value: object) -> bytes | Endpoint | None:
         return None
 
 
-def verdict(policy: ResolvedPolicy, operation: Operation) -> Verdict:
-    """What `policy` says about it."""
-    agent = policy.agents.get(operation.agent)
-    if agent is None:
-        return Verdict("deny", UNKNOWN, *operation.named)
-    outcome = _outcome(agent, operation)
+class Judge:
+    """A policy that is asked often: paths are judged by the kernel's tables, which a log's many paths need."""
+
+    def __init__(self, policy: ResolvedPolicy) -> None:
+        self._policy = policy
+        self._tables: dict[str, AgentTables] = {}
+
+    def verdict(self, operation: Operation) -> Verdict:
+        """What the policy says about it. Raises AgentdError `policy-too-large`."""
+        agent = self._policy.agents.get(operation.agent)
+        if agent is None:
+            return Verdict("deny", UNKNOWN, *operation.named)
+        if isinstance(operation.obj, Endpoint) or operation.argv is None:
+            return _verdict(agent, _outcome(agent, operation))
+        if agent.name not in self._tables:
+            self._tables[agent.name] = build(agent, max_words=MAX_ARENA_WORDS, automata=for_this_host())
+        return _verdict(agent, lookup(self._tables[agent.name], operation.op, operation.obj, operation.argv))
+
+
+def _verdict(agent: ResolvedAgent, outcome: Outcome) -> Verdict:
     done = "" if outcome.action in (Action.NONE, Action.DENY) else f" ({outcome.action.word})"
     if outcome.decision is not Decision.ALLOW and outcome.action is Action.NONE:
         done = " (monitor)"
@@ -144,8 +162,9 @@ def changes(
     old: ResolvedPolicy, new: ResolvedPolicy, seen: Mapping[Operation, Seen]
 ) -> Iterator[tuple[Operation, Seen, Verdict, Verdict]]:
     """The operations that `new` decides otherwise than `old`."""
+    before, after = Judge(old), Judge(new)
     for operation, times in seen.items():
-        was, will = verdict(old, operation), verdict(new, operation)
+        was, will = before.verdict(operation), after.verdict(operation)
         if was.decision != will.decision:
             yield operation, times, was, will
 
