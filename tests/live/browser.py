@@ -103,11 +103,25 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """As a person would: it must be there to be hit."""
-        self._ask("POST", f"{self._session}/element/{self.wait(selector)}/click")
+        self._act(selector, "click", {})
 
     def type(self, selector: str, text: str) -> None:
         """Types into a field."""
-        self._ask("POST", f"{self._session}/element/{self.wait(selector)}/value", {"text": text})
+        self._act(selector, "value", {"text": text})
+
+    def _act(self, selector: str, what: str, body: dict[str, str]) -> None:
+        """Does something to an element; again, if the page has put another one in its place meanwhile."""
+
+        def done() -> bool:
+            try:
+                self._ask("POST", f"{self._session}/element/{self.wait(selector)}/{what}", body)
+            except AssertionError as error:
+                if "stale element" not in str(error):
+                    raise
+                return False
+            return True
+
+        until(done, f"{what} of {selector}")
 
     def picture(self, file: Path) -> None:
         """What the window shows, as a PNG."""

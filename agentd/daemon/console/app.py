@@ -17,6 +17,7 @@ import contextlib
 import json
 import pwd
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -269,7 +270,12 @@ class Console:
         response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})
         try:
             await response.prepare(request)
+            looked = time.monotonic()
             while True:
+                if time.monotonic() - looked > BEAT_SECONDS:  # the session may have ended meanwhile, in a flood too
+                    looked = time.monotonic()
+                    self._check_peer(request)
+                    self._session(request)
                 try:
                     record = await asyncio.wait_for(queue.get(), BEAT_SECONDS)
                     event: dict[str, Any] = shown(record)
@@ -277,8 +283,6 @@ class Console:
                         event["missed"] = missed
                     await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
                 except TimeoutError:
-                    self._check_peer(request)
-                    self._session(request)  # it may have ended meanwhile
                     await response.write(b": \n\n")
         except (ConnectionError, AgentdError):
             return response
