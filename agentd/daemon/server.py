@@ -149,6 +149,7 @@ def bind_socket(path: Path) -> socket.socket:
             os.umask(mask)
         with contextlib.suppress(LookupError):
             shutil.chown(path, group=GROUP)
+        bound.listen(BACKLOG)  # whoever finds it there waits until it is served, instead of being refused
     except OSError as exc:
         bound.close()
         why = (exc.strerror or str(exc)).lower()

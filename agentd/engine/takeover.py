@@ -19,7 +19,7 @@ from agentd.engine.records import Names
 from agentd.kernel import abi
 from agentd.workloads import processes
 
-CARRY_SECONDS: Final = 15  # what is judged anew comes again within this, or its question is over
+CARRY_SECONDS: Final = 60  # what is judged anew comes again within this, or its question is over
 
 
 class Takeover:

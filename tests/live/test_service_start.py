@@ -31,7 +31,13 @@ def test_start_and_stop() -> None:
         assert status["pins"] == str(service.pins)
         assert service.end() == 0
         told = [r["event"] for r in service.records()]
-        assert told == ["started", "policy_loaded", "stopped", "signing_key", "signed"]
+        # The key is introduced a second after the start, which may be before the end on a loaded machine.
+        assert [event for event in told if event not in ("signing_key", "signed")] == [
+            "started",
+            "policy_loaded",
+            "stopped",
+        ]
+        assert told.count("signing_key") == 1 and told[-1] == "signed"
         assert not service.socket.exists()
         service.verify()
         assert service.said == ""

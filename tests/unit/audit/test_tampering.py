@@ -21,7 +21,7 @@ from tests.unit.audit.samples import START, denied
 from tests.unit.audit.signed import begin, judge, write
 
 Files = dict[str, bytes]
-ROUNDS: Final = 25  # of each seed
+ROUNDS: Final = 16  # of each seed
 
 
 @pytest.fixture(scope="module")
