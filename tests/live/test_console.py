@@ -299,6 +299,27 @@ def test_no_workload_gets_through(page: Page) -> None:
         assert connection.recv(12) == b"HTTP/1.1 403"
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\0\xff" * 500,
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\nffffffff\r\n",
+        b"POST /api/login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 9999999999\r\n\r\n{",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil.example\r\n\r\n",
+        b"GET /" + b"A" * 20_000 + b" HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_what_is_no_request_is_nobodys_news(page: Page, data: bytes) -> None:
+    """Bytes that are no request end their connection at most; the service answers others, and says nothing of it."""
+    with socket.create_connection(("127.0.0.1", page.port)) as connection:
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(12) != b"HTTP/1.1 200"
+    assert page.ask("GET", "/")[0] == 200
+    assert page.service.said == ""
+
+
 def test_connections_are_bounded(page: Page) -> None:
     """More connections than there may be are closed, and the service goes on answering on its socket."""
     opened = [socket.create_connection(("127.0.0.1", page.port)) for _ in range(80)]

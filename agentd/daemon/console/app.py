@@ -15,8 +15,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import pwd
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -91,7 +93,10 @@ class Console:
                 *(web.get(path, self._page) for path in ("/", "/log", "/top", "/workloads", "/record/{seq}")),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1)
+        # What a request got wrong is its sender's business: whoever may connect could fill the journal with it.
+        quiet = logging.Logger("agentd.console")
+        quiet.addHandler(logging.NullHandler())
+        self._runner = web.AppRunner(app, access_log=None, logger=quiet, handle_signals=False, shutdown_timeout=1)
         self._accepting: asyncio.Task[None] | None = None
 
     async def start(self, bound: socket.socket) -> None:
@@ -136,6 +141,8 @@ class Console:
         api = request.path.startswith("/api/")
         try:
             self._check_peer(request)
+            if len(request.headers.getall("Host", [])) != 1:
+                raise AgentdError("usage", "console", "expected one Host")
             self._access.check_request(request.headers, page=not api)
             if api and request.method == "POST" and request.content_type != "application/json":
                 raise AgentdError("usage", "console", "expected application/json")
@@ -144,6 +151,11 @@ class Console:
             response = _json({"error": str(error), "code": error.code}, STATUS.get(error.code, 500))
         except web.HTTPException as error:
             response = _json({"error": error.reason, "code": "usage"}, error.status)
+        except ConnectionError:  # whoever asked is gone
+            raise
+        except Exception as error:  # noqa: BLE001  # a bug of this page must not end the service, nor be unheard of
+            print(f"agentd: console: {request.path!r}: {error!r}; please report this", file=sys.stderr, flush=True)
+            response = _json({"error": "the service could not answer", "code": "service-refused"}, 500)
         if not response.prepared:
             response.headers.update(HEADERS)
         return response
