@@ -27,6 +27,8 @@ from tests.containment import (
     files,
     hostnames,
     network,
+    ordinary,
+    overlays,
     paths,
     promises,
     races,
@@ -40,7 +42,10 @@ from tests.containment.ground import ground
 from tests.containment.suite import FULL, Finding, Probe, Scenario, Suite
 from tests.live import harness
 
-GROUPS: Final = (paths, exec_, files, network, routes, hostnames, tag, races, storms, attacks, survival, started)
+GROUPS: Final = (
+    *(paths, overlays, exec_, files, network, routes, hostnames, tag, races, storms, attacks, survival),
+    *(ordinary, started),
+)
 PROBES: Final[tuple[Probe | Scenario, ...]] = tuple(probe for group in GROUPS for probe in group.PROBES)
 PR_SET_CHILD_SUBREAPER: Final = 36
 ROWS: Final = tuple(sorted({probe.row for probe in PROBES}))

@@ -22,6 +22,7 @@ from agentd.kernel import abi, prepare
 from agentd.kernel.libbpf import check, library, pointer
 from agentd.kernel.maps import MappedArray
 from agentd.model import Point
+from tests.containment import files
 from tests.containment.suite import Probe, Scenario, Suite, Told, numbers, touch
 from tests.live.harness import Host
 
@@ -146,6 +147,19 @@ def control(suite: Suite, where: Checked, folder: Path, blind: str) -> None:
     raise AssertionError(f"the check does not find that {blind} was overlooked")
 
 
+def overlaid(suite: Suite, where: Checked, rounds: int) -> None:
+    """The same on an overlay, whose files are copied up, whited out and made again."""
+    where.careless(0)
+    suite.ground.fresh()
+    lower, target = suite.ground.dir / "free/below", suite.ground.dir / "free/mount"
+    subprocess.run(suite.probe("stormlay", lower), check=True)
+    files.overlay(suite.ground, str(lower), str(target))
+    with changing(suite, target, 1, lay=False):
+        done = used(suite, where.host, target, rounds)
+    counted = where.counted
+    assert done and not counted.different, f"{counted.different} differences, the first: {where.difference()}"
+
+
 def remembered(suite: Suite) -> Told:
     """What memory says is what a walk says, in storms of renames, links, mounts and removals."""
     if not suite.points & {Point.LSM, Point.FMOD_RET}:
@@ -157,7 +171,8 @@ def remembered(suite: Suite) -> Told:
         for blind in BLIND:
             control(suite, where, folder, blind)
         said = storm(suite, where, folder, suite.rounds(20_000, 1_000_000))
-    shutil.rmtree(folder)
+        overlaid(suite, where, suite.rounds(3_000, 100_000))
+    shutil.rmtree(folder, ignore_errors=True)  # gone already if the ground was made fresh
     point = suite.host.engine.loaded.control.point
     return Told("read", Point(point).word, "prevented", said)
 

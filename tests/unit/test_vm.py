@@ -77,8 +77,7 @@ def test_the_table_has_an_arm_a_column() -> None:
     assert ["6.1", "lsm", "FAILED", "30", "s", "1"] in lines
 
 
-def test_each_kernel_and_each_kind_of_hooks_has_the_storms() -> None:
-    """Of six machines the first two try what is permitted; three have the storms: each kernel, both kinds of hooks."""
-    given = [vm.flags(number, 2) for number in range(6)]
-    assert given == [["--storms"], [], ["--brief"], ["--brief", "--storms"], ["--brief", "--storms"], ["--brief"]]
-    assert all("--storms" in vm.flags(number, 1) for number in range(3))
+def test_a_thorough_run_leaves_nothing_out() -> None:
+    """Machines but the first kernel's are brief, unless all of it is asked for."""
+    assert vm.flags(True, False) == [] and vm.flags(False, False) == ["--brief"]
+    assert vm.flags(True, True) == vm.flags(False, True) == ["--thorough"]

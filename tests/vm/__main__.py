@@ -34,6 +34,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--cpus", type=int, default=1, help="of each machine (default: %(default)s)")
     parser.add_argument("--memory", default="2G", help="of each machine (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=900, help="seconds for each machine (default: %(default)s)")
+    parser.add_argument(
+        "--thorough", action="store_true", help="also storms on remembered verdicts, overlays, ordinary programs"
+    )
     parser.add_argument("--refresh", action="store_true", help="look for newer kernels than those in the cache")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave consoles, outputs and reports there")
     options = parser.parse_args(own)
@@ -48,11 +51,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     return options
 
 
-def flags(number: int, kinds: int) -> list[str]:
-    """What the guest of an arm leaves out, and does besides: see tests/vm/guest.py. kinds: arms that a kernel has."""
-    kernel, kind = divmod(number, kinds)
-    brief = ["--brief"] if kernel else []
-    return [*brief, "--storms"] if kernel % kinds == kind else brief
+def flags(first: bool, thorough: bool) -> list[str]:
+    """What the guest of an arm leaves out, and does besides: see tests/vm/guest.py. first: of the first kernel."""
+    return [*([] if first or thorough else ["--brief"]), *(["--thorough"] if thorough else [])]
 
 
 def run(options: argparse.Namespace, folder: Path) -> list[Outcome]:
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace, folder: Path) -> list[Outcome]:
 
         own = folder / arm.name.replace(" ", "-")
         own.mkdir(parents=True)
-        words = [*command, *(() if options.command else flags(arms.index(arm), len(LSM[options.lsm])))]
+        words = [*command, *(() if options.command else flags(arm in arms[: len(LSM[options.lsm])], options.thorough))]
         outcome = boot(
             arm, words, own, cpus=options.cpus, memory=options.memory, timeout=options.timeout, show=show, stop=stop,
             append=options.append,

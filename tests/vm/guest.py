@@ -3,8 +3,8 @@
 The suite starts one engine for everything, because Python, imports and the verifier are slow under emulation; the host
 has compiled its probes and its policy (tests/vm/__main__.py). Left out: the rows whose subject is a daemon that dies or
 loads its policy very often (63 and above), which don't depend on the kernel and take minutes here; with --brief, what
-is permitted, which one kernel tries for all; and without --storms those of remembered verdicts, which have an engine of
-their own: each kernel has them once, and so has each kind of hooks.
+is permitted, which one kernel tries for all; and without --thorough what takes minutes more: the storms on remembered
+verdicts, which have an engine of their own, the probes on overlays, and ordinary programs (row 70).
 
 Reports go to the file that AGENTD_VM_REPORT names, a JSON object a line; see table.py. Exit status 1: something failed.
 """
@@ -21,12 +21,13 @@ from typing import Any, Final
 from agentd.errors import AgentdError
 from agentd.kernel import prepare
 from agentd.kernel.libbpf import prog_info
+from tests.containment import ordinary, overlays, storms
 from tests.containment import run as containment
-from tests.containment import storms
 from tests.containment.suite import Finding, Probe, Scenario, Suite
 from tests.vm.programs import verified
 
-ROWS: Final = frozenset(row for row in containment.ROWS if row < 63)
+ROWS: Final = frozenset(row for row in containment.ROWS if row < 63 or row == 70)
+THOROUGH: Final = (*storms.PROBES, *overlays.PROBES, *ordinary.PROBES)
 FACTOR: Final = 0.03  # of the rounds of the long rows
 
 
@@ -84,9 +85,9 @@ def report(found: list[Finding]) -> None:
 
 def wanted(probe: Probe | Scenario) -> bool:
     """Is it for this machine?"""
-    if isinstance(probe, Probe):
-        return bool(probe.kind) or "--brief" not in sys.argv
-    return "--storms" in sys.argv or probe not in storms.PROBES
+    if probe in THOROUGH and "--thorough" not in sys.argv:
+        return False
+    return not isinstance(probe, Probe) or bool(probe.kind) or "--brief" not in sys.argv
 
 
 def main() -> int:

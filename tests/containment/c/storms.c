@@ -247,7 +247,60 @@ static int stormlay_word(int argc, char **argv)
 	return 0;
 }
 
+/* merged HOW DIR: one thing that overlayfs does more for than others; `all`: all of them (overlays.py) */
+static int merged_word(int argc, char **argv)
+{
+	static const char *const hows[] = { "reads",
+					    "reads what was copied up",
+					    "makes again",
+					    "makes an opaque folder",
+					    "changes the mode",
+					    "links",
+					    "copies up",
+					    "renames",
+					    "truncates",
+					    "removes a merged folder",
+					    "whites out" };
+	int all = !strcmp(argv[1], "all"), failed = 0;
+
+	base = argv[2];
+	say("attempt\n");
+	for (size_t i = 0; i < sizeof(hows) / sizeof(*hows); i++) {
+		const char *how = hows[i];
+
+		if (!all && strcmp(how, argv[1]))
+			continue;
+		if (!strcmp(how, "reads"))
+			failed = look(at("file")) < 0;
+		else if (!strcmp(how, "reads what was copied up"))
+			failed = look(at("copied")) < 0;
+		else if (!strcmp(how, "makes again"))
+			failed = creat(at("gone"), 0644) < 0;
+		else if (!strcmp(how, "makes an opaque folder"))
+			failed = mkdir(at("below"), 0755);
+		else if (!strcmp(how, "changes the mode"))
+			failed = chmod(at("file"), 0600);
+		else if (!strcmp(how, "links"))
+			failed = link(at("file"), at("more"));
+		else if (!strcmp(how, "copies up"))
+			failed = open(at("file"), O_WRONLY | O_APPEND) < 0;
+		else if (!strcmp(how, "renames"))
+			failed = rename(at("file"), at("moved"));
+		else if (!strcmp(how, "truncates"))
+			failed = truncate(at(all ? "moved" : "file"), 1);
+		else if (!strcmp(how, "removes a merged folder"))
+			failed = rmdir(at("empty"));
+		else
+			failed = unlink(at(all ? "moved" : "file"));
+		if (failed)
+			break;
+	}
+	result(failed ? -1 : 0);
+	return 0;
+}
+
 const struct word storm_words[] = {
+	{ "merged", 2, merged_word },
 	{ "stormuse", 2, stormuse_word },
 	{ "stormchange", 2, stormchange_word },
 	{ "stormlay", 1, stormlay_word },
