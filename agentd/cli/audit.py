@@ -24,6 +24,7 @@ from agentd.audit.record import EVENTS, MEMBERS
 from agentd.cli.audit_export import export_command, judge_bundle
 from agentd.cli.audit_keys import key_command, rotate_command
 from agentd.cli.audit_paths import DEFAULT_PATH
+from agentd.cli.audit_words import in_words
 from agentd.errors import EXIT_FAILURE, EXIT_USAGE, AgentdError
 from agentd.model import Decision
 
@@ -159,7 +160,7 @@ def tail_command(
 @_path
 @_json
 def show_command(seq: int, path: Path, as_json: bool) -> None:
-    """Show all of one record, by its number.
+    """Show all of one record, by its number: in words, and then each member as it stands.
 
     Example: agentd audit show 42
     """
@@ -172,6 +173,8 @@ def show_command(seq: int, path: Path, as_json: bool) -> None:
         return
     known = [member for member in MEMBERS if member in record]
     rows = list(_flat({member: record[member] for member in (*known, *sorted(record.keys() - set(known)))}))
+    if "unreadable" not in record:
+        rows.insert(0, ("in words", in_words(record, text)))
     width = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
         click.echo(f"{name:<{width}}  {value}")

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+import requests
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -44,9 +45,12 @@ class Otlp:
 
     def send(self, items: Sequence[Item]) -> None:
         if self._exporter is None:
+            session = requests.Session()
+            session.trust_env = not self._ca  # REQUESTS_CA_BUNDLE would go before the authority that is configured
             self._exporter = OTLPLogExporter(
-                self._endpoint, certificate_file=self._ca or None, headers=self._headers, timeout=PATIENCE
-            )
+                self._endpoint, certificate_file=self._ca or None, headers=self._headers, timeout=PATIENCE,
+                session=session,
+            )  # fmt: skip
         if self._exporter.export([_readable(item) for item in items]) is not LogRecordExportResult.SUCCESS:
             raise ConnectionError(f"{self._endpoint} has not accepted the records")
 

@@ -340,3 +340,40 @@ def test_what_a_collector_refuses_comes_again(collector: tuple[str, type[Collect
     until(lambda: made.sent == 2, "delivery")
     made.close(PATIENCE)
     assert len(kind.requests) == 1
+
+
+def test_otlp_over_tls(tmp_path: Path, lines: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collector whose certificate the named authority has signed gets the records; one of nobody known gets none."""
+    cert, key = certificate(tmp_path)
+    kind: Any = type("Here", (Collector,), {"requests": [], "status": 200})
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    with http.server.HTTPServer(("127.0.0.1", 0), kind) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that refuses it ends the handshake
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            endpoint = f"https://localhost:{server.server_address[1]}/v1/logs"
+            monkeypatch.setattr("agentd.audit.sinks.otlp.PATIENCE", 1)
+            stranger = maker("otlp", {"endpoint": endpoint})()
+            with pytest.raises(ConnectionError):
+                stranger.send(items(lines)[:1])
+            stranger.close()
+            assert kind.requests == []
+            monkeypatch.undo()
+            sink = maker("otlp", {"endpoint": endpoint, "ca": str(cert)})()
+            sink.send(items(lines)[:2])
+            sink.close()
+        finally:
+            server.shutdown()
+            thread.join()
+    assert (
+        sum(
+            len(scope.log_records)
+            for request in kind.requests
+            for resource in request.resource_logs
+            for scope in resource.scope_logs
+        )
+        == 2
+    )
