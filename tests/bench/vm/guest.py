@@ -27,7 +27,8 @@ from agentd.kernel.seccomp import refuse_early
 from tests.bench.vm.arms import ARMS, FRESH, LIBRARIES, OPERATIONS, PROGRAMS, Arm
 from tests.bench.vm.service import Service
 
-IDLE_SECONDS: Final = 8  # on the guest's clock, which jumps over idle time: until the service has detached
+REST_SECONDS: Final = 5  # on the guest's clock, which jumps over idle time
+PATIENCE: Final = 40  # of these pauses, until the service has detached its programs
 WARM: Final = 3
 NOP_TICKS: Final = (1000, 1100)  # what a thousand instructions may take with what reading the counter takes
 
@@ -140,9 +141,12 @@ class Bench:
 
     def arm(self, arms: Sequence[Arm], number: int) -> None:
         """These arms, all of their processes alive together."""
+        attached = any(arm.attached for arm in arms)
         runners = {arm.name: Runner(self.ops, arm) for arm in arms}
         folders = {arm.name: self.folder() for arm in arms}
         wanted = self.options["operations"]
+        if self.service.settle() != attached:
+            raise SystemExit(f"the programs are {'not ' * attached}attached, and that is what is measured")
         try:
             for operation in OPERATIONS:
                 if operation.name not in wanted:
@@ -161,9 +165,12 @@ class Bench:
         self.rest()
 
     def rest(self) -> None:
-        """Until the service has nothing to do and, without a workload, has detached its programs."""
-        self.service.settle()
-        time.sleep(IDLE_SECONDS)
+        """Until the service has detached its programs: no workload is left."""
+        for _ in range(PATIENCE):
+            time.sleep(REST_SECONDS)
+            if not self.service.settle():
+                return
+        raise SystemExit("the programs stay attached, and a measurement without them would be none")
 
     def one(self, runner: Runner, arm: str, name: str, count: int, folder: Path, number: int) -> None:
         """One figure: inline and whole."""

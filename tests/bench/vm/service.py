@@ -45,10 +45,10 @@ class Service:
         os.close(tell)
         self._answer()
 
-    def settle(self) -> None:
-        """Returns when the service has handled every event and written every count."""
+    def settle(self) -> bool:
+        """Returns when the service has handled every event and written every count: are its programs attached?"""
         os.write(self._ask, b"s")
-        self._answer()
+        return self._answer() == b"w"
 
     def stop(self) -> None:
         """Ends enforcement."""
@@ -61,9 +61,11 @@ class Service:
         text = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
         return int(text.split("VmRSS:")[1].split()[0]) / 1024
 
-    def _answer(self) -> None:
-        if not os.read(self._told, 1):
+    def _answer(self) -> bytes:
+        answer = os.read(self._told, 1)
+        if not answer:
             raise SystemExit("the service is gone")
+        return answer
 
 
 async def _serve(compiled: Path, state: Path, asked: int, tell: int) -> None:
@@ -98,4 +100,4 @@ def _settle(engine: Engine, asked: int, tell: int) -> None:
         pass
     engine.tick()
     engine.flush()
-    os.write(tell, b"d")
+    os.write(tell, b"w" if engine.loaded.watching else b"d")
