@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from ctypes import POINTER, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from agentd.errors import AgentdError
 
@@ -328,3 +328,20 @@ def wait_for_programs() -> None:
             os.close(outer)
     finally:
         os.close(inner)
+
+
+M_ARENA_MAX: Final = -8  # malloc.h of glibc
+
+
+def one_heap() -> None:
+    """Makes threads that begin later allocate from the heap of the first: give_memory_back() reaches no other's end."""
+    choose = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's, like the next
+    if choose:
+        choose(M_ARENA_MAX, 1)
+
+
+def give_memory_back() -> None:
+    """Returns to the system what libbpf needed for the kernel's types while it loaded: malloc would keep some 20 MB."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)

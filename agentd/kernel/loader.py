@@ -23,6 +23,7 @@ from agentd.kernel.libbpf import (
     KernelError,
     TestRunOpts,
     check,
+    give_memory_back,
     library,
     link_info,
     map_info,
@@ -226,7 +227,7 @@ def load(
         if prepared and not prepared.fits(pins, arena_words):
             library().bpf_object__close(prepared.obj)
             prepared = None
-        return _attach(prepared or prepare(path, pins, arena_words, pin), pins, pin)
+        loaded = _attach(prepared or prepare(path, pins, arena_words, pin), pins, pin)
     except KernelError as exc:
         exc.exit_code = EXIT_CANNOT_ENFORCE
         raise
@@ -234,6 +235,8 @@ def load(
         why = (exc.strerror or str(exc)).lower()
         hint = "give agentd a bpf file system that it can write"
         raise AgentdError("kernel-load", str(exc.filename or pins), why, hint, exit_code=EXIT_CANNOT_ENFORCE) from exc
+    give_memory_back()
+    return loaded
 
 
 def _attach(prepared: Prepared, pins: Path, pin: bool) -> LoadedObject:

@@ -16,7 +16,7 @@ from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi, features, lsm, symbols
 from agentd.kernel.compat import cgroup_programs, has_tracepoint, open_object
 from agentd.kernel.hooks import HOOKS, Hook, LsmHook, prevented
-from agentd.kernel.libbpf import KernelError, check, library, map_info, pointer, quiet
+from agentd.kernel.libbpf import KernelError, check, library, map_info, one_heap, pointer, quiet
 from agentd.kernel.pins import adopt, close_all, control_id, epoch_of
 from agentd.model import Op, Point
 from agentd.resources import bpf_object
@@ -58,6 +58,7 @@ class Preparation:
     """
 
     def __init__(self, pins: Path, arena_words: int = MIN_ARENA_WORDS) -> None:
+        one_heap()
         self._result: Prepared | None = None
         self._thread = threading.Thread(target=self._run, name="prepare", daemon=True)
         try:
