@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.engine.core import IDLE_TICKS
+from agentd.engine.upkeep import IDLE_TICKS
 from tests.live.harness import Host, agent, enforcing
 
 pytestmark = pytest.mark.root
