@@ -261,10 +261,20 @@ static int unixbind_word(int argc, char **argv)
 }
 
 const struct word network_words[] = {
-	{ "reach", 3, reach_word },   { "elsewhere", 3, elsewhere_word }, { "inetbind", 3, bind_word },
-	{ "listen", 1, listen_word }, { "socket", 3, socket_word },	  { "unix", 2, unix_word },
-	{ "second", 2, second_word }, { "unixbind", 1, unixbind_word },	  { "reconnect", 3, reconnect_word },
-	{ "vague", 2, vague_word },   { "four", 2, four_word },		  { "mixed", 3, mixed_word },
-	{ "smc", 2, smc_word },	      { "given", 3, given_word },	  { "accept", 1, accept_word },
+	{ "reach", 3, reach_word },
+	{ "elsewhere", 3, elsewhere_word },
+	{ "inetbind", 3, bind_word },
+	{ "listen", 1, listen_word },
+	{ "socket", 3, socket_word },
+	{ "unix", 2, unix_word },
+	{ "second", 2, second_word },
+	{ "unixbind", 1, unixbind_word },
+	{ "reconnect", 3, reconnect_word },
+	{ "vague", 2, vague_word },
+	{ "four", 2, four_word },
+	{ "mixed", 3, mixed_word },
+	{ "smc", 2, smc_word },
+	{ "given", 3, given_word },
+	{ "accept", 1, accept_word },
 	{ 0 },
 };
