@@ -8,7 +8,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-OBJECTS = ("agentd.bpf.o", "canary.bpf.o")  # probe.bpf.o is for tests only
+OBJECTS = ("agentd.bpf.o", "calls.bpf.o", "canary.bpf.o", "symbols.bpf.o")  # probe.bpf.o is for tests only
 
 
 class ShareHook(BuildHookInterface):  # type: ignore[type-arg]

@@ -43,11 +43,12 @@ class Op(enum.IntEnum):
     COMPAT = 19
     EXECMEM = 20  # memory that is made executable
     SIGNAL = 21  # to a process outside the workload
-    CONNECT = 22
-    BIND = 23
-    LISTEN = 24
-    SEND = 25
-    ACCEPT = 26
+    CALL = 22  # of a library's function: the object is a word, LIBRARY:FUNCTION
+    CONNECT = 23
+    BIND = 24
+    LISTEN = 25
+    SEND = 26
+    ACCEPT = 27
 
     @property
     def word(self) -> str:
@@ -61,6 +62,8 @@ class Op(enum.IntEnum):
 
 PATH_OPS: Final = tuple(op for op in Op if op.family is Family.PATH)
 HOST_OPS: Final = tuple(op for op in Op if op.family is Family.HOST)
+# Judged for every workload; a library call only where a rule speaks of it, and so nothing can be tried about it before.
+ALWAYS_OPS: Final = tuple(op for op in Op if op is not Op.CALL)
 OP_BY_WORD: Final = {op.word: op for op in Op}
 
 
@@ -99,6 +102,7 @@ class Point(enum.IntEnum):
     EXEC = 4
     SECCOMP = 5
     TRACE = 6
+    UPROBE = 7
 
     @property
     def repeats(self) -> bool:

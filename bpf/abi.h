@@ -41,14 +41,15 @@ enum agentd_op {
 	AGENTD_OP_COMPAT = 19,
 	AGENTD_OP_EXECMEM = 20, /* memory that is made executable: a file's path, or "anon:memory" */
 	AGENTD_OP_SIGNAL = 21, /* to a process that is not of the workload */
-	AGENTD_OP_CONNECT = 22,
-	AGENTD_OP_BIND = 23,
-	AGENTD_OP_LISTEN = 24,
-	AGENTD_OP_SEND = 25,
-	AGENTD_OP_ACCEPT = 26,
-	AGENTD_OP_COUNT = 27,
+	AGENTD_OP_CALL = 22, /* of a library's function: the word LIBRARY:FUNCTION */
+	AGENTD_OP_CONNECT = 23,
+	AGENTD_OP_BIND = 24,
+	AGENTD_OP_LISTEN = 25,
+	AGENTD_OP_SEND = 26,
+	AGENTD_OP_ACCEPT = 27,
+	AGENTD_OP_COUNT = 28,
 };
-#define AGENTD_PATH_OPS 22 /* ops below this one have a path (or word) as their object */
+#define AGENTD_PATH_OPS 23 /* ops below this one have a path (or word) as their object */
 #define AGENTD_HOST_OPS 5
 
 enum agentd_decision {
@@ -72,6 +73,7 @@ enum agentd_point {
 	AGENTD_POINT_EXEC = 4,
 	AGENTD_POINT_SECCOMP = 5,
 	AGENTD_POINT_TRACE = 6,
+	AGENTD_POINT_UPROBE = 7,
 };
 
 enum agentd_guarantee {
@@ -93,6 +95,8 @@ enum agentd_guarantee {
 #define AGENTD_CLASS_WORDS 64
 #define AGENTD_OUTCOME_WORDS 4
 #define AGENTD_ARG_WORDS 8 /* 256 argument groups, one bit each */
+#define AGENTD_TEXT_WORDS 5 /* of an automaton over texts */
+#define AGENTD_TEXTS_MAX 8 /* automata that look through one text */
 #define AGENTD_LIST_MAX 512 /* pairs of a list; user space refuses longer ones */
 #define AGENTD_NO_GROUP 0xffffffffu
 #define AGENTD_RULE_DEFAULT 0xffffffffu /* no rule matched: default deny */
@@ -120,6 +124,10 @@ struct agentd_dfa {
  * accept[s] of the host DFA is h; host_classes[h * AGENTD_HOST_OPS + (op - AGENTD_PATH_OPS)] is an outcome index.
  * accept[s] of the name DFA is the class of a host name, 0 to n_names: the last byte of a host key.
  * accept[s] of the args DFA is a; arg_masks[a * AGENTD_ARG_WORDS ...] are 256 group bits, bit g = word g/32, bit g%32.
+ * accept[s] of the call DFA is c; call_classes[c] is the offset of {n, (classes, states, comb, start, masks) * n, count,
+ * (group, o) * count}: n automata to run over the text, and then a candidate list. accept[s] of one of them is x; masks[x *
+ * 2 * AGENTD_ARG_WORDS ...] are the group bits of what is found when s is reached, and behind them of what is found if the
+ * text ends there.
  * outcomes[o] is {decision | action << 8 | risk << 16, rule, toolop, timeout in seconds}.
  * unresolved[op] is the outcome index for an object that could not be resolved.
  */
@@ -132,11 +140,13 @@ struct agentd_tables {
 	struct agentd_dfa host;
 	struct agentd_dfa args;
 	struct agentd_dfa name;
+	struct agentd_dfa call;
 	agentd_u32 path_classes;
 	agentd_u32 exec_classes;
 	agentd_u32 rule_classes;
 	agentd_u32 host_classes;
 	agentd_u32 arg_masks;
+	agentd_u32 call_classes;
 	agentd_u32 outcomes;
 	agentd_u32 n_outcomes;
 	agentd_u32 n_names; /* classes of names that decide something, 255 at most; 0: names are not looked at */
@@ -187,6 +197,37 @@ struct agentd_name_entry {
 #define AGENTD_ARGV_KEPT 4096 /* bytes of argv that an event carries */
 #define AGENTD_MAX_AGENTS 256
 #define AGENTD_NAME_MAX 64
+
+#define AGENTD_NOT_ASKED \
+	0xffffffffu /* instead of a number of automata: no rule speaks of this call, it is not judged */
+
+/* A library call. Its text is read in chunks of AGENTD_ARGV_CHUNK bytes, AGENTD_ARGV_CHUNKS of them at most. */
+#define AGENTD_MAX_CALLS 256
+#define AGENTD_CALL_WORD 96
+
+enum agentd_sql { /* how a text is read before patterns look at it (lib/sql.bpf.h) */
+		  AGENTD_SQL_PLAIN = 0,
+		  AGENTD_SQL_POSTGRESQL = 1,
+		  AGENTD_SQL_MYSQL = 2,
+		  AGENTD_SQL_SQLITE = 3,
+};
+
+/* One function that is watched, by its number. Number 0 is none. */
+struct agentd_call {
+	agentd_u32 language; /* enum agentd_sql */
+	agentd_u32 len; /* of the word */
+	char word[AGENTD_CALL_WORD];
+};
+
+/* What a fetcher, which is compiled for one function, found in the registers of its caller; by thread. */
+#define AGENTD_CALLED_STRING 1u /* up to a NUL; `len` is the most, if AGENTD_CALLED_LIMIT is set */
+#define AGENTD_CALLED_LIMIT 2u
+struct agentd_called {
+	agentd_u32 call; /* its number */
+	agentd_u32 flags;
+	agentd_u64 text; /* user address */
+	agentd_u64 len;
+};
 
 /* One agent: which of its two table sets is in force, and how it is treated. Written by user space only. */
 struct agentd_agent {
@@ -348,6 +389,8 @@ struct agentd_event {
 #define AGENTD_EVENT_FLAG_COMPAT 16u
 #define AGENTD_EVENT_FLAG_SIGNAL_FAILED 32u
 #define AGENTD_EVENT_FLAG_DOOMED 128u /* a denied file has another name now: the whole workload ends */
+#define AGENTD_EVENT_FLAG_TEXT 256u /* argv is the text of a library call, as far as it is kept */
+#define AGENTD_EVENT_SQL_SHIFT 12 /* of it, enum agentd_sql in two bits of the flags */
 #define AGENTD_EVENT_FLAG_SCRIPT 64u /* exec: the object is the script, not the interpreter */
 
 /* Exact counts of allowed operations. */

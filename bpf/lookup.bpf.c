@@ -30,7 +30,7 @@ __noinline u32 path_class(u32 slot, u32 agent, u32 op)
 		return NO_SLOT;
 	t = tables_of(ag, s, &generation);
 	run = &s->dfa;
-	dfa_open(run, t->base, op == AGENTD_OP_EXEC ? &t->exec : &t->path);
+	dfa_open(run, t->base, op == AGENTD_OP_EXEC ? &t->exec : op == AGENTD_OP_CALL ? &t->call : &t->path);
 	run->pos = s->path_off;
 	run->end = AGENTD_PATH_MAX;
 	dfa_seed(run);

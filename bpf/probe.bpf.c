@@ -6,6 +6,7 @@
  * The program is of a kind that can't sleep, like every program that decides: a reload waits for it to end.
  */
 #include "agentd.bpf.c"
+#include "text.bpf.c"
 
 #define PROBE_REQUESTS 16 /* one a thread of the test; a power of two */
 
@@ -16,6 +17,8 @@ struct probe_request {
 	u32 args_len;
 	u64 args; /* user address of the argv block */
 	u64 netns; /* whose names count; 0: none */
+	u32 language; /* of a call, whose text is where `args` says */
+	u32 flags; /* AGENTD_CALLED_* */
 	/* the answer */
 	u32 outcome;
 	u32 generation;
@@ -61,7 +64,14 @@ static __noinline void probe_judge(struct probe_request *request, u32 slot)
 	} else {
 		bpf_probe_read_kernel(s->path, len & 31, request->object);
 	}
-	if (op == AGENTD_OP_EXEC)
+	if (op == AGENTD_OP_CALL) {
+		struct agentd_called text = { .flags = request->flags,
+					      .text = request->args,
+					      .len = request->args_len };
+
+		s->text.sql.language = request->language;
+		request->netns = call_verdict(v, slot, agent, &text);
+	} else if (op == AGENTD_OP_EXEC)
 		loaded_verdict(v, slot, agent, len != 0);
 	else if (!len)
 		verdict_unresolved(v, agent, op);

@@ -21,6 +21,15 @@ def nobody() -> ResolvedAgent:
     return load_text(_NOBODY, "nobody.yaml", workspace="/").agents["nobody"]
 
 
+@functools.cache
+def caller() -> ResolvedAgent:
+    """An agent with a rule for every tool that stands for library calls: only such an agent has their entries."""
+    tools = dict.fromkeys(entry.tool for entry in shipped_catalogue().entries if entry.calls)
+    rules = "".join(f"      - {{tool: {tool}}}\n" for tool in tools)
+    text = f"version: 1\nagents:\n  caller:\n    allow:\n{rules}"
+    return load_text(text.encode(), "caller.yaml", workspace="/").agents["caller"]
+
+
 def classify(op: Op, obj: bytes | Endpoint, argv: tuple[bytes, ...] = ()) -> tuple[str, str]:
     """The (tool, operation) of one kernel operation."""
     agent = nobody()

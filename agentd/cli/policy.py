@@ -119,6 +119,7 @@ def test(ctx: click.Context, policy_file: str, test_file: str, workspace: str | 
 @click.option("--path", "paths", metavar="PATH", multiple=True, help="A path among the arguments of that tool call.")
 @click.option("--overlay", metavar="FILE", help="Rules that people have approved since [/var/lib/agentd/overlay.yaml].")
 @click.option("--unresolved", is_flag=True, help="Ask about an object of OP that could not be resolved.")
+@click.option("--text", metavar="TEXT", help="What the library function OBJECT (LIBRARY:FUNCTION) of OP call is told.")
 @click.option("--json", "want_json", is_flag=True, help="Print JSON.")
 @_WORKSPACE
 @ENVIRONMENT
@@ -134,6 +135,7 @@ def explain(
     paths: tuple[str, ...],
     overlay: str | None,
     unresolved: bool,
+    text: str | None,
     want_json: bool,
     workspace: str | None,
     environment: str,
@@ -159,7 +161,13 @@ def explain(
         kernel_op, kernel_obj = _object(op, obj)
         if argv and kernel_op is not Op.EXEC:
             raise click.UsageError("only exec has arguments")
-        answer = explain_kernel(agent, kernel_op, kernel_obj, [os.fsencode(arg) for arg in argv])
+        if text is not None and kernel_op is not Op.CALL:
+            raise click.UsageError("only call has a text")
+        if kernel_op is Op.CALL and kernel_obj not in {None, *(point.word.encode() for point in agent.calls)}:
+            names = ", ".join(point.word for point in agent.calls) or "none"
+            raise click.UsageError(f"{agent_name} has no rule for a tool that {obj} is: not judged (judged: {names})")
+        arguments = [os.fsencode(arg) for arg in argv]
+        answer = explain_kernel(agent, kernel_op, kernel_obj, arguments, os.fsencode(text or ""))
     if want_json:
         as_json(_explanation_json(agent, answer))
     else:

@@ -21,8 +21,7 @@ from agentd.audit import files, reader
 from agentd.daemon.loop import SLICE_SECONDS
 from agentd.daemon.peers import Peer
 from agentd.engine import replay
-from agentd.engine.pending import summary_of
-from agentd.engine.records import object_of
+from agentd.engine.records import object_of, summary_of
 from agentd.errors import AgentdError
 from agentd.policy.ir import OVERLAY_SECTION
 from agentd.policy.resolve import Overlay

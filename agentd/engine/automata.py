@@ -32,7 +32,8 @@ MAX_BYTES: Final = 512 << 20
 MAGIC: Final = b"agentd-automaton 1 "
 # What makes an automaton out of patterns: a change in any of these makes every file another one's.
 _CODE: Final = (
-    "automaton", "comb", "hosts", "minimise", "nfa", "patterns", "stored", "subset", "tables", "utf8",
+    "automaton", "cards", "comb", "hosts", "minimise", "nfa", "patterns", "regex", "stored", "subset", "tables",
+    "textparts", "texts", "utf8",
 )  # fmt: skip
 
 
@@ -129,14 +130,15 @@ def _read(path: Path, *, private: bool) -> Dfa | None:
 
 def precompile(folder: Path) -> None:
     """Writes the automata of the shipped catalogue to `folder`, in place of what is there."""
-    from agentd.catalogue.shipped import nobody
+    from agentd.catalogue.shipped import caller, nobody
     from agentd.policy.tables import build
 
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         path.unlink()
     folder.chmod(0o755)
-    build(nobody(), max_words=1 << 30, automata=FileAutomata(None, folder))
+    for agent in (nobody(), caller()):
+        build(agent, max_words=1 << 30, automata=FileAutomata(None, folder))
     for path in folder.iterdir():
         path.chmod(0o644)
 

@@ -24,6 +24,7 @@ from agentd.audit.writer import AuditWriter, new_action_id
 from agentd.engine import capacity, orphans, records
 from agentd.engine.accounts import Accounts
 from agentd.engine.archive import Archive
+from agentd.engine.calls import LibraryCalls
 from agentd.engine.census import Census, Workload
 from agentd.engine.minimum import Minimum
 from agentd.engine.pending import object_text
@@ -75,6 +76,7 @@ class Engine:
         self.policies = PolicySet(self._tables, Archive(audit.path.parent / "generations", pins))
         self.marks = TaskMarks(loaded)
         self.names = HostNames(loaded)
+        self.calls = LibraryCalls(loaded)
         self.resolvers = Resolvers(self.names, resolvers)
         self.on_event: Callable[[Record], None] | None = None
         self._accounts = Accounts(loaded)
@@ -131,19 +133,15 @@ class Engine:
         self.resolvers.refresh()
         if compiled.names:
             self.loaded.watch_names(True)
+        self.calls.prepare(compiled.policy.agents.values())
         self.policies.install(compiled)
+        self.calls.settle(compiled.policy.agents.values())
         if not compiled.names:
             self.loaded.watch_names(False)
         for agent in compiled.policy.agents.values():
             self.metrics.declare_agent(agent.name, agent.toolops, (rule.id for rule in agent.rules))
         self.metrics.policy_loaded(compiled.policy.sha256)
-        self._record(
-            records.note(
-                "policy_loaded",
-                f"policy {compiled.policy.source} is in force",
-                metadata={"sha256": compiled.policy.sha256, "agents": [*sorted(compiled.policy.agents)]},
-            )
-        )
+        self._record(records.policy_loaded(compiled.policy))
 
     def policy_rejected(self, error: AgentdError) -> None:
         """A reload that failed: the old policy stays, whole."""
@@ -344,6 +342,7 @@ class Engine:
         if not self.behind:  # else whoever waits may be in the events that wait
             self.takeover.adopt(lines)
         self._census(lines)
+        self.calls.scan([line.pid for line in lines])
         self.questions.follow_up(lines)
         self.minimum.follow_up(lines)
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
@@ -396,3 +395,4 @@ class Engine:
         self._events.close()
         self._accounts.close()
         self.supervision.release()
+        self.calls.close()

@@ -81,6 +81,7 @@ KINDS: Final = (
     Kind(Op.COMPAT, "", Point.TRACE, DETECTED),
     Kind(Op.EXECMEM, "", Point.NONE, Guarantee.NONE),  # without LSM hooks nothing judges it
     Kind(Op.SIGNAL, "", Point.TRACE, DETECTED),
+    Kind(Op.CALL, "", Point.UPROBE, CONTAINED, hooks=False),
     Kind(Op.CONNECT, "", Point.CGROUP, PREVENTED),
     Kind(Op.BIND, "", Point.CGROUP, PREVENTED),
     Kind(Op.LISTEN, "", Point.TRACE, CONTAINED),
@@ -129,7 +130,11 @@ def main(covers: Collection[Cover], op: Op) -> Cover:
 
 def below(agent: ResolvedAgent, covers: Collection[Cover]) -> str:
     """The kinds for which a host gives an agent less than its policy's minimum_guarantee, in words; empty: none."""
-    weak = [cover for cover in covers if cover.guarantee < agent.minimum_guarantee]
+    weak = [
+        cover
+        for cover in covers
+        if cover.guarantee < agent.minimum_guarantee and (cover.kind.op is not Op.CALL or agent.calls)
+    ]
     return ", ".join(cover.kind.name for cover in weak[:3]) + (f" and {len(weak) - 3} more" if weak[3:] else "")
 
 

@@ -15,7 +15,8 @@ from agentd.approvals.book import Answer, Approver, Carried, Hold, Pending, Ques
 from agentd.approvals.journal import PAST, Journal, Left, Line
 from agentd.approvals.standing import Scope, Standing, StandingAnswers
 from agentd.audit.record import time_text
-from agentd.engine.pending import HeldAction, summary_of
+from agentd.engine.pending import HeldAction
+from agentd.engine.records import summary_of
 from agentd.errors import AgentdError
 
 SHOWN: Final = 10  # earlier answers that are shown with a question

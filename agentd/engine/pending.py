@@ -11,7 +11,8 @@ from typing import Any, Final
 from agentd.approvals.book import Pending, Question
 from agentd.audit.rawbytes import printable
 from agentd.audit.record import object_json, summarize, time_text
-from agentd.engine.records import Names, object_of
+from agentd.engine.calltext import excerpt
+from agentd.engine.records import Names, object_of, summary_of
 from agentd.kernel import abi
 from agentd.kernel.ring import KernelEvent
 from agentd.model import Endpoint, Op
@@ -26,8 +27,8 @@ VERBS: Final = {
     Op.KEXEC: "load another kernel:", Op.IO_URING: "set up io_uring:", Op.SOCKET: "open a socket:",
     Op.PERF: "open a perf event:", Op.COMPAT: "make a 32-bit system call:", Op.EXECMEM: "run as code",
     Op.SIGNAL: "send a signal:",
-    Op.CONNECT: "connect to", Op.BIND: "bind", Op.LISTEN: "listen on", Op.SEND: "send a datagram to",
-    Op.ACCEPT: "take a connection on",
+    Op.CALL: "call", Op.CONNECT: "connect to", Op.BIND: "bind", Op.LISTEN: "listen on",
+    Op.SEND: "send a datagram to", Op.ACCEPT: "take a connection on",
 }  # fmt: skip
 
 
@@ -58,7 +59,7 @@ def question_of(event: KernelEvent, agent: str, names: Names) -> Question:
         files.append(_file(f"/proc/{event.pid}/root{os.fsdecode(event.object)}"))
     parts = (
         agent, names.tool, names.operation, names.rule, names.terms, int(event.op), event.uid, event.object, event.exe,
-        event.argv if event.op is Op.EXEC else (), event.flags & abi.FLAG_SCRIPT, *files,
+        event.argv if event.op is Op.EXEC else (), event.text, event.flags & abi.FLAG_SCRIPT, *files,
     )  # fmt: skip
     return Question(agent, event.workload, hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest())
 
@@ -70,12 +71,6 @@ def _file(path: str) -> tuple[int, ...]:
     except (OSError, ValueError):
         return ()
     return (status.st_dev, status.st_ino, status.st_ctime_ns)
-
-
-def summary_of(event: KernelEvent) -> str:
-    """One line: the operation, its object, and the arguments of a program."""
-    target = object_of(event.op, event.object, event.flags)
-    return summarize(event.op, target, event.argv if event.op is Op.EXEC else ())
 
 
 def object_text(event: KernelEvent) -> str:
@@ -92,6 +87,8 @@ def in_words(event: KernelEvent) -> str:
         shown = summarize(event.op, target).removeprefix(f"{event.op.word} ")
     elif event.op is Op.EXEC and event.argv and not event.point.repeats:
         shown = f"{printable(target)}: {' '.join(_word(argument) for argument in event.argv)}"
+    elif event.text:
+        shown = f"{printable(target)} with {excerpt(event)}"
     else:
         shown = printable(target)
     return f"{VERBS[event.op]} {shown}"

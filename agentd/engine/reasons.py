@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentd.audit.record import object_json, time_text
-from agentd.engine.pending import summary_of
-from agentd.engine.records import Names, object_of, reason_of
+from agentd.engine.records import Names, object_of, reason_of, summary_of
 from agentd.kernel.ring import KernelEvent
 from agentd.policy.instead import instead
 from agentd.policy.resolved import ResolvedAgent

@@ -13,10 +13,11 @@ from agentd.audit.canonical import Json
 from agentd.audit.record import Parent, Process, Record, summarize
 from agentd.audit.writer import new_action_id
 from agentd.engine.archive import AgentView
+from agentd.engine.calltext import excerpt, told
 from agentd.kernel import abi
 from agentd.kernel.ring import KernelEvent
 from agentd.model import Action, Decision, Endpoint, Family, Guarantee, Op, Point, Risk
-from agentd.policy.resolved import RULE_DEFAULT, RULE_UNRESOLVED
+from agentd.policy.resolved import RULE_DEFAULT, RULE_UNRESOLVED, ResolvedPolicy
 from agentd.workloads import processes
 
 
@@ -44,7 +45,7 @@ def process_of(event: KernelEvent) -> Process:
         pid=event.pid,
         start_time=processes.ticks(event.start_time),
         exe=event.exe or None,
-        argv=event.argv,
+        argv=event.argv or processes.arguments(event.pid),
         uid=event.uid,
         cgroup=processes.cgroup_path(event.pid),
         parent=Parent(event.ppid, processes.ticks(event.parent_start_time), processes.exe_path(event.ppid)),
@@ -96,7 +97,7 @@ def metadata_of(event: KernelEvent) -> dict[str, Json]:
     if event.syscall >= 0:
         found["syscall"] = event.syscall
     for flag, name in (
-        (abi.FLAG_ARGV_CUT, "argv_cut"),
+        (abi.FLAG_ARGV_CUT if not event.text else 0, "argv_cut"),
         (abi.FLAG_MONITOR, "monitor"),
         (abi.FLAG_SHARED_FDS, "shared_descriptors"),
         (abi.FLAG_COMPAT, "compat"),
@@ -106,7 +107,15 @@ def metadata_of(event: KernelEvent) -> dict[str, Json]:
     ):
         if event.flags & flag:
             found[name] = True
-    return found
+    return {**found, **told(event)}
+
+
+def summary_of(event: KernelEvent) -> str:
+    """One line: the operation, its object, and the arguments of a program or an excerpt of a text."""
+    target = object_of(event.op, event.object, event.flags)
+    if event.text:
+        return summarize(event.op, target, (excerpt(event).encode(),))
+    return summarize(event.op, target, event.argv if event.op is Op.EXEC else ())
 
 
 def event_record(
@@ -131,7 +140,7 @@ def event_record(
         tool_name=names.tool,
         operation=names.operation,
         risk=names.risk,
-        input_summary=summarize(event.op, target, event.argv if event.op is Op.EXEC else ()),
+        input_summary=summary_of(event),
         reason=reason or reason_of(event.decision, event.rule, names.tool, names.operation),
         metadata={**metadata_of(event), **(metadata or {})},
         decision=event.decision,
@@ -214,6 +223,12 @@ def recovered(line: Mapping[str, object], metadata: Mapping[str, Json]) -> Recor
         metadata=metadata,
     )
     return dataclasses.replace(made, action_id=str(line.get("action_id") or made.action_id))
+
+
+def policy_loaded(policy: ResolvedPolicy) -> Record:
+    """A policy is in force now."""
+    metadata: dict[str, Json] = {"sha256": policy.sha256, "agents": [*sorted(policy.agents)]}
+    return note("policy_loaded", f"policy {policy.source} is in force", metadata=metadata)
 
 
 def note(event: str, reason: str, *, agent: str | None = None, metadata: Mapping[str, Json] | None = None) -> Record:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from agentd.engine import coverage, verify
 from agentd.engine.coverage import Cover
 from agentd.engine.verify import Proof, Verification
-from agentd.model import Guarantee, Op, Point
+from agentd.model import ALWAYS_OPS, Guarantee, Op, Point
 
 HELD, SOME_DETECTED, CANNOT = 0, 1, 2  # exit codes of `agentd doctor`
 NOTES: Final = {
@@ -38,7 +38,7 @@ def rows(covers: Collection[Cover], started: Collection[Cover]) -> list[dict[str
             "started": coverage.in_words(started, op),
             "weaker": coverage.guarantees(covers, op) < coverage.guarantees(started, op),
         }
-        for op in Op
+        for op in ALWAYS_OPS
     ]
 
 
@@ -47,7 +47,7 @@ def of(verification: Verification, hooks: Point) -> dict[str, Any]:
     proofs = verification.proofs
     covers, started = verification.claims(), verification.claims(started=True)
     made = rows(covers, started)
-    for row, op in zip(made, Op, strict=True):
+    for row, op in zip(made, ALWAYS_OPS, strict=True):
         row.update(verify.in_json(proofs[op]) | {"guarantee": row["guarantee"]})
     return {
         "hooks": hooks.word,

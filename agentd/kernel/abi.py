@@ -54,6 +54,13 @@ FLAG_COMPAT: Final = 16
 FLAG_SIGNAL_FAILED: Final = 32
 FLAG_SCRIPT: Final = 64
 FLAG_DOOMED: Final = 128
+FLAG_TEXT: Final = 256
+SQL_SHIFT: Final = 12
+
+MAX_CALLS: Final = 256
+CALL_WORD: Final = 96
+CALLED_STRING: Final = 1
+CALLED_LIMIT: Final = 2
 
 CARELESS_RENAMES: Final = 1
 CARELESS_MOUNTS: Final = 2
@@ -94,11 +101,13 @@ class Tables(ctypes.Structure):
         ("host", Dfa),
         ("args", Dfa),
         ("name", Dfa),
+        ("call", Dfa),
         ("path_classes", c_uint32),
         ("exec_classes", c_uint32),
         ("rule_classes", c_uint32),
         ("host_classes", c_uint32),
         ("arg_masks", c_uint32),
+        ("call_classes", c_uint32),
         ("outcomes", c_uint32),
         ("n_outcomes", c_uint32),
         ("n_names", c_uint32),
@@ -340,6 +349,22 @@ class NameEntry(ctypes.Structure):
     _fields_ = [("slots", NameSlot * NAME_SLOTS)]
 
 
+class Call(ctypes.Structure):
+    """struct agentd_call."""
+
+    _fields_ = [
+        ("language", c_uint32),
+        ("len", c_uint32),
+        ("word", c_char * CALL_WORD),
+    ]
+
+
+class Called(ctypes.Structure):
+    """struct agentd_called."""
+
+    _fields_ = [("call", c_uint32), ("flags", c_uint32), ("text", c_uint64), ("len", c_uint64)]
+
+
 # C structure name -> ctypes class; what the ABI test walks.
 STRUCTURES: Final = {
     "agentd_dfa": Dfa,
@@ -361,4 +386,6 @@ STRUCTURES: Final = {
     "agentd_name_key": NameKey,
     "agentd_name_slot": NameSlot,
     "agentd_name_entry": NameEntry,
+    "agentd_call": Call,
+    "agentd_called": Called,
 }

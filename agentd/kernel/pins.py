@@ -110,11 +110,27 @@ def names_watched(pins: Path) -> bool:
 
 def remove_pins(pins: Path) -> None:
     """Unpins a whole set: its programs detach as soon as nobody holds them open."""
+    remove_calls(pins)
     for folder in (pins / "links", pins / "maps", pins):
         with contextlib.suppress(FileNotFoundError):
             for entry in folder.iterdir():
                 if not entry.is_dir():
                     entry.unlink()
+            folder.rmdir()
+
+
+def remove_calls(pins: Path, keep: str | None = None) -> None:
+    """Unpins what judges library calls (uprobes.py), but for the map `call_epoch` and names that end in `keep`; None:
+    all.
+    """
+    folder = pins / "calls"
+    with contextlib.suppress(FileNotFoundError):
+        for entry in [*(folder / "links").iterdir(), *folder.iterdir()]:
+            if entry.is_dir() or (keep is not None and (entry.name.endswith(keep) or entry.name == "call_epoch")):
+                continue
+            entry.unlink()
+        if keep is None:
+            (folder / "links").rmdir()
             folder.rmdir()
 
 

@@ -161,7 +161,7 @@ def _choose_hooks(obj: int, point: Point) -> tuple[Hook | LsmHook, ...]:
     if point is Point.NONE:
         return hooks
     inline = lsm.choose(obj, point)
-    enough = prevented({hook.program for hook in inline}) == frozenset(Op)
+    enough = prevented({hook.program for hook in inline}) == frozenset(Op) - {Op.CALL}
     plain = []
     for hook in hooks:
         if hook.point is Point.CGROUP or (hook.after and enough):

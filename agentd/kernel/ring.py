@@ -55,6 +55,7 @@ class KernelEvent:
     object: bytes
     exe: bytes
     argv: tuple[bytes, ...]
+    text: bytes = b""  # of a library call, as far as it is kept
 
 
 def parse(data: bytes) -> KernelEvent:
@@ -63,6 +64,8 @@ def parse(data: bytes) -> KernelEvent:
     exe_at = _HEADER + e.object_len
     argv_at = exe_at + e.exe_len
     argv = data[argv_at : argv_at + e.argv_len]
+    text = argv if e.flags & abi.FLAG_TEXT else b""
+    argv = b"" if text else argv
     return KernelEvent(
         type=e.type,
         flags=e.flags,
@@ -94,6 +97,7 @@ def parse(data: bytes) -> KernelEvent:
         object=data[_HEADER:exe_at],
         exe=data[exe_at:argv_at],
         argv=tuple(argv.removesuffix(b"\0").split(b"\0")) if argv else (),
+        text=text,
     )
 
 

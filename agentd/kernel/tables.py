@@ -155,7 +155,7 @@ def _fill(target: abi.Tables, header: TablesHeader, base: int) -> None:
         value = getattr(header, field.name)
         if field.name == "unresolved":
             target.unresolved[:] = value
-        elif field.name in ("path", "exec", "rules", "host", "args", "name"):
+        elif field.name in ("path", "exec", "rules", "host", "args", "name", "call"):
             dfa = getattr(target, field.name)
             for part in fields(value):
                 setattr(dfa, part.name, getattr(value, part.name))

@@ -15,9 +15,9 @@ from agentd.policy.hosts import MAX_PORT, HostPattern
 from agentd.policy.minimise import ChainInCycle, Minimal, minimise
 from agentd.policy.nfa import Nfa
 from agentd.policy.patterns import ALL, Glob, OneOf, Run, Token, parse
-from agentd.policy.subset import StateLimit, determinise
+from agentd.policy.subset import Graph, StateLimit, determinise
 
-__all__ = ["Dfa", "StateLimit", "compile_globs", "compile_hosts", "run"]
+__all__ = ["Dfa", "StateLimit", "compile_globs", "compile_hosts", "pack", "run"]
 
 Payload = Callable[[frozenset[int]], Hashable]
 
@@ -107,6 +107,15 @@ def _compile(
         minimal, payloads = _minimal(Nfa(sequences(), labels), payload, patterns, max_states, chains=True)
     except ChainInCycle:
         minimal, payloads = _minimal(Nfa(sequences(), labels), payload, patterns, max_states, chains=False)
+    return _packed(minimal, payloads)
+
+
+def pack(graph: Graph, *, patterns: int, max_states: int) -> Dfa:
+    """The automaton of a graph that was made elsewhere, without chain edges. Raises StateLimit."""
+    return _packed(minimise(graph, patterns=patterns, max_states=max_states), graph.payloads)
+
+
+def _packed(minimal: Minimal, payloads: list[Hashable]) -> Dfa:
     classes = byte_classes(minimal)
     packed = Packed(minimal, classes)
     return Dfa(

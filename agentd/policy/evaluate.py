@@ -17,6 +17,8 @@ from agentd.policy.hosts import host_matches, live_names, name_matches, parse_ho
 from agentd.policy.ir import Language
 from agentd.policy.patterns import matches
 from agentd.policy.resolved import RULE_DEFAULT, Outcome, ResolvedAgent, ResolvedPolicy, Rule
+from agentd.policy.sql import Sql, skeleton
+from agentd.policy.texts import matches_text
 
 NAMED_OPS: Final = (Op.CONNECT, Op.SEND)
 SOME_ADDRESS: Final = b"\xcb\x00\x71\x01"  # 203.0.113.1, for documentation (RFC 5737)
@@ -160,11 +162,35 @@ def matched_groups(agent: ResolvedAgent, argv: Sequence[bytes]) -> frozenset[int
     )
 
 
-def decide(agent: ResolvedAgent, op: Op, obj: bytes | Endpoint | None, argv: Sequence[bytes] = ()) -> Outcome:
-    """The outcome of one kernel operation. obj: None when it could not be resolved; argv: with argv[0], for exec."""
+def matched_texts(agent: ResolvedAgent, word: bytes, text: bytes) -> frozenset[int] | None:
+    """The text groups that the text of a library call matches; None: what it says can't be told."""
+    language = next((point.language for point in agent.calls if point.word.encode() == word), Sql.PLAIN)
+    seen = skeleton(text, language)
+    if seen is None:
+        return None
+    return frozenset(number for number, group in enumerate(agent.text_groups) if matches_text(group, seen))
+
+
+def groups_of(
+    agent: ResolvedAgent, op: Op, obj: bytes | Endpoint, argv: Sequence[bytes], text: bytes
+) -> frozenset[int] | None:
+    """What arguments or a text match besides the object; None: unresolved."""
+    if op is Op.CALL:
+        return matched_texts(agent, obj if isinstance(obj, bytes) else b"", text)
+    return matched_groups(agent, argv) if op is Op.EXEC else frozenset()
+
+
+def decide(
+    agent: ResolvedAgent, op: Op, obj: bytes | Endpoint | None, argv: Sequence[bytes] = (), text: bytes = b""
+) -> Outcome:
+    """The outcome of one kernel operation. obj: None when it could not be resolved; argv: with argv[0], for exec; text:
+    what the library function is told, for a call.
+    """
     if obj is None:
         return agent.unresolved(op)
     if isinstance(obj, Endpoint) is not (op.family is Family.HOST):
         raise TypeError(f"{op.word} takes {'an endpoint' if op.family is Family.HOST else 'a path'}")
-    groups = matched_groups(agent, argv) if op is Op.EXEC else frozenset()
+    groups = groups_of(agent, op, obj, argv, text)
+    if groups is None:
+        return agent.unresolved(op)
     return first_of([agent.outcome(op, matched_patterns(agent, one), groups) for one in judged_by(agent, op, obj)])

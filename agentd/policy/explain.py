@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentd.model import Action, Decision, Endpoint, Family, Op, Risk
-from agentd.policy.evaluate import evaluate, first_of, judged_by, matched_groups, matched_patterns, rule_reaches
+from agentd.policy.evaluate import evaluate, first_of, groups_of, judged_by, matched_patterns, rule_reaches
 from agentd.policy.reader import shown
 from agentd.policy.resolved import RULE_DEFAULT, RULE_UNRESOLVED, Entry, ResolvedAgent, Rule
 
@@ -35,14 +35,14 @@ class Explanation:
 
 
 def explain_kernel(
-    agent: ResolvedAgent, op: Op, obj: bytes | Endpoint | None, argv: Sequence[bytes] = ()
+    agent: ResolvedAgent, op: Op, obj: bytes | Endpoint | None, argv: Sequence[bytes] = (), text: bytes = b""
 ) -> Explanation:
     """Explains what `evaluate.decide` answers."""
-    if obj is None:
+    groups = None if obj is None else groups_of(agent, op, obj, argv, text)
+    if obj is None or groups is None:
         outcome = agent.unresolved(op)
         entry = next(entry for entry in reversed(agent.entries) if entry.op is op)
         return _explanation(agent, entry, (), outcome.action, outcome.timeout, RULE_UNRESOLVED, frozenset())
-    groups = matched_groups(agent, argv) if op is Op.EXEC else frozenset()
     forms = [(agent.outcome(op, found, groups), found) for found in _matched(agent, op, obj)]
     stands = first_of([outcome for outcome, _ in forms])
     matched = next(found for outcome, found in forms if outcome == stands)
@@ -51,12 +51,18 @@ def explain_kernel(
         if entry.op is not op or matched.isdisjoint(entry.patterns):
             continue
         if entry.group is not None and entry.group not in groups:
-            globs = ", ".join(glob.text for glob in agent.arg_groups[entry.group])
-            passed.append((entry, f"no argument matches {globs}"))
+            passed.append((entry, _missing(agent, op, entry.group)))
             continue
         outcome = agent.outcome(op, matched, groups)
         return _explanation(agent, entry, tuple(passed), outcome.action, outcome.timeout, outcome.rule, matched)
     raise AssertionError("the catalogue has an entry for everything")
+
+
+def _missing(agent: ResolvedAgent, op: Op, group: int) -> str:
+    if op is Op.CALL:
+        return f"nothing in the text matches {_list(agent.text_groups[group])}"
+    globs = ", ".join(glob.text for glob in agent.arg_groups[group])
+    return f"no argument matches {globs}"
 
 
 def _matched(agent: ResolvedAgent, op: Op, obj: bytes | Endpoint) -> list[frozenset[int]]:

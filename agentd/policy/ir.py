@@ -10,6 +10,7 @@ import enum
 from dataclasses import dataclass
 
 from agentd.model import Action, Guarantee, Mode, Op, Risk
+from agentd.policy.sql import Sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,34 @@ class RuleSource:
     file: str = ""  # of an overlay; the policy's own otherwise
 
 
+class TextKind(enum.Enum):
+    """What an argument of a library's function points to."""
+
+    STRING = "string"  # bytes up to a NUL
+    BYTES = "bytes"  # as many bytes as another argument says
+
+
+@dataclass(frozen=True, slots=True)
+class CallPoint:
+    """A function of a library, and where its caller has put the text. Arguments count from 1.
+
+    length: the argument that holds the length; 0: none. signed: it is an `int`, and a negative one means up to the NUL.
+    """
+
+    library: str
+    function: str
+    argument: int
+    kind: TextKind
+    length: int = 0
+    signed: bool = False
+    language: Sql = Sql.PLAIN
+
+    @property
+    def word(self) -> str:
+        """The object of the kernel operation `call`."""
+        return f"{self.library}:{self.function}"
+
+
 @dataclass(frozen=True, slots=True)
 class EntrySource:
     """One entry of `tools:`: these objects of this kernel operation are this tool and operation."""
@@ -81,6 +110,8 @@ class EntrySource:
     args: tuple[TextAt, ...] | None  # only for Op.EXEC
     risk: Risk
     at: At
+    calls: tuple[CallPoint, ...] = ()  # only for Op.CALL
+    text: tuple[TextAt, ...] | None = None  # the same: patterns of which one must be in the text
 
 
 @dataclass(frozen=True, slots=True)

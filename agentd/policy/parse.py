@@ -11,11 +11,13 @@ import re
 from typing import Final
 
 from agentd.model import OP_BY_WORD, RISK_BY_WORD, Action, Family, Guarantee, Mode, Op, Risk
+from agentd.policy.calls import parse_call, parse_text
 from agentd.policy.hosts import parse_host
 from agentd.policy.ir import (
     SECTIONS,
     AgentSource,
     At,
+    CallPoint,
     EntrySource,
     Language,
     Match,
@@ -54,7 +56,7 @@ _RULE: Final = {
     Language.AEGIZE: ("tool", "operations", "risk_level_max", "paths"),
     Language.AGENTD: ("tool", "operations", "paths", "hosts", "risk_level_max", "timeout", "action", "id", "approvers"),
 }
-_ENTRY: Final = (*OP_BY_WORD, "args", "risk")
+_ENTRY: Final = (*OP_BY_WORD, "args", "text", "detect", "risk")
 ACTIONS: Final = {"deny": Action.DENY, "kill": Action.KILL, "pause": Action.PAUSE}
 BELOW: Final = {"pause": Action.PAUSE, "kill": Action.KILL}
 GUARANTEES: Final = {level.word: level for level in Guarantee if level}
@@ -361,18 +363,24 @@ def _entry(tool: str, operation: str, reader: Reader) -> list[EntrySource]:
         if Op.EXEC not in ops or len(ops) > 1:
             keys["args"].error("only exec has arguments", "write exec in an entry of its own with args")
         args = _globs(keys["args"], Dialect.ARGUMENT)
+    text = parse_text(reader, keys, ops)
     found: list[EntrySource] = []
     for op in ops:
-        if op.family is Family.HOST:
+        calls: tuple[CallPoint, ...] = ()
+        if op is Op.CALL:
+            calls, patterns = parse_call(keys[op.word])
+        elif op.family is Family.HOST:
             patterns = keys[op.word].texts() or ()
-            for text in patterns:
-                _check_host(text, reader.problems)
+            for host in patterns:
+                _check_host(host, reader.problems)
         else:
             patterns = keys[op.word].texts() or ()
         if keys[op.word].is_empty:
             keys[op.word].error("an empty list matches nothing", "name an object, or remove the key")
         at = reader.at
-        found.append(EntrySource(tool, operation, op, patterns, args, risk, At(at.line, at.column, at.path)))
+        found.append(
+            EntrySource(tool, operation, op, patterns, args, risk, At(at.line, at.column, at.path), calls, text)
+        )
     return found
 
 

@@ -20,8 +20,18 @@ from agentd.model import Action, Decision, Family, Op
 from agentd.policy import source
 from agentd.policy.advice import advise
 from agentd.policy.anchor import aegize_globs, agentd_globs, word_glob
+from agentd.policy.callpoints import WantedCalls
 from agentd.policy.hosts import HostPattern, parse_host
-from agentd.policy.ir import OVERLAY_SECTION, AgentSource, At, EntrySource, Language, PolicySource, RuleSource, TextAt
+from agentd.policy.ir import (
+    OVERLAY_SECTION,
+    AgentSource,
+    At,
+    EntrySource,
+    Language,
+    PolicySource,
+    RuleSource,
+    TextAt,
+)
 from agentd.policy.layers import Document, JoinedProblems, Part, join, read_parts
 from agentd.policy.named import check_names
 from agentd.policy.overlay import parse_overlay
@@ -68,7 +78,19 @@ Item = TypeVar("Item", bound=Hashable)
 
 # Operations whose object is a word, never a path: an entry's pattern is taken as it stands.
 WORD_OPS: Final = frozenset(
-    {Op.PTRACE, Op.NAMESPACE, Op.BPF, Op.MODULE, Op.KEXEC, Op.IO_URING, Op.SOCKET, Op.PERF, Op.COMPAT, Op.SIGNAL}
+    {
+        Op.PTRACE,
+        Op.NAMESPACE,
+        Op.BPF,
+        Op.MODULE,
+        Op.KEXEC,
+        Op.IO_URING,
+        Op.SOCKET,
+        Op.PERF,
+        Op.COMPAT,
+        Op.SIGNAL,
+        Op.CALL,
+    }
 )
 
 
@@ -243,9 +265,12 @@ class _AgentBuilder:
         self._hosts: _Table[HostPattern] = _Table()
         self._groups: _Table[tuple[Glob, ...]] = _Table()
         self._toolops: _Table[tuple[str, str]] = _Table()
-        self._entries = [self._entry(entry, problems, own=True) for entry in policy.tools]
+        self._calls = WantedCalls(agent)
+        self._entries = [self._entry(entry, problems, own=True) for entry in policy.tools if self._calls.wants(entry)]
         shipped = Problems(catalogue.file)
-        self._entries += [self._entry(entry, shipped, own=False) for entry in catalogue.entries]
+        self._entries += [
+            self._entry(entry, shipped, own=False) for entry in catalogue.entries if self._calls.wants(entry)
+        ]
         shipped.raise_errors()
         self._rules = [self._rule(index, rule) for index, rule in enumerate(agent.rules)]
         self._rules.append(self._baseline(catalogue))
@@ -269,6 +294,8 @@ class _AgentBuilder:
             entries=tuple(self._entries),
             toolops=self._toolops.all(),
             where=self._problems.where(agent.at.line, agent.at.column),
+            text_groups=self._calls.groups,
+            calls=self._calls.points,
         )
 
     def _entry(self, entry: EntrySource, problems: Problems, *, own: bool) -> Entry:
@@ -280,6 +307,8 @@ class _AgentBuilder:
         group = None
         if entry.args is not None:
             group = self._groups.number(tuple(Glob(text.text, Dialect.ARGUMENT) for text in entry.args))
+        if entry.op is Op.CALL:
+            group = self._calls.take(entry, problems)
         where = problems.where(entry.at.line, entry.at.column)
         return Entry(entry.tool, entry.operation, entry.risk, entry.op, patterns, group, where, own)
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from agentd.model import Action, Decision, Family, Guarantee, Mode, Op, Risk
 from agentd.policy.hosts import HostPattern
-from agentd.policy.ir import Language, Match
+from agentd.policy.ir import CallPoint, Language, Match
 from agentd.policy.patterns import Glob
 from agentd.policy.problem import Problem
 
@@ -89,7 +89,7 @@ class Entry:
     risk: Risk
     op: Op
     patterns: tuple[int, ...]  # into path_patterns or host_patterns, by op.family; any suffices
-    group: int | None  # into arg_groups: then some argument must match too
+    group: int | None  # into arg_groups (of a call: text_groups): then some argument, or the text, must match too
     where: str
     own: bool = False  # from the policy's own `tools:`
 
@@ -146,6 +146,8 @@ class ResolvedAgent:
     entries: tuple[Entry, ...]
     toolops: tuple[tuple[str, str], ...]
     where: str
+    text_groups: tuple[tuple[str, ...], ...] = ()
+    calls: tuple[CallPoint, ...] = ()  # the library functions that some rule of the agent speaks of
     _index: _Index = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -171,6 +173,10 @@ class ResolvedAgent:
         """The outcome of `op` when the object matches `matched` and the arguments match `groups`."""
         candidates = self.candidates(op, matched)
         return next(outcome for group, outcome in candidates if group is None or group in groups)
+
+    def last_entry(self, op: Op) -> int:
+        """The number of the entry that matches whatever no other one does."""
+        return self._index.catch_all[op]
 
     def unresolved(self, op: Op) -> Outcome:
         """The outcome for an object that could not be resolved completely: always deny."""

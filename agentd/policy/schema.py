@@ -9,8 +9,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from agentd.model import OP_BY_WORD, RISK_BY_WORD, Mode
-from agentd.policy.ir import MatchKind
+from agentd.policy.calls import REGISTERS
+from agentd.policy.detectors import DETECTORS
+from agentd.policy.ir import MatchKind, TextKind
 from agentd.policy.parse import ACTIONS, BELOW, GUARANTEES, ID_PATTERN, MAX_APPROVERS, MAX_TIMEOUT
+from agentd.policy.sql import Sql
 
 _NAME: Final = {"type": "string", "minLength": 1, "maxLength": 255}
 _DURATION: Final = {
@@ -125,15 +128,43 @@ _AGENT: Final = _closed(
     }
 )
 
+_CALL: Final = _closed(
+    {
+        "library": {"type": "string", "description": "NAME of libNAME.so."},
+        "function": {
+            "anyOf": [{"type": "string", "minLength": 1}, _texts("Functions with the same arguments.")],
+        },
+        "argument": {"type": "integer", "minimum": 1, "maximum": REGISTERS, "description": "Which one is the text."},
+        "as": {"enum": [kind.value for kind in TextKind], "description": "string: up to a NUL; bytes: of `length`."},
+        "length": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": REGISTERS,
+            "description": "Which argument is its length.",
+        },
+        "signed": {"enum": ["int", "size_t"], "description": "The length's type; a negative int means up to the NUL."},
+        "language": {"enum": [one.word for one in Sql if one], "description": "The text is SQL of this kind."},
+    },
+    required=["library", "function", "argument", "as"],
+)
+
 _ENTRY: Final = _closed(
     {
         **{word: _texts(f"Objects of the kernel operation {word}.") for word in OP_BY_WORD},
+        "call": {"anyOf": [_CALL, _texts("Words LIBRARY:FUNCTION.")], "description": "A function of a library."},
+        "text": _texts("Regular expressions, of which one must be found in the text of the call."),
+        "detect": {
+            "type": "array",
+            "minItems": 1,
+            "items": {"enum": list(DETECTORS)},
+            "description": "Detectors of detectors.yaml, of which one must find something in the text of the call.",
+        },
         "args": _texts("Globs over single arguments of exec; any argument behind argv[0] may match."),
         "risk": {**_RISK, "description": "What risk_level_max compares with; high when left out."},
     },
     minProperties=1,
     anyOf=[{"required": [word]} for word in OP_BY_WORD],
-    dependentRequired={"args": ["exec"]},
+    dependentRequired={"args": ["exec"], "text": ["call"], "detect": ["call"]},
 )
 
 _TOOLS: Final = {

@@ -18,6 +18,15 @@ from typing import Final, NoReturn, cast
 from agentd.errors import AgentdError
 from agentd.model import HOST_OPS, PATH_OPS, Op
 from agentd.policy.automaton import Dfa, StateLimit, compile_globs, compile_hosts
+from agentd.policy.calltables import (
+    MAX_GROUPS,
+    NO_GROUP,
+    Candidates,
+    DfaHeader,
+    Kinds,
+    mask_words,
+    place_calls,
+)
 from agentd.policy.nameclasses import MAX_NAME_CLASSES, NamePatterns
 from agentd.policy.resolved import Outcome, ResolvedAgent
 from agentd.policy.stored import Automata, automaton_key
@@ -25,34 +34,13 @@ from agentd.policy.stored import Automata, automaton_key
 STATE_WORDS: Final = 4
 COMB_WORDS: Final = 2
 OUTCOME_WORDS: Final = 4
-ARG_WORDS: Final = 8
-NO_GROUP: Final = 0xFFFFFFFF
-MAX_GROUPS: Final = 32 * ARG_WORDS
 MAX_LIST: Final = 512  # what the kernel's loops over a list of pairs examine
 UNRESOLVED: Final = -1
 _U32: Final = 0xFFFFFFFF
 _HINT: Final = "use fewer or simpler patterns, or split the agent"
 
-Candidates = tuple[tuple[int, int], ...]
-"""(argument group or NO_GROUP, outcome index), in the order they are tried."""
-
-Kinds = tuple[tuple[int, int], ...]
-"""(argument group or NO_GROUP, kind), as Candidates; a kind is an entry's number, or UNRESOLVED."""
-
 Overrides = tuple[tuple[int, int], ...]
 """(outcome index without the rules that have paths, outcome index with them)."""
-
-
-@dataclass(frozen=True, slots=True)
-class DfaHeader:
-    """struct agentd_dfa; offsets are in words from the region's base."""
-
-    classes: int
-    states: int
-    comb: int
-    start: int
-    n_states: int
-    n_comb: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +54,13 @@ class TablesHeader:
     host: DfaHeader
     args: DfaHeader
     name: DfaHeader
+    call: DfaHeader
     path_classes: int
     exec_classes: int
     rule_classes: int
     host_classes: int
     arg_masks: int
+    call_classes: int
     outcomes: int
     n_outcomes: int
     n_names: int
@@ -127,7 +117,11 @@ class _Builder:
         host_classes = self.append([outcome for row in cast("list[tuple[int, ...]]", host_rows) for outcome in row])
         args, args_payloads = self.place("argument lists", len(agent.arg_groups), self.args_dfa)
         groups = cast("list[tuple[int, ...]]", args_payloads)
-        arg_masks = self.append([word for row in groups for word in _mask_words(row)])
+        arg_masks = self.append([word for row in groups for word in mask_words(row)])
+        call, call_rows = self.place("library calls", len(agent.calls), self.call_dfa)
+        call_classes = self.append(
+            place_calls(self, cast("list[Kinds]", call_rows), self.kinds[agent.last_entry(Op.CALL)])
+        )
         unresolved = tuple(self.number(self.agent.unresolved(op)) for op in Op)
         outcomes = self.append([word for outcome in self.numbers for word in _outcome_words(outcome)])
         header = TablesHeader(
@@ -138,11 +132,13 @@ class _Builder:
             host=host,
             args=args,
             name=name,
+            call=call,
             path_classes=path_classes,
             exec_classes=exec_classes,
             rule_classes=rule_classes,
             host_classes=host_classes,
             arg_masks=arg_masks,
+            call_classes=call_classes,
             outcomes=outcomes,
             n_outcomes=len(self.numbers),
             n_names=len(name_rows) - 1,
@@ -156,10 +152,13 @@ class _Builder:
         def payload(entries: frozenset[int]) -> tuple[int, ...]:
             return tuple(self.first(op, entries) for op in PATH_OPS)
 
-        return self.entries_dfa("path", [op for op in PATH_OPS if op is not Op.EXEC], payload, max_states)
+        return self.entries_dfa("path", [op for op in PATH_OPS if op not in (Op.EXEC, Op.CALL)], payload, max_states)
 
     def exec_dfa(self, max_states: int) -> Dfa:
         return self.entries_dfa("exec", [Op.EXEC], self.exec_kinds, max_states)
+
+    def call_dfa(self, max_states: int) -> Dfa:
+        return self.entries_dfa("call", [Op.CALL], self.exec_kinds, max_states)
 
     def entries_dfa(
         self, name: str, ops: Sequence[Op], payload: Callable[[frozenset[int]], Hashable], max_states: int
@@ -289,11 +288,12 @@ class _Builder:
             found[NO_GROUP] = UNRESOLVED
         return _without_repeats(list(found.items()))
 
-    def candidates(self, kinds: Kinds) -> Candidates:
+    def candidates(self, kinds: Kinds, op: Op = Op.EXEC) -> Candidates:
         """The outcomes of `kinds`; none that says what the next one says."""
-        rows = _without_repeats([(group, self.outcome(Op.EXEC, kind)) for group, kind in kinds])
+        rows = _without_repeats([(group, self.outcome(op, kind)) for group, kind in kinds])
         if len(rows) > MAX_LIST:
-            self.refuse(f"one program has {len(rows)} tools that depend on arguments; at most {MAX_LIST} are tried")
+            what = "program has {} tools that depend on arguments" if op is Op.EXEC else "call has {} tools by its text"
+            self.refuse(f"one {what.format(len(rows))}; at most {MAX_LIST} are tried")
         return rows
 
     def outcome(self, op: Op, kind: int) -> int:
@@ -368,13 +368,6 @@ def _without_repeats(rows: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]
     while len(rows) > 1 and rows[-2][1] == rows[-1][1]:
         del rows[-2]
     return tuple(rows)
-
-
-def _mask_words(groups: Sequence[int]) -> list[int]:
-    words = [0] * ARG_WORDS
-    for group in groups:
-        words[group // 32] |= 1 << group % 32
-    return words
 
 
 def _outcome_words(outcome: Outcome) -> tuple[int, int, int, int]:

@@ -9,16 +9,19 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from agentd.model import HOST_OPS, PATH_OPS, Family, Op
+from agentd.policy.calltables import ARG_WORDS, NO_GROUP, NOT_ASKED, TEXT_WORDS, DfaHeader
 from agentd.policy.resolved import Outcome
-from agentd.policy.tables import ARG_WORDS, COMB_WORDS, NO_GROUP, STATE_WORDS, AgentTables, DfaHeader, TablesHeader
+from agentd.policy.tables import COMB_WORDS, STATE_WORDS, AgentTables, TablesHeader
 
 MAX_REMEMBERED: Final = 4096  # directories
 
 
-def lookup(tables: AgentTables, op: Op, obj: bytes | None, argv: Sequence[bytes] = ()) -> Outcome:
+def lookup(
+    tables: AgentTables, op: Op, obj: bytes | None, argv: Sequence[bytes] = (), text: bytes | None = b""
+) -> Outcome:
     """The outcome that the kernel reaches for `op` on `obj`: path bytes, a `host_key`, or None if unresolved.
 
-    argv is the whole vector: argv[0] is never looked at.
+    argv is the whole vector: argv[0] is never looked at. text: of a call; None: unresolved.
     """
     words, header = tables.words, tables.header
     if obj is None:
@@ -26,8 +29,12 @@ def lookup(tables: AgentTables, op: Op, obj: bytes | None, argv: Sequence[bytes]
     if op.family is Family.HOST:
         at = _walk(words, header.host, obj) * len(HOST_OPS) + op - len(PATH_OPS)
         return tables.outcomes[words[header.host_classes + at]]
-    if op is Op.EXEC:
-        outcome = _first_candidate(words, header, _walk(words, header.exec, obj), argv)
+    if op in (Op.EXEC, Op.CALL):
+        outcome: int | None
+        if op is Op.EXEC:
+            outcome = _first_candidate(words, header, _walk(words, header.exec, obj), argv)
+        else:
+            outcome = _by_text(words, header, _walk(words, header.call, obj), text)
         if outcome is None:
             return tables.outcomes[header.unresolved[op]]
     else:
@@ -83,6 +90,31 @@ def _first_candidate(words: array[int], header: TablesHeader, number: int, argv:
         if group == NO_GROUP or mask[group >> 5] >> (group & 31) & 1:
             return outcome
     return None
+
+
+def _by_text(words: array[int], header: TablesHeader, number: int, text: bytes | None) -> int | None:
+    if text is None:
+        return None
+    at = words[header.call_classes + number]
+    if words[at] == NOT_ASKED:
+        return words[at + 1]
+    mask = [0] * ARG_WORDS
+    for i in range(words[at]):
+        classes, states, comb, state, masks = words[at + 1 + i * TEXT_WORDS : at + 1 + (i + 1) * TEXT_WORDS]
+        dfa = DfaHeader(classes, states, comb, state, 0, 0)
+        for byte in text:
+            state = _end(words, dfa, bytes((byte,)), state)
+            _gather(words, mask, masks + words[states + state * STATE_WORDS + 2] * 2 * ARG_WORDS)
+        _gather(words, mask, masks + (words[states + state * STATE_WORDS + 2] * 2 + 1) * ARG_WORDS)
+    for group, outcome in _pairs(words, at + 1 + words[at] * TEXT_WORDS):
+        if group == NO_GROUP or mask[group >> 5] >> (group & 31) & 1:
+            return outcome
+    return None
+
+
+def _gather(words: array[int], mask: list[int], at: int) -> None:
+    for i in range(ARG_WORDS):
+        mask[i] |= words[at + i]
 
 
 def _pairs(words: array[int], at: int) -> Iterator[tuple[int, int]]:

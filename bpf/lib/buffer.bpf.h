@@ -104,7 +104,36 @@ struct args_run {
 	u32 start; /* state of the automaton */
 	u32 index; /* of the argument being read */
 	u32 masks; /* absolute word index of arg_masks */
+	u32 list; /* of a library call: absolute word index of its candidates */
+	u32 unused;
 	u32 failed; /* not all arguments were read */
+};
+
+/* Reading SQL (lib/sql.bpf.h). */
+struct sql_run {
+	u8 language; /* enum agentd_sql */
+	u8 state;
+	u8 depth; /* of nested comments */
+	u8 last; /* byte given out */
+	u8 run; /* bytes of a word that stand there, 2 at most */
+	u8 unused[3];
+	u32 n; /* bytes that one step has given out: at most three */
+	u8 out[4];
+};
+
+/* Looking through the text of a library call (text.bpf.c); where it stands and how far it is read is in args_run. */
+struct text_run {
+	u32 n; /* automata */
+	u32 out; /* bytes in scratch->name[0] */
+	u32 pos;
+	u32 read; /* bytes of the piece that belong to the text */
+	u32 automaton; /* the one that runs */
+	u32 flags; /* AGENTD_CALLED_* */
+	u32 ended; /* the NUL of a string was seen */
+	u32 unused;
+	struct sql_run sql;
+	struct dfa_run dfa[AGENTD_TEXTS_MAX];
+	u32 masks[AGENTD_TEXTS_MAX]; /* absolute word indices */
 };
 
 /* What execve has made ready, of a program that is not in place yet. */
@@ -227,6 +256,7 @@ struct scratch {
 	u32 unused;
 	struct args_run args;
 	struct new_program program;
+	struct text_run text;
 	struct wire_name wire;
 	struct message message;
 	struct names_run names;

@@ -130,8 +130,9 @@ static __always_inline void class_verdict(struct verdict *v, struct scratch *s, 
 	struct list_loop l = { .s = s, .arena = a, .outcome = 0xffffffff };
 	u32 list, count;
 
-	if (op == AGENTD_OP_EXEC) {
-		list = t->base + arena_word(a, t->base + t->exec_classes + class);
+	if (op == AGENTD_OP_EXEC || op == AGENTD_OP_CALL) {
+		/* of a call the list stands behind its automata (lookup of the text: calls.bpf.c) */
+		list = op == AGENTD_OP_EXEC ? t->base + arena_word(a, t->base + t->exec_classes + class) : s->args.list;
 		count = arena_word(a, list);
 		if (count > AGENTD_LIST_MAX)
 			return;

@@ -40,6 +40,8 @@ class Request(ctypes.Structure):
         ("args_len", c_uint32),
         ("args", c_uint64),
         ("netns", c_uint64),
+        ("language", c_uint32),
+        ("flags", c_uint32),
         ("outcome", c_uint32),
         ("generation", c_uint32),
         ("rule", c_uint32),
@@ -111,9 +113,23 @@ class Runner:
             request.args_len = len(block)
         request.agent = agent
         request.op = op
+        request.language = request.flags = 0
         request.len = len(data)
         ctypes.memmove(self._object, data, min(len(data), PATH_MAX))
         return self.again()
+
+    def call(self, agent: int, word: bytes, text: bytes, language: int = 0, *, flags: int = 0) -> Answer | None:
+        """The kernel's answer for a library call that is told `text`; None: no rule speaks of it."""
+        request = self._request
+        self._block = ctypes.create_string_buffer(text, len(text) + 1)
+        self._argv = ()
+        request.args = ctypes.addressof(self._block)
+        request.args_len = len(text)
+        request.agent, request.op, request.len = agent, Op.CALL, len(word)
+        request.language, request.flags, request.netns = language, flags, 0
+        ctypes.memmove(self._object, word, len(word))
+        answer = self.again()
+        return answer if request.netns else None
 
     def again(self) -> Answer:
         """The answer to the same question once more."""

@@ -18,8 +18,9 @@ import pytest
 
 from agentd.kernel import abi
 from agentd.model import HOST_OPS, PATH_OPS, Action, Decision, Endpoint, Guarantee, Op, Point, Risk
-from agentd.policy import resolved, tables
+from agentd.policy import calltables, resolved, tables
 from agentd.policy.hosts import host_key
+from agentd.policy.sql import Sql
 from agentd.resources import bpf_object
 
 BPF: Final = Path(__file__).resolve().parents[2] / "bpf"
@@ -43,6 +44,7 @@ ENUMS: Final[Mapping[str, tuple[str, Mapping[str, int]]]] = {
     ),
     "agentd_event_type": ("AGENTD_EVENT_", {n[6:]: v for n, v in vars(abi).items() if n.startswith("EVENT_")}),
     "agentd_end": ("AGENTD_END_", {n[4:]: v for n, v in vars(abi).items() if n.startswith("END_")}),
+    "agentd_sql": ("AGENTD_SQL_", {one.name: one for one in Sql}),
     "agentd_stat": (
         "AGENTD_STAT_",
         {n[5:]: v for n, v in vars(abi).items() if n.startswith("STAT_") and n != "STAT_BUCKETS"},
@@ -57,9 +59,17 @@ CONSTANTS: Final[Mapping[str, int]] = {
     "AGENTD_COMB_WORDS": tables.COMB_WORDS,
     "AGENTD_CLASS_WORDS": 256 // 4,
     "AGENTD_OUTCOME_WORDS": tables.OUTCOME_WORDS,
-    "AGENTD_ARG_WORDS": tables.ARG_WORDS,
+    "AGENTD_ARG_WORDS": calltables.ARG_WORDS,
     "AGENTD_LIST_MAX": tables.MAX_LIST,
-    "AGENTD_NO_GROUP": tables.NO_GROUP,
+    "AGENTD_TEXT_WORDS": calltables.TEXT_WORDS,
+    "AGENTD_TEXTS_MAX": calltables.MAX_TEXTS,
+    "AGENTD_NOT_ASKED": calltables.NOT_ASKED,
+    "AGENTD_MAX_CALLS": abi.MAX_CALLS,
+    "AGENTD_CALL_WORD": abi.CALL_WORD,
+    "AGENTD_CALLED_STRING": abi.CALLED_STRING,
+    "AGENTD_CALLED_LIMIT": abi.CALLED_LIMIT,
+    "AGENTD_EVENT_SQL_SHIFT": abi.SQL_SHIFT,
+    "AGENTD_NO_GROUP": calltables.NO_GROUP,
     "AGENTD_RULE_DEFAULT": resolved.RULE_DEFAULT & U32,
     "AGENTD_RULE_GUARD": abi.RULE_GUARD,
     "AGENTD_RULE_UNRESOLVED": resolved.RULE_UNRESOLVED & U32,

@@ -11,10 +11,11 @@ import pytest
 
 from agentd.errors import AgentdError
 from agentd.model import Decision, Op
+from agentd.policy.calltables import MAX_GROUPS
 from agentd.policy.evaluate import decide
 from agentd.policy.resolve import load
 from agentd.policy.resolved import RULE_UNRESOLVED, Outcome, ResolvedAgent
-from agentd.policy.tables import MAX_GROUPS, MAX_LIST, build
+from agentd.policy.tables import MAX_LIST, build
 from tests.bpf.probe import PATH_MAX, Probe, loaded_probe
 
 pytestmark = pytest.mark.root

@@ -32,9 +32,14 @@ TESTER = Approver("a test", 0, os.getpid())
 
 @functools.cache
 def every_tool() -> list[str]:
-    """The names of all tools of the shipped catalogue but the baseline's."""
+    """The names of all tools of the shipped catalogue but the baseline's, and those that would have probes compiled."""
     tools = yaml.safe_load((policies_dir() / "catalogue.yaml").read_text(encoding="utf-8"))["tools"]
-    return [tool for tool in tools if tool != "runtime"]
+    calls = {
+        tool
+        for tool, operations in tools.items()
+        if any("call" in one for entries in operations.values() for one in entries)
+    }
+    return [tool for tool in tools if tool != "runtime" and tool not in calls]
 
 
 def agent(

@@ -1,0 +1,4 @@
+"""Library calls as tools:
+
+the fetchers, compiled by bcc when a policy names a function, and where libraries are found.
+"""

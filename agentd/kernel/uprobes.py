@@ -1,0 +1,149 @@
+"""The programs that judge library calls (bpf/calls.bpf.c): loaded when a policy first names one, attached file by file.
+
+They share the maps of the enforcing set; what is their own is pinned in a folder `calls` beside it, so that with the
+daemon dead calls are judged on. Each set has a number; the map `call_epoch` says which one is in charge.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterable
+from typing import Final
+
+from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
+from agentd.kernel import abi
+from agentd.kernel.compat import open_object
+from agentd.kernel.holding import HoldKeepers, share_maps
+from agentd.kernel.libbpf import BPF_ANY, KernelError, UprobeOpts, check, library, obj_get, obj_pin, pointer
+from agentd.kernel.loader import LoadedObject
+from agentd.kernel.pins import remove_calls
+from agentd.kernel.prepare import pointer_or_error, program_of, set_map
+from agentd.policy.ir import CallPoint
+from agentd.resources import bpf_object
+
+OBJECT: Final = "calls.bpf.o"
+_UNUSED: Final = ("remembered", "checks")  # declared for everybody, and none of these programs' business
+
+
+class CallPrograms:
+    """One loaded calls.bpf.o. Nothing is judged before take_charge()."""
+
+    def __init__(self, loaded: LoadedObject) -> None:
+        """Raises AgentdError `kernel-load`."""
+        path = bpf_object(OBJECT)
+        if not path.exists():
+            raise AgentdError("kernel-load", str(path), "not built", "run ./dev build", exit_code=EXIT_CANNOT_ENFORCE)
+        self._pins = loaded.pins / "calls" if loaded.pinned else None
+        self._links: dict[str, int] = {}
+        self._keepers = HoldKeepers(loaded)
+        self._obj = open_object(path)
+        try:
+            previous = self._previous_epoch()
+            self.epoch = previous + 1
+            constants = abi.Constants(epoch=self.epoch, arena_mask=loaded.arena_words - 1)
+            set_map(self._obj, ".rodata.agentd", constants)
+            for name in _UNUSED:
+                if found := library().bpf_object__find_map_by_name(self._obj, name.encode()):
+                    check(library().bpf_map__set_autocreate(found, False), f"map {name}")
+            share_maps(self._obj, loaded)
+            self._share_epoch(previous)
+            pointer_or_error(library().bpf_object__load(self._obj), "the programs for library calls")
+            self.fetchers = check(library().bpf_map__fd(self._map("fetchers")), "map fetchers")
+            self.called = check(library().bpf_map__fd(self._map("called")), "map called")
+            self._put("fetchers", 0, ctypes.c_uint32(library().bpf_program__fd(program_of(self._obj, "call_judged"))))
+        except BaseException:
+            self._keepers.close()
+            library().bpf_object__close(self._obj)
+            raise
+
+    def describe(self, number: int, point: CallPoint) -> None:
+        """Says what the function with this number is. Before its first probe."""
+        word = point.word.encode()
+        self._put("calls", number, abi.Call(language=point.language, len=len(word), word=word))
+
+    def attach(self, name: str, file: str, function: str, number: int) -> bool:
+        """Sets a probe at a function of an ELF file; False: it has no such function. Raises KernelError.
+
+        name: of the pin. file: any path that leads to it now; the probe is the file's, wherever it is mapped.
+        """
+        opts = UprobeOpts(sz=ctypes.sizeof(UprobeOpts), bpf_cookie=number, func_name=function.encode())
+        program = program_of(self._obj, "call_entered")
+        link = library().bpf_program__attach_uprobe_opts(program, -1, os.fsencode(file), 0, ctypes.byref(opts))
+        if not link:
+            failed = ctypes.get_errno()
+            if failed in (errno.ENOENT, errno.ESRCH):
+                return False
+            raise KernelError("kernel-load", f"probe {function} in {file}", failed or errno.EINVAL)
+        self._links[name] = link
+        if self._pins is not None and self._in_charge():
+            obj_pin(library().bpf_link__fd(link), self._pins / "links" / f"{name}-{self.epoch}")
+        return True
+
+    def take_charge(self) -> None:
+        """From here on these probes judge, and no others."""
+        if self._pins is not None:
+            for folder in (self._pins, self._pins / "links"):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name in ("call_epoch", "fetchers", "calls", "called"):
+                suffix = "" if name == "call_epoch" else f"-{self.epoch}"
+                obj_pin(check(library().bpf_map__fd(self._map(name)), name), self._pins / f"{name}{suffix}")
+            for name, link in {**self._keepers.links, **self._links}.items():
+                obj_pin(library().bpf_link__fd(link), self._pins / "links" / f"{name}-{self.epoch}")
+        self._put("call_epoch", 0, ctypes.c_uint32(self.epoch))
+        if self._pins is not None:
+            remove_calls(self._pins.parent, keep=f"-{self.epoch}")
+
+    def attached(self) -> Iterable[str]:
+        """The names of the probes."""
+        return self._links.keys()
+
+    def detach(self, names: Iterable[str]) -> None:
+        """Takes probes away, for instance of files that nobody maps any more."""
+        for name in list(names):
+            library().bpf_link__destroy(self._links.pop(name))
+            if self._pins is not None:
+                (self._pins / "links" / f"{name}-{self.epoch}").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Lets go of everything that isn't pinned."""
+        for link in self._links.values():
+            library().bpf_link__destroy(link)
+        self._links.clear()
+        self._keepers.close()
+        library().bpf_object__close(self._obj)
+
+    def _in_charge(self) -> bool:
+        key, value = ctypes.c_uint32(0), ctypes.c_uint32(0)
+        fd = library().bpf_map__fd(self._map("call_epoch"))
+        check(library().bpf_map_lookup_elem(fd, ctypes.byref(key), ctypes.byref(value)), "map call_epoch")
+        return value.value == self.epoch
+
+    def _map(self, name: str) -> int:
+        return pointer(library().bpf_object__find_map_by_name(self._obj, name.encode()), f"map {name}")
+
+    def _put(self, name: str, key: int, value: ctypes.Structure | ctypes.c_uint32) -> None:
+        number = ctypes.c_uint32(key)
+        fd = check(library().bpf_map__fd(self._map(name)), f"map {name}")
+        check(library().bpf_map_update_elem(fd, ctypes.byref(number), ctypes.byref(value), BPF_ANY), f"map {name}")
+
+    def _previous_epoch(self) -> int:
+        """The number of the set that is pinned; 0: none is."""
+        if self._pins is None or not (self._pins / "call_epoch").exists():
+            return 0
+        fd = obj_get(self._pins / "call_epoch")
+        try:
+            key, value = ctypes.c_uint32(0), ctypes.c_uint32(0)
+            check(library().bpf_map_lookup_elem(fd, ctypes.byref(key), ctypes.byref(value)), "map call_epoch")
+            return value.value
+        finally:
+            os.close(fd)
+
+    def _share_epoch(self, previous: int) -> None:
+        if previous and self._pins is not None:
+            fd = obj_get(self._pins / "call_epoch")
+            try:
+                check(library().bpf_map__reuse_fd(self._map("call_epoch"), fd), "share map call_epoch", "kernel-load")
+            finally:
+                os.close(fd)

@@ -1,0 +1,62 @@
+"""Which automata look through a text: one for all groups where that stays small, else one for each part of them.
+
+Two things that are looked for at once need the product of their states in the worst case (a card's number inside a list
+of addresses); two automata need their sum and one more step a byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from agentd.policy.automaton import Dfa, StateLimit
+from agentd.policy.resolved import ResolvedAgent
+from agentd.policy.stored import Automata, automaton_key
+from agentd.policy.texts import compile_texts
+
+TOGETHER: Final = 2048  # states that several patterns may need in one automaton
+ALONE: Final = 60_000  # and one pattern
+
+Wanted = tuple[tuple[int, str], ...]
+"""(text group, pattern of it)."""
+
+
+def text_parts(agent: ResolvedAgent, groups: Sequence[int], automata: Automata | None) -> list[TextPart]:
+    """The automata that find the text groups `groups`. Raises StateLimit for one pattern too large by itself."""
+    return _split(tuple((group, text) for group in groups for text in agent.text_groups[group]), automata)
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """An automaton, and what its payloads call 0, 1, ...: the same automaton serves agents that count otherwise."""
+
+    dfa: Dfa
+    groups: tuple[int, ...]
+
+
+def _split(wanted: Wanted, automata: Automata | None) -> list[TextPart]:
+    if not wanted:
+        return []
+    groups = tuple(dict.fromkeys(group for group, _ in wanted))
+    dfa = _stored(tuple((groups.index(group), text) for group, text in wanted), automata)
+    if dfa is not None:
+        return [TextPart(dfa, groups)]
+    half = len(wanted) // 2
+    return _split(wanted[:half], automata) + _split(wanted[half:], automata)
+
+
+def _stored(wanted: Wanted, automata: Automata | None) -> Dfa | None:
+    """One automaton for all of `wanted`; None: too large."""
+    key = automaton_key("text", (), {}, wanted)
+    found = automata.get(key) if automata else None
+    if found is None:
+        try:
+            found = compile_texts(wanted, max_states=ALONE if len(wanted) == 1 else TOGETHER)
+        except StateLimit:
+            if len(wanted) == 1:
+                raise
+            return None
+        if automata:
+            automata.put(key, found)
+    return found

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * Looking through the text of a library call: read from the caller's memory in pieces of 2 KiB, SQL as its skeleton, each
+ * piece through every automaton of the call's class; the groups found on the way are gathered in scratch->masks.
+ *
+ * Loops: 129 pieces (256 KiB), 8 automata, blocks of 16 bytes. A longer text, a page that is not
+ * in memory, SQL that can't be told: scratch->args.failed, and the call is `unresolved`.
+ *
+ * Not trusted, and not held still: the text is the caller's memory, another thread of it may write there meanwhile.
+ */
+#include "lib/sql.bpf.h"
+#include "lib/verdict.bpf.h"
+
+#define TEXT_PIECE 2048 /* a power of two; what comes of one fits into a page */
+#define TEXT_PIECES (AGENTD_ARGV_CHUNKS * AGENTD_ARGV_CHUNK / TEXT_PIECE + 1)
+
+/* The automata and the list of the class `class` of calls. False: nothing is to be judged. */
+static __always_inline bool text_open(struct scratch *s, const u32 *a, const struct agentd_tables *t, u32 class)
+{
+	u32 at = t->base + arena_word(a, t->base + t->call_classes + class), n = arena_word(a, at);
+
+	if (n == AGENTD_NOT_ASKED)
+		return false;
+	s->args.failed = n > AGENTD_TEXTS_MAX; /* user space writes no more */
+	s->text.n = n;
+	s->args.list = at + 1 + n * AGENTD_TEXT_WORDS;
+	for (u32 i = 0; i < AGENTD_TEXTS_MAX; i++) {
+		struct dfa_run *run = &s->text.dfa[i];
+		u32 word = at + 1 + i * AGENTD_TEXT_WORDS;
+
+		run->base = t->base;
+		run->classes = t->base + arena_word(a, word);
+		run->states = t->base + arena_word(a, word + 1);
+		run->comb = t->base + arena_word(a, word + 2);
+		run->state = arena_word(a, word + 3);
+		s->text.masks[i] = t->base + arena_word(a, word + 4);
+	}
+	for (u32 i = 0; i < AGENTD_ARG_WORDS; i++)
+		s->masks[i] = 0;
+	return true;
+}
+
+static __always_inline void text_gather(struct scratch *s, const u32 *a, u32 at)
+{
+	for (u32 i = 0; i < AGENTD_ARG_WORDS; i++)
+		s->masks[i] |= arena_word(a, at + i);
+}
+
+static long text_block(u32 i, struct dfa_loop *loop)
+{
+	struct scratch *s = loop->s;
+	u32 number = s->text.automaton & (AGENTD_TEXTS_MAX - 1);
+	struct dfa_run *run = &s->text.dfa[number];
+	const u32 *a = loop->arena;
+	u32 state = run->state, pos = s->text.pos, end = s->text.out;
+
+	for (int j = 0; j < BLOCK; j++) {
+		u32 found;
+
+		if (pos >= end)
+			break;
+		state = dfa_step(a, run, state, s->name[0][pos & (2 * AGENTD_PATH_MAX - 1)]);
+		found = arena_word(a, run->states + state * AGENTD_STATE_WORDS + 2);
+		if (found)
+			text_gather(s, a, s->text.masks[number] + found * 2 * AGENTD_ARG_WORDS);
+		pos++;
+	}
+	run->state = state;
+	s->text.pos = pos;
+	return pos >= end;
+}
+
+static long text_automaton(u32 i, struct dfa_loop *loop)
+{
+	struct scratch *s = loop->s;
+
+	if (i >= s->text.n)
+		return 1;
+	s->text.automaton = i;
+	s->text.pos = 0;
+	bpf_loop(AGENTD_PATH_MAX / BLOCK, text_block, loop, 0);
+	return 0;
+}
+
+/* What the automata look at, of the bytes in scratch->data: up to the NUL of a string, SQL as its skeleton. */
+static long text_byte(u32 i, struct dfa_loop *loop)
+{
+	struct scratch *s = loop->s;
+	struct text_run *t = &s->text;
+	u8 byte;
+
+	if (t->pos >= s->dfa.end)
+		return 1;
+	byte = s->data[t->pos & (TEXT_PIECE - 1)];
+	if (!byte && t->flags & AGENTD_CALLED_STRING) {
+		t->ended = 1;
+		return 1;
+	}
+	t->pos++;
+	hash_step(s->args.hash, byte);
+	if (!t->sql.language) {
+		s->name[0][t->out & (AGENTD_PATH_MAX - 1)] = byte;
+		t->out++;
+		return 0;
+	}
+	t->sql.n = 0;
+	sql_step(&t->sql, byte);
+	for (u32 j = 0; j < 3; j++) {
+		if (j >= t->sql.n)
+			break;
+		s->name[0][t->out & (AGENTD_PATH_MAX - 1)] = t->sql.out[j];
+		t->out++;
+	}
+	return 0;
+}
+
+/* Runs what stands in scratch->data, `n` bytes, through everything. */
+static __always_inline void text_piece(struct dfa_loop *loop, u32 n)
+{
+	struct scratch *s = loop->s;
+
+	s->dfa.end = n;
+	s->text.pos = 0;
+	s->text.out = 0;
+	bpf_loop(TEXT_PIECE, text_byte, loop, 0);
+	s->text.read = s->text.pos;
+	bpf_loop(AGENTD_TEXTS_MAX, text_automaton, loop, 0);
+}
+
+/* The first page or less is kept for the record, as it was written. */
+static __always_inline void text_keep(struct scratch *s, u32 n)
+{
+	u32 kept = s->args.kept, room = AGENTD_ARGV_KEPT - kept;
+
+	if (kept >= AGENTD_ARGV_KEPT)
+		return;
+	n = n < room ? n : room;
+	bpf_probe_read_kernel(&s->name[1][kept & (AGENTD_ARGV_KEPT - 1)], bounded(n, 2 * AGENTD_ARGV_KEPT - 1),
+			      s->data);
+	s->args.kept = kept + n;
+}
+
+static long text_read(u32 i, struct dfa_loop *loop)
+{
+	struct scratch *s = loop->s;
+	u64 at = s->args.at, left = s->args.end - at;
+	u32 n = TEXT_PIECE - (at & (TEXT_PIECE - 1));
+
+	if (at >= s->args.end)
+		return 1;
+	if (left < n)
+		n = left;
+	if (bpf_probe_read_user(s->data, n & (2 * TEXT_PIECE - 1), (void *)at)) {
+		s->args.failed = 1;
+		return 1;
+	}
+	text_piece(loop, n);
+	text_keep(s, s->text.read);
+	s->args.at = at + n;
+	return s->text.ended != 0;
+}
+
+/* What SQL has held back gives out at the end, and what is found because the text ends there. */
+static __always_inline void text_end(struct dfa_loop *loop)
+{
+	struct scratch *s = loop->s;
+	const u32 *a = loop->arena;
+
+	if (s->text.sql.state == SQL_OPAQUE)
+		s->args.failed = 1;
+	s->text.sql.n = 0;
+	sql_held(&s->text.sql, s->text.sql.state);
+	for (u32 j = 0; j < 3; j++)
+		s->name[0][j] = s->text.sql.out[j];
+	s->text.out = s->text.sql.n;
+	bpf_loop(AGENTD_TEXTS_MAX, text_automaton, loop, 0);
+	for (u32 i = 0; i < AGENTD_TEXTS_MAX; i++) {
+		struct dfa_run *run = &s->text.dfa[i];
+
+		if (i < s->text.n)
+			text_gather(s, a, s->text.masks[i] + (dfa_accept(a, run) * 2 + 1) * AGENTD_ARG_WORDS);
+	}
+}
+
+/*
+ * The verdict on a library call: its word stands in scratch->path, its text where `called` says. 0: it is none of anybody's
+ * business. Uses scratch->data, name[0] and name[1], where the beginning of the text is left for the record.
+ */
+__noinline int call_verdict(struct verdict *v, u32 slot, u32 agent, const struct agentd_called *called)
+{
+	struct dfa_loop loop = { .s = scratch_get(slot), .arena = arena_get() };
+	const struct agentd_agent *ag = agent_get(agent);
+	struct scratch *s = loop.s;
+	const struct agentd_tables *t;
+	u32 class;
+	bool open_ended;
+
+	if (!v)
+		return 1;
+	verdict_deny(v);
+	if (!s || !ag || !loop.arena || !called || !(ag->flags & AGENTD_AGENT_USED))
+		return 1;
+	class = path_class(slot, agent, AGENTD_OP_CALL);
+	t = tables_of(ag, s, &v->generation);
+	if (class == NO_SLOT)
+		return 1;
+	if (!text_open(s, loop.arena, t, class))
+		return 0;
+	open_ended = called->flags & AGENTD_CALLED_STRING && !(called->flags & AGENTD_CALLED_LIMIT);
+	s->text.flags = called->flags;
+	s->text.ended = 0;
+	s->text.sql.state = SQL_CODE;
+	s->text.sql.depth = 0;
+	s->text.sql.last = ' ';
+	s->text.sql.run = 0;
+	s->args.kept = 0;
+	s->args.index = 0;
+	s->args.argc = 0;
+	s->args.hash[0] = constants.arena_mask;
+	s->args.hash[1] = 0;
+	s->args.at = called->text;
+	s->args.end = open_ended ? ~0ull : called->text + called->len;
+	if (s->args.end < s->args.at)
+		s->args.failed = 1;
+	if (called->text) /* a function that is given NULL is told nothing */
+		bpf_loop(TEXT_PIECES, text_read, &loop, 0);
+	if (called->text && s->args.at < s->args.end && !s->text.ended)
+		s->args.failed = 1;
+	text_end(&loop);
+	if (!s->args.failed)
+		class_verdict(v, s, loop.arena, t, class, AGENTD_OP_CALL);
+	if (s->args.failed || v->outcome == 0xffffffff)
+		verdict_unresolved(v, agent, AGENTD_OP_CALL);
+	return 1;
+}

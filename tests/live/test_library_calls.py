@@ -1,0 +1,209 @@
+"""Library calls as tools: judged at the call by what they are told, in unmodified programs."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live import harness, probes
+from tests.live.harness import Host, Workload
+from tests.live.probes import untagged
+
+pytestmark = pytest.mark.root
+
+# Argument 1: the database. It says what it has done; what came before a kill is on disk.
+SQLITE = """
+import sqlite3
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("create table if not exists kept (a)")
+say("made " + str(db.execute("select count(*) from sqlite_master").fetchone()[0]))
+say("attempt")
+db.execute(sys.argv[2])
+say("ok " + str(db.execute("select count(*) from sqlite_master").fetchone()[0]))
+"""
+TLS = """
+import ssl
+context = ssl.create_default_context(cafile=sys.argv[2])
+made = context.wrap_socket(socket.create_connection(("127.0.0.1", int(sys.argv[1]))), server_hostname="localhost")
+made.sendall(b"ordinary")
+say("attempt")
+made.sendall(sys.argv[3].encode())
+say("ok " + made.recv(10).decode())
+"""
+CARD = "pay with 4111 1111 1111 1111 now"
+
+
+class Sink:
+    """A TLS server on 127.0.0.1 that keeps what it gets and answers `thanks`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.certificate = folder / "server.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+             "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", folder / "server.key",
+             "-out", self.certificate],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate, folder / "server.key")
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._context = context
+        self.port = self._listening.getsockname()[1]
+        self.got: list[bytes] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                plain, _ = self._listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._one, args=(plain,), daemon=True).start()
+
+    def _one(self, plain: socket.socket) -> None:
+        taken = bytearray()
+        try:
+            with self._context.wrap_socket(plain, server_side=True) as made:
+                while data := made.recv(65536):
+                    taken += data
+                    if taken.endswith(b"ordinary"):
+                        continue
+                    made.sendall(
+                        b"HTTP/1.0 200 OK\r\nContent-Length: 6\r\n\r\nthanks" if b"HTTP/1" in taken else b"thanks"
+                    )
+                    if b"HTTP/1" in taken:
+                        break
+        except OSError:
+            pass
+        self.got.append(bytes(taken))
+
+    def close(self) -> None:
+        self._listening.close()
+
+
+def stopped(workload: Workload) -> bool:
+    """Is its first process in state T?"""
+    return probes.state(workload.pid) == "T"
+
+
+@pytest.fixture(scope="module")
+def sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
+    made = Sink(tmp_path_factory.mktemp("tls"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """`bot` may query and send; it may not destroy or tell personal data. `asking` must ask before it destroys."""
+    allow = [{"tool": "sqlite", "operations": ["query"]}, {"tool": "tls", "operations": ["send"]}]
+    agents = {
+        "bot": harness.agent(allow=allow, on_violation="kill"),
+        "asking": harness.agent(allow=allow, ask=[{"tool": "sqlite", "operations": ["destroy"]}], on_violation="kill"),
+        "other": harness.agent(),
+    }
+    with harness.enforcing(tmp_path_factory.mktemp("calls"), agents) as host:
+        yield host
+
+
+def test_a_statement_that_destroys_ends_the_program_before_it_is_made(live: Host, tmp_path: Path) -> None:
+    """The table is there afterwards; untagged, and for an agent whose rules don't speak of SQLite, it is gone."""
+    probe = probes.python(SQLITE, tmp_path / "a.db", "DROP/**/TABLE kept")
+    run = live.run(probe)
+    assert run.killed, run
+    assert run.lines == ["made 1", "attempt"]
+    (denial,) = run.denials
+    assert (denial["tool_name"], denial["operation"], denial["guarantee"], denial["point"]) == (
+        "sqlite", "destroy", "contained", "uprobe",
+    )  # fmt: skip
+    assert denial["object"].startswith("sqlite3:sqlite3_prepare_v")
+    text = denial["metadata"]["text"]
+    assert text["excerpt"] == "drop table kept"
+    assert text["detectors"] == ["sql_destroy"]
+    kept = subprocess.run(
+        ["sqlite3", tmp_path / "a.db", "select name from sqlite_master"], capture_output=True, check=True
+    )
+    assert kept.stdout == b"kept\n"
+    assert live.run(probe, "other").value == "0"
+    assert untagged(probes.python(SQLITE, tmp_path / "b.db", "drop table kept")).value == "0"
+
+
+@pytest.mark.parametrize(
+    "statement", ["select 'drop table kept'", "insert into kept values ('; drop table kept')", "-- drop\nselect 1"]
+)
+def test_ordinary_statements_go_on(live: Host, tmp_path: Path, statement: str) -> None:
+    """What only mentions a dangerous word is allowed, and counted."""
+    assert live.run(probes.python(SQLITE, tmp_path / "a.db", statement)).value == "1"
+    assert any(r["kernel_operation"] == "call" and r["tool_name"] == "sqlite" for r in live.counted("bot"))
+
+
+def test_another_client_of_the_same_library(live: Host, tmp_path: Path) -> None:
+    """The sqlite3 shell, several statements in one text, and a text of 10 KB."""
+    base = tmp_path / "a.db"
+    assert live.run(["sqlite3", base, "create table kept (a); select 7;"]).out == b"7\n"
+    run = live.run(["sqlite3", base, f"select '{'x' * 10_000}' is null; drop table kept;"])
+    assert run.killed, run
+    assert live.run(["sqlite3", base, "select name from sqlite_master"]).out == b"kept\n"
+
+
+def test_a_held_statement_is_made_when_it_is_approved(live: Host, tmp_path: Path) -> None:
+    """Stopped at the call, whatever SIGCONT comes; the approval lets this very statement go on, a denial ends it."""
+    for allow in (True, False):
+        base = tmp_path / f"{allow}.db"
+        workload = live.start(probes.python(SQLITE, base, "drop table kept"), "asking")
+        asked = live.held(workload)
+        assert "drop table kept" in asked["words"]
+        for _ in range(5):
+            time.sleep(0.02)  # two in one millisecond are a storm, and end it
+            os.kill(workload.pid, signal.SIGCONT)
+            live.until(functools.partial(stopped, workload), "the stop")
+        assert b"ok" not in workload.output
+        live.answer(asked, allow)
+        run = workload.wait()
+        assert (run.killed, "ok 0" in run.lines) == (not allow, allow), run
+
+
+def test_personal_data_does_not_leave_through_tls(live: Host, sink: Sink) -> None:
+    """Of a card's number nothing arrives at the server; other text does, and untagged the number too."""
+    sink.got.clear()
+    clean = live.run(probes.python(TLS, str(sink.port), sink.certificate, "pay with 4111 1111 1111 1112 now"))
+    assert clean.value == "thanks", clean
+    run = live.run(probes.python(TLS, str(sink.port), sink.certificate, CARD))
+    assert run.killed, run
+    (denial,) = run.denials
+    assert (denial["tool_name"], denial["operation"]) == ("tls", "personal")
+    assert "4111" not in str(denial)
+    assert denial["metadata"]["text"]["detectors"] == ["card"]
+    assert untagged(probes.python(TLS, str(sink.port), sink.certificate, CARD)).value == "thanks"
+    live.until(lambda: len(sink.got) == 3, "the server")
+    assert sorted(CARD.encode() in got for got in sink.got) == [False, False, True]
+
+
+@pytest.mark.parametrize("client", ["curl", "node"])
+def test_other_clients_of_tls(live: Host, sink: Sink, client: str) -> None:
+    """curl over libssl, Node over the OpenSSL it is linked with: the text ends the program before it is sent."""
+    url = f"https://localhost:{sink.port}/"
+    script = (
+        "const https=require('https');const r=https.request(process.argv[1],{method:'POST',"
+        "ca:require('fs').readFileSync(process.argv[2])},s=>{console.log('ok');process.exit(0)});r.end(process.argv[3]);"
+    )
+    for text, sent in (("an ordinary order", True), (CARD, False)):
+        sink.got.clear()
+        if client == "curl":
+            command = ["curl", "-sS", "--cacert", sink.certificate, "--data", text, url]
+        else:
+            command = ["node", "-e", script, url, str(sink.certificate), text]
+        run = live.run(command)
+        assert run.killed is not sent, run
+        live.until(lambda: bool(sink.got), "the server")
+        assert any(text.encode() in got for got in sink.got) is sent
