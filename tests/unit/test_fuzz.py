@@ -26,7 +26,7 @@ def test_a_target_begins_with_something(target: str) -> None:
 
 
 def test_whole_policies_are_decided_alike(tmp_path: Path) -> None:
-    """One random policy: text, rules, tables, and the matchers compiled for this host say what the evaluator says."""
+    """A few policies: text, rules, tables, and the matchers compiled for this host say what the evaluator says."""
     library = tmp_path / "matcher.so"
     subprocess.run(
         ["clang-16", "-O1", "-shared", "-fPIC", "-fsanitize=undefined", "-fsanitize-trap=all", "-Wno-everything",
