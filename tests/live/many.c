@@ -23,7 +23,7 @@ int main(int argc, char **argv)
 			other++;
 		if (pid)
 			continue;
-		struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};
+		struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(atoi(argv[2])) };
 		int s = socket(AF_INET, SOCK_STREAM, 0);
 
 		to.sin_addr.s_addr = htonl(127u << 24 | (unsigned int)atoi(argv[1]) << 16 | (unsigned int)(i + 1));
