@@ -15,7 +15,7 @@ from typing import Any
 import agentd
 from agentd.daemon import host
 from agentd.daemon.config import LIVE, Config, check_policy_exists, read_config
-from agentd.daemon.console.serve import serving
+from agentd.daemon.console.serve import console_socket, serving
 from agentd.daemon.console.settings import read_tokens
 from agentd.daemon.loop import EngineLoop
 from agentd.daemon.notify import notify, reloading
@@ -53,6 +53,7 @@ async def _serve(config: Config, preparation: Preparation | None) -> int:
         stack.callback(config.socket.unlink, missing_ok=True)
         if config.metrics_port:
             stack.enter_context(metrics.serve(config.metrics_port, config.metrics_address))
+        page = stack.enter_context(console_socket(config.console))
         if config.program_times:
             stack.enter_context(features.program_times())
         for folder in host.collect_stale_runs():
@@ -69,7 +70,7 @@ async def _serve(config: Config, preparation: Preparation | None) -> int:
             pending_per_agent=config.pending_per_agent,
         )
         try:
-            return await _Service(config, engine).run(bound)
+            return await _Service(config, engine).run(bound, page)
         finally:
             host.stop(engine, release=config.release_on_stop)
 
@@ -81,7 +82,7 @@ class _Service:
         self._stopping = asyncio.Event()
         self._server: Server | None = None
 
-    async def run(self, bound: socket.socket) -> int:
+    async def run(self, bound: socket.socket, page: socket.socket | None) -> int:
         loop = EngineLoop(self._engine, lambda: notify("WATCHDOG=1"))
         dispatcher = Dispatcher(self._config.notify)
         dispatcher.start()
@@ -98,7 +99,7 @@ class _Service:
             running.add_signal_handler(number, self._stopping.set)
         running.add_signal_handler(signal.SIGHUP, self._hangup)
         try:
-            await stack.enter_async_context(serving(self._engine, self._config.console))
+            await stack.enter_async_context(serving(self._engine, self._config.console, page))
             loop.start()
             self._tag_running()
             self._engine.tick()

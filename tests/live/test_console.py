@@ -16,7 +16,7 @@ import pytest
 
 from agentd.daemon.console.settings import add_token
 from tests.live.browser import Browser
-from tests.live.service import PYTHON, Line, Service, Sleeper, agentd, bot, free_port, state, until
+from tests.live.service import PYTHON, Line, Service, Sleeper, agentd, bot, free_port, listening, state, until
 
 pytestmark = pytest.mark.root
 
@@ -243,6 +243,7 @@ def test_a_token_can_look_only_or_be_taken_back(page: Page) -> None:
     """A read-only token answers nothing; a removed line ends its sessions at once; the file must be root's own."""
     service, tokens = page.service, page.service.folder / "tokens"
     with Sleeper() as sleeper, mail() as port:
+        token(service)
         assert page.login(token_by_command(service, "--read-only")) == 200
         service.tag(sleeper.pid)
         sleeper.send("connect", str(port))
@@ -355,6 +356,18 @@ def test_over_a_unix_socket(tmp_path: Path) -> None:
         assert status("http://localhost/", "setpriv", "--reuid=65534", "--clear-groups") == "000"
         assert "200" not in service.run(*curl, "http://localhost/").stdout
         assert service.end() == 0 and not path.exists()
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_is_done() -> None:
+    """The service doesn't start without the page that it was told to show, and leaves nothing in the kernel."""
+    with listening() as port:
+        service = Service({"bot": bot()}, console={"listen": f"127.0.0.1:{port}", "tokens": "/nonexistent/tokens"})
+        try:
+            done = agentd("daemon", "--config", service.config)
+            assert "address already in use" in Line.of(done, 1).text
+            assert not service.pins.exists()
+        finally:
+            service.close()
 
 
 def test_off_by_default() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,29 +17,41 @@ if TYPE_CHECKING:
     from agentd.engine.core import Engine
 
 
-@contextlib.asynccontextmanager
-async def serving(engine: Engine, settings: ConsoleSettings | None) -> AsyncIterator[None]:
-    """The console for as long as it is entered; nothing without settings. Raises AgentdError `config-invalid`."""
+@contextlib.contextmanager
+def console_socket(settings: ConsoleSettings | None) -> Iterator[socket.socket | None]:
+    """Where the console will listen, taken before anything else is done; None without settings.
+
+    Raises AgentdError `config-invalid`, also when aiohttp is missing.
+    """
     if settings is None:
+        yield None
+        return
+    if importlib.util.find_spec("aiohttp") is None:
+        hint = "pip install 'agentd-host[console]', or remove console: from agentd.yaml"
+        raise AgentdError("config-invalid", "console", "aiohttp is not installed", hint)
+    bound = _bind(settings)
+    try:
+        yield bound
+    finally:
+        bound.close()
+        if isinstance(settings.endpoint, Path):
+            settings.endpoint.unlink(missing_ok=True)
+
+
+@contextlib.asynccontextmanager
+async def serving(engine: Engine, settings: ConsoleSettings | None, bound: socket.socket | None) -> AsyncIterator[None]:
+    """The console on its socket for as long as it is entered; nothing without settings."""
+    if settings is None or bound is None:
         yield
         return
-    try:
-        from agentd.daemon.console.app import Console
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != "aiohttp":
-            raise
-        hint = "pip install 'agentd-host[console]', or remove console: from agentd.yaml"
-        raise AgentdError("config-invalid", "console", "aiohttp is not installed", hint) from None
+    from agentd.daemon.console.app import Console
+
     console = Console(engine, settings)
-    bound = _bind(settings)
     try:
         await console.start(bound)
         yield
     finally:
         await console.stop()
-        bound.close()
-        if isinstance(settings.endpoint, Path):
-            settings.endpoint.unlink(missing_ok=True)
 
 
 def _bind(settings: ConsoleSettings) -> socket.socket:
