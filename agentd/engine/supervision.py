@@ -174,11 +174,14 @@ class Supervision:
         now = self._policies.in_force.get(agent)
         if now is None:  # no policy knows it
             raise Refused
-        index, worst = self._worst(now, question)
+        found = [now.walk.outcome(question.op, target.path) for target in question.targets]
+        index, worst = _worst(now, found)
         outcome = now.walk.tables.outcomes[index]
         if outcome.decision is Decision.ALLOW:
-            self._allowed(workload, question, agent, now, index)
+            self._allowed(workload, question, agent, now, found)
             return
+        if question.check:
+            question.check()
         if now.monitor:
             self._report(workload, question, agent, now, index, worst, abi.EVENT_VIOLATION, Action.NONE)
             return
@@ -192,13 +195,6 @@ class Supervision:
             self._kill(question)
         raise Refused
 
-    def _worst(self, now: InForce, question: Question) -> tuple[int, int]:
-        """(Outcome, which target it is of): the first of the worst."""
-        found = [now.walk.outcome(question.op, target.path) for target in question.targets]
-        outcomes = now.walk.tables.outcomes
-        worst = max(range(len(found)), key=lambda at: (outcomes[found[at]].decision, -at))
-        return found[worst], worst
-
     def _agent_of(self, workload: _Workload, question: Question) -> int:
         """By the mark of the process, where it may be another one than the workload's."""
         if not self.retagged:
@@ -210,15 +206,14 @@ class Supervision:
             os.close(pidfd)
         return int(tag.agent) if tag else workload.agent
 
-    def _allowed(self, workload: _Workload, question: Question, agent: int, now: InForce, index: int) -> None:
+    def _allowed(self, workload: _Workload, question: Question, agent: int, now: InForce, found: list[int]) -> None:
         if now.strict and self.unrecorded and not now.monitor:
-            self._report(workload, question, agent, now, index, 0, abi.EVENT_VIOLATION, Action.DENY)
+            self._report(workload, question, agent, now, found[0], 0, abi.EVENT_VIOLATION, Action.DENY)
             raise Refused
         if question.passing:
             return  # counted where it is judged again
-        for target in question.targets:
-            own = now.walk.outcome(question.op, target.path)
-            if not self._count(agent, now, own, question.op, target.path) and now.strict and not now.monitor:
+        for target, index in zip(question.targets, found, strict=True):
+            if not self._count(agent, now, index, question.op, target.path) and now.strict and not now.monitor:
                 raise Refused
 
     def _count(self, agent: int, now: InForce, index: int, op: Op, path: bytes | None) -> bool:
@@ -309,6 +304,15 @@ class Supervision:
                 workload.grants.pop(next(iter(workload.grants)))
             workload.grants.setdefault(waiting.call.id, {})[waiting.grant] = hold_id
         pool.again(waiting.call)
+
+
+def _worst(now: InForce, found: list[int]) -> tuple[int, int]:
+    """(Outcome, which target it is of): the first of the worst."""
+    if len(found) == 1:
+        return found[0], 0
+    outcomes = now.walk.tables.outcomes
+    worst = max(range(len(found)), key=lambda at: (outcomes[found[at]].decision, -at))
+    return found[worst], worst
 
 
 def _event(workload: _Workload, question: Question, agent: int, now: InForce, index: int, worst: int) -> KernelEvent:

@@ -66,9 +66,8 @@ class PathWalk:
                 self._ends.clear()
             ends = _end(words, header.path, path[:cut]), _end(words, header.rules, path[:cut])
             self._ends[path[:cut]] = ends
-        state, rules = (
-            _end(words, dfa, path[cut:], end) for dfa, end in zip((header.path, header.rules), ends, strict=True)
-        )
+        state = _end(words, header.path, path[cut:], ends[0])
+        rules = _end(words, header.rules, path[cut:], ends[1])
         outcome = words[header.path_classes + _accepts(words, header.path, state) * len(PATH_OPS) + op]
         for plain, instead in _pairs(words, words[header.rule_classes + _accepts(words, header.rules, rules)]):
             if plain == outcome:

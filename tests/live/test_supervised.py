@@ -7,12 +7,17 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from agentd.daemon.host import collect_stale_runs
 from tests.live import harness, probes
 from tests.live.harness import Host
 from tests.live.probes import Run, untagged
@@ -192,3 +197,87 @@ attempt(remove); say('after')
     run = workload.wait()
     assert run.lines == ["attempt", "removed", "handled", "ok None", "after"] or run.lines.count("handled") == 1, run
     assert "removed" in run.lines and not asked.exists()
+
+
+def test_with_agentd_dead_nothing_is_changed(asked: Path, folder: Path) -> None:
+    """Killed, it leaves callers ENOSYS, those that wait and those that come: never success."""
+    free, go = folder / "free-for-all", folder / "go"
+    free.write_text("free")
+    policy = folder / "dead.yaml"
+    ask = [{"tool": "file", "operations": ["delete"], "paths": [str(asked)]}]
+    policy.write_text(yaml.safe_dump({"version": 1, "agents": {"bot": harness.agent(ask=ask)}}), encoding="utf-8")
+    code = f"""
+def waits():
+    try:
+        os.unlink({str(asked)!r}); say('removed')
+    except OSError as error:
+        say(f'waited {{error.errno}}')
+thread = threading.Thread(target=waits); thread.start()
+while not os.path.exists({str(go)!r}): time.sleep(0.02)
+thread.join()
+attempt(lambda: os.unlink({str(free)!r})); attempt(lambda: os.mkdir({str(folder / "made")!r}))
+attempt(lambda: os.open({str(free)!r}, os.O_WRONLY) and 0); attempt(lambda: len(open({str(free)!r}).read()))
+"""
+    words = ["run", "--agent", "bot", "--policy", policy, "--state", folder / "dead", "--", *probes.python(code)]
+    run = subprocess.Popen([sys.executable, "-m", "agentd", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert run.stdout and run.stderr
+    with run.stdout, run.stderr:
+        said = run.stderr.readline()
+        while b"held:" not in said:
+            assert said, "it ended without a question"
+            said = run.stderr.readline()
+        run.kill()
+        run.wait()
+        go.touch()
+        lines = run.stdout.read().decode().split("\n")
+    assert lines[0] == f"waited {errno.ENOSYS}"
+    assert [line for line in lines[1:-1] if line != "attempt"] == [f"errno {errno.ENOSYS}"] * 3 + ["ok 4"]
+    assert asked.exists() and free.exists() and not (folder / "made").exists()
+    collect_stale_runs()
+
+
+def test_thousands_of_files_leave_nothing_behind(live: Host, folder: Path) -> None:
+    """What is created and removed comes out right, and neither side keeps a descriptor or a thread."""
+    code = f"""
+os.mkdir({str(folder / "many")!r}); os.chdir({str(folder / "many")!r})
+before = len(os.listdir('/proc/self/fd'))
+for i in range(3000):
+    fd = os.open(f'f{{i}}', os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    os.write(fd, b'%d' % i); assert os.pread(fd, 9, 0) == b'%d' % i; os.close(fd); os.unlink(f'f{{i}}')
+say(f"{{len(os.listdir('/proc/self/fd')) - before}} {{os.listdir('.')}}")
+"""
+    before, calls = len(os.listdir("/proc/self/fd")), live.engine.supervision.calls
+    workload = live.start(probes.python(code), seccomp=True)
+    live.until(lambda: live.engine.supervision.calls > calls + 1000, "a thousand calls")
+    during = len(os.listdir("/proc/self/fd"))
+    run = workload.wait()
+    assert run.lines == ["0 []"] and not run.denials, run
+    assert len(os.listdir("/proc/self/fd")) <= before < during < before + 100
+    mine = [r for r in live.counted("bot") if "/many/f" in str(r["object"]) and r["point"] == "seccomp"]
+    counts = Counter(r["kernel_operation"] for r in mine for _ in range(r["count"]))
+    assert counts == {"create": 3000, "write": 3000, "read": 3000, "delete": 3000}
+
+
+def test_what_changes_nothing_is_not_notified(live: Host, folder: Path) -> None:
+    """Reading, looking, listing, mapping, starting threads and programs pass the supervisor by."""
+    code = f"""
+import subprocess
+def work():
+    for _ in range(200):
+        os.stat({str(folder)!r}); os.listdir({str(folder)!r}); open('/etc/hostname').read(); os.access('/etc', 4)
+        os.readlink('/proc/self/exe'); os.pipe(); socket.socketpair()
+work()
+threads = [threading.Thread(target=work) for _ in range(4)]
+[t.start() for t in threads]; [t.join() for t in threads]
+for _ in range(5): os.waitpid(os.posix_spawn('/bin/true', ['true'], {{}}), 0)
+say('done'); os.read(READ, 1)
+"""
+    read, write = os.pipe()
+    workload = live.start(probes.python(code.replace("READ", str(read))), keep=[read], seccomp=True)
+    live.until(lambda: b"done" in workload.output, "the work")
+    assert live.engine.supervision.calls == 0
+    os.write(write, b"x")
+    run = workload.wait()
+    for fd in (read, write):
+        os.close(fd)
+    assert run.status == 0 and not run.denials, run

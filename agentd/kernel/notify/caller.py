@@ -10,11 +10,13 @@ import contextlib
 import errno
 import mmap
 import os
+import re
 from typing import Final, NamedTuple
 
 from agentd.kernel.notify import raw
 
 PATH_MAX: Final = 4096
+CHUNK: Final = 512  # of a string that is read; most are shorter
 MINUS_1: Final = 0xFFFFFFFF
 
 
@@ -39,27 +41,49 @@ class Facts(NamedTuple):
     credentials: Credentials
 
 
-def facts_of(pid: str, own_user_ns: str) -> Facts:
-    """Of a thread. Raises OSError if it is gone."""
-    fields: dict[bytes, bytes] = {}
-    for line in _read(f"/proc/{pid}/status").split(b"\n"):
-        name, _, value = line.partition(b":\t")
-        fields[name] = value
-    outside = os.readlink(f"/proc/{pid}/ns/user") != own_user_ns
+_STATUS: Final = re.compile(
+    rb"Name:\t(.*)\nUmask:\t(\d+)\n.*\nTgid:\t(\d+)\n.*\nUid:\t(\d+)\t\d+\t\d+\t(\d+)\nGid:\t\d+\t\d+\t\d+\t(\d+)\n.*"
+    rb"\nGroups:\t([\d ]*)\nNStgid:\t([\d\t]+)\nNSpid:\t([\d\t]+)\n.*\nCapEff:\t([0-9a-f]+)\n",
+    re.DOTALL,
+)
+
+
+def facts_of(pid: str, *, outside: bool = False) -> Facts:
+    """Of a thread. outside: it lives in another user namespace. Raises OSError if it is gone, ValueError."""
+    found = _STATUS.match(_read(f"/proc/{pid}/status"))
+    if found is None:
+        raise ValueError("its status can't be read")
+    name, umask, tgid, real, uid, gid, groups, inner_tgid, inner_tid, capabilities = found.groups()
     return Facts(
-        int(fields[b"Tgid"]),
-        int(fields[b"NStgid"].split()[-1]),
-        int(fields[b"NSpid"].split()[-1]),
-        int(fields[b"Umask"], 8),
-        int(fields[b"Uid"].split()[0]),
-        fields[b"Name"],
-        Credentials(
-            int(fields[b"Uid"].split()[3]),
-            int(fields[b"Gid"].split()[3]),
-            tuple(map(int, fields[b"Groups"].split())),
-            0 if outside else int(fields[b"CapEff"], 16),
-        ),
+        int(tgid),
+        int(inner_tgid.split()[-1]),
+        int(inner_tid.split()[-1]),
+        int(umask, 8),
+        int(real),
+        name,
+        Credentials(int(uid), int(gid), tuple(map(int, groups.split())), 0 if outside else int(capabilities, 16)),
     )
+
+
+class Where:
+    """Where the processes of one filter live. They can move only by calls that are handed over themselves, so until one
+    of those was made, what was seen of the first caller holds for all.
+    """
+
+    def __init__(self) -> None:
+        self.moved = False
+        self._first: tuple[bool, bool] | None = None
+
+    def of(self, tid: int, own: Own) -> tuple[bool, bool]:
+        """(Does the thread see the files that agentd sees, by the same names? Is its user namespace another?)."""
+        if self._first is not None and not self.moved:
+            return self._first
+        proc = f"/proc/{tid}"
+        plain = os.readlink(f"{proc}/root") == "/" and os.readlink(f"{proc}/ns/mnt") == own.mount_ns
+        found = plain, os.readlink(f"{proc}/ns/user") != own.user_ns
+        if not self.moved:
+            self._first = found
+        return found
 
 
 def _read(path: str) -> bytes:
@@ -73,13 +97,12 @@ def _read(path: str) -> bytes:
 class Caller:
     """One thread, for as long as its call is looked at. Close it."""
 
-    def __init__(self, tid: int, own: Own) -> None:
+    def __init__(self, tid: int, own: Own, where: Where) -> None:
         self.tid = tid
         self.proc = f"/proc/{tid}"
-        self.facts = facts_of(str(tid), own.user_ns)
+        self.plain, outside = where.of(tid, own)
+        self.facts = facts_of(str(tid), outside=outside)
         self.tgid = self.facts.tgid
-        with_root = os.readlink(f"{self.proc}/root") == "/"
-        self.plain = with_root and os.readlink(f"{self.proc}/ns/mnt") == own.mount_ns  # sees what agentd sees
         self._own = own
         self._fds: list[int] = []
 
@@ -109,7 +132,7 @@ class Caller:
         """A string, without its NUL. Raises OSError EFAULT, ENAMETOOLONG where none ends within `limit` bytes."""
         found = bytearray()
         while len(found) < limit:
-            size = min(limit - len(found), mmap.PAGESIZE - (address + len(found)) % mmap.PAGESIZE)
+            size = min(limit - len(found), mmap.PAGESIZE - (address + len(found)) % mmap.PAGESIZE, CHUNK)
             part = self.read(address + len(found), size)
             end = part.find(b"\0")
             if end >= 0:

@@ -68,6 +68,9 @@ def _mount_on(dirfd: int | None, name: int, op: Op = Op.MOUNT, *, follow: bool =
     return handle
 
 
+# After one of these a process may see other files, or own them otherwise, than the one that the filter was made for.
+MOVES: Final = frozenset({"unshare", "clone", "setns", "chroot", "pivot_root"})
+
 HANDLERS: Final[dict[str, Handler]] = {
     "open": opens.open_,
     "openat": opens.openat,

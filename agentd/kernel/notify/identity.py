@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 from agentd.kernel.notify import raw
 from agentd.kernel.notify.caller import Credentials, Facts, facts_of
@@ -19,6 +19,7 @@ PR_SET_SECUREBITS: Final = 28
 NO_SETUID_FIXUP: Final = 4  # capabilities don't follow the user: they are set here
 _HEADER: Final = struct.pack("Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
 KEEP: Final = -1
+Result = TypeVar("Result")
 _UNKNOWN: Final = Credentials(-1, -1, (-1,), -1)
 
 
@@ -27,32 +28,31 @@ class Actor:
 
     def __init__(self) -> None:
         raw.call(157, PR_SET_SECUREBITS, NO_SETUID_FIXUP, 0, 0, 0)
-        facts = facts_of("thread-self", os.readlink("/proc/thread-self/ns/user"))
+        facts = facts_of("thread-self")
         self.own: Credentials = facts.credentials
         self._umask = facts.umask
         self._as: Credentials = self.own
 
     @contextmanager
     def acting(self, facts: Facts) -> Iterator[None]:
-        """As the caller, until the end of the block. Raises OSError; if the way back fails, the thread is of no use."""
+        """As the caller, until the end of the block. Raises OSError; if the way back fails, the next tries again."""
         if facts.umask != self._umask:
             os.umask(facts.umask)
             self._umask = facts.umask
-        with self._changed(facts.credentials):
-            yield
-
-    @contextmanager
-    def resting(self) -> Iterator[None]:
-        """As agentd again, within acting()."""
-        with self._changed(self.own):
-            yield
-
-    @contextmanager
-    def _changed(self, wanted: Credentials) -> Iterator[None]:
-        before = self._as
         try:
-            self._become(wanted)
+            self._become(facts.credentials)
             yield
+        finally:
+            self._become(self.own)
+
+    def rested(self, do: Callable[[], Result]) -> Result:
+        """What `do` returns, done as agentd within acting()."""
+        before = self._as
+        if before == self.own:
+            return do()
+        try:
+            self._become(self.own)
+            return do()
         finally:
             self._become(before)
 

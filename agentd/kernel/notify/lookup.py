@@ -150,16 +150,22 @@ class Lookup:
 
     def _leads(self, path: bytes, fd: int | None) -> bool:
         """Does a path lead to the object of `fd` (None: anything), from the top of the namespace, without a link?"""
-        with self._actor.resting():
-            root = self._caller.namespace_root()
-            try:
-                again = raw.openat2(root, path.lstrip(b"/") or b".", os.O_PATH | os.O_NOFOLLOW, raw.RESOLVE_NO_SYMLINKS)
-            except OSError:
-                return False
-            try:
-                return fd is None or raw.identity_of(again) == raw.identity_of(fd)
-            finally:
-                os.close(again)
+        return self._actor.rested(lambda: self._reaches(path, fd))
+
+    def _reaches(self, path: bytes, fd: int | None) -> bool:
+        try:
+            again = raw.openat2(
+                self._caller.namespace_root(),
+                path.lstrip(b"/") or b".",
+                os.O_PATH | os.O_NOFOLLOW,
+                raw.RESOLVE_NO_SYMLINKS,
+            )
+        except OSError:
+            return False
+        try:
+            return fd is None or os.path.sameopenfile(again, fd)
+        finally:
+            os.close(again)
 
     # -- walking
 
@@ -224,8 +230,7 @@ class Lookup:
         # Opened by agentd if it is the caller's own: rights over itself need none.
         own = os.readlink(b"self/fd/%d" % at).startswith(b"/proc/%d/" % self._caller.tgid)
         if own and self._caller.plain:
-            with self._actor.resting():
-                return self._caller.keep(os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=at))
+            return self._actor.rested(lambda: self._caller.keep(os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=at)))
         return self._caller.keep(os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=at))
 
     def _count_link(self) -> None:

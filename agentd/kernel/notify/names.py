@@ -9,7 +9,7 @@ import signal
 import stat
 
 from agentd.kernel.notify import raw
-from agentd.kernel.notify.lookup import failed
+from agentd.kernel.notify.lookup import Place, failed
 from agentd.kernel.notify.raw import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW
 from agentd.kernel.notify.request import Names, Request, Result, self_fd
 from agentd.model import Op
@@ -38,8 +38,7 @@ def unlinkat(r: Request) -> Result:
 def _remove(r: Request, at: Names, flags: int) -> Result:
     with r.as_caller():
         place = r.lookup.place(*at)
-        os.stat(place.name.rstrip(b"/"), dir_fd=place.directory, follow_symlinks=False)  # not there: no question
-        r.judge(Op.DELETE, place)
+        r.judge(Op.DELETE, place, check=lambda: _there(place))
         return raw.call(263, place.directory, place.name, flags)
 
 
@@ -64,8 +63,7 @@ def renameat2(r: Request) -> Result:
 def _rename(r: Request, old: Names, new: Names, flags: int) -> Result:
     with r.as_caller():
         one, two = r.lookup.place(*old), r.lookup.place(*new)
-        os.stat(one.name.rstrip(b"/"), dir_fd=one.directory, follow_symlinks=False)
-        r.judge(Op.RENAME, one, two)
+        r.judge(Op.RENAME, one, two, check=lambda: _there(one))
         return raw.call(316, one.directory, one.name, two.directory, two.name, flags)
 
 
@@ -124,8 +122,7 @@ def mkdirat(r: Request) -> Result:
 def _mkdir(r: Request, at: Names, mode: int) -> Result:
     with r.as_caller():
         place = r.lookup.place(*at)
-        _not_there(place.directory, place.name)
-        r.judge(Op.CREATE, place)
+        r.judge(Op.CREATE, place, check=lambda: _not_there(place))
         return raw.call(258, place.directory, place.name, mode & 0xFFFF)
 
 
@@ -142,15 +139,19 @@ def mknodat(r: Request) -> Result:
 def _mknod(r: Request, at: Names, mode: int, device: int) -> Result:
     with r.as_caller():
         place = r.lookup.place(*at)
-        _not_there(place.directory, place.name)
-        r.judge(Op.CREATE, place)
+        r.judge(Op.CREATE, place, check=lambda: _not_there(place))
         return raw.call(259, place.directory, place.name, mode & 0xFFFF, device)
 
 
-def _not_there(directory: int, name: bytes) -> None:
+def _there(place: Place) -> None:
+    """ENOENT before anybody is asked."""
+    os.stat(place.name.rstrip(b"/") or b".", dir_fd=place.directory, follow_symlinks=False)
+
+
+def _not_there(place: Place) -> None:
     """EEXIST before anybody is asked: `mkdir -p` tries what is there already."""
     try:
-        os.stat(name.rstrip(b"/") or b".", dir_fd=directory, follow_symlinks=False)
+        _there(place)
     except FileNotFoundError:
         return
     raise failed(errno.EEXIST)

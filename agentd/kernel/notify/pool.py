@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from agentd.kernel.notify import calls
-from agentd.kernel.notify.caller import Caller, Own
+from agentd.kernel.notify.caller import Caller, Own, Where
 from agentd.kernel.notify.device import Call, Listener
 from agentd.kernel.notify.identity import Actor
 from agentd.kernel.notify.request import ARCH_I386, Descriptor, Gone, GoOn, Held, Question, Refused, Request
@@ -41,6 +41,7 @@ class Pool:
     ) -> None:
         self.listener = listener
         self.calls = 0  # that arrived
+        self.where = Where()
         self._ask = ask
         self._failed = failed
         self._over = over
@@ -50,6 +51,8 @@ class Pool:
         self._held: deque[Call] = deque()  # to be looked at anew
         self._drains = 0  # threads that do
         self._spawn()
+        if not self._threads:
+            raise OSError(errno.EAGAIN, "its thread could not be made")
 
     @property
     def ended(self) -> bool:
@@ -82,16 +85,22 @@ class Pool:
             self.listener.close()
 
     def _spawn(self) -> None:
-        thread = threading.Thread(target=self._serve, name="seccomp", daemon=True)
+        """Returns when the new thread has a root and a working directory of its own: until then it shares those of this
+        thread, which could not look into another mount namespace meanwhile, or would take it along.
+        """
+        apart = threading.Event()
+        thread = threading.Thread(target=self._serve, args=(apart,), name="seccomp", daemon=True)
         with self._lock:
             self._threads.add(thread)
             self._free += 1
         thread.start()
+        apart.wait()
 
-    def _serve(self) -> None:
+    def _serve(self, apart: threading.Event) -> None:
         """A thread that fails leaves another in its place, or calls would wait for ever."""
         try:
             with _Worker(self) as worker:
+                apart.set()
                 while (call := self.listener.receive()) is not None:
                     with self._lock:
                         self.calls += 1
@@ -104,10 +113,14 @@ class Pool:
                         self._free += 1
         except Exception as error:  # noqa: BLE001  # nobody else would tell
             self._failed(f"a thread ended: {type(error).__name__}: {error}")
-            if not self.ended:
+            if not apart.is_set():  # it never began
+                with self._lock:
+                    self._free -= 1
+            elif not self.ended:
                 self._spawn()
         finally:
             self._leave()
+            apart.set()
 
     def _drain(self) -> None:
         try:
@@ -167,7 +180,7 @@ class _Worker:
         if handle is None:
             return errno.EPERM
         try:
-            caller = Caller(call.tid, self._own)
+            caller = Caller(call.tid, self._own, self._pool.where)
         except (OSError, KeyError, ValueError) as error:
             if not self._listener.valid(call.id):
                 return _NO_ANSWER
@@ -183,6 +196,8 @@ class _Worker:
                 finally:
                     os.close(result.fd)
             elif isinstance(result, GoOn):
+                if calls.name_of(call.number, compat=compat) in calls.MOVES:
+                    self._pool.where.moved = True
                 self._listener.go_on(call.id)
             else:
                 self._listener.answer(call.id, result)

@@ -36,9 +36,19 @@ def call(number: int, *words: int | bytes | ctypes.Array[ctypes.c_char] | None) 
     return result
 
 
-def openat2(dirfd: int, path: bytes, flags: int, resolve: int = 0, mode: int = 0) -> int:
+_openat2 = ctypes.CFUNCTYPE(_Long, _Long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, _Long, use_errno=True)(
+    ("syscall", libc)
+)
+_fstatfs = ctypes.CFUNCTYPE(_Long, _Long, ctypes.c_int, ctypes.c_void_p, use_errno=True)(("syscall", libc))
+
+
+def openat2(dirfd: int, path: bytes, flags: int, resolve: int = 0) -> int:
     """A descriptor; close-on-exec."""
-    return call(437, dirfd, path, _HOW.pack(flags | os.O_CLOEXEC, mode, resolve), _HOW.size)
+    fd: int = _openat2(437, dirfd, path, _HOW.pack(flags | os.O_CLOEXEC, 0, resolve), 24)
+    if fd < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return fd
 
 
 def identity_of(fd: int) -> tuple[int, int, int]:
@@ -54,10 +64,9 @@ def identity_of(fd: int) -> tuple[int, int, int]:
 
 
 def on_procfs(fd: int) -> bool:
-    """Does it lie in a proc file system?"""
+    """Does it lie in a proc file system? An error counts as yes: then the walk is made by hand."""
     buffer = ctypes.create_string_buffer(128)
-    call(138, fd, buffer)
-    return int.from_bytes(buffer.raw[:8], "little") == PROC_SUPER_MAGIC
+    return _fstatfs(138, fd, buffer) < 0 or int.from_bytes(buffer.raw[:8], "little") == PROC_SUPER_MAGIC
 
 
 class _Iovec(ctypes.Structure):

@@ -37,7 +37,8 @@ class Target:
 @dataclass(frozen=True, slots=True)
 class Question:
     """What is asked about one effect of a call. all or nothing: the worst of the targets decides. passing: the kernel
-    will look at the name again and judge it then (the trace point), so that only a denial counts here.
+    will look at the name again and judge it then (the trace point), so that only a denial counts here. check: raises
+    the OSError that the call would fail with anyway; not asked where it is allowed, for then the kernel says so.
     """
 
     call: Call
@@ -45,6 +46,7 @@ class Question:
     op: Op
     targets: tuple[Target, ...]
     passing: bool = False
+    check: Callable[[], object] | None = None
 
 
 class Refused(Exception):  # not an error: an answer
@@ -136,10 +138,16 @@ class Request:
         with self._actor.acting(self.caller.facts):
             yield
 
-    def judge(self, op: Op, *objects: Found | Place | bytes, passing: bool = False) -> None:
-        """Asks whether an effect may come about. Raises Refused, Held."""
-        with self._actor.resting():
-            self._ask(Question(self.call, self.caller, op, tuple(map(_target, objects)), passing))
+    def judge(
+        self,
+        op: Op,
+        *objects: Found | Place | bytes,
+        passing: bool = False,
+        check: Callable[[], object] | None = None,
+    ) -> None:
+        """Asks whether an effect may come about. Raises Refused, Held, and what check() raises."""
+        question = Question(self.call, self.caller, op, tuple(map(_target, objects)), passing, check)
+        self._actor.rested(lambda: self._ask(question))
 
 
 def _target(thing: Found | Place | bytes) -> Target:
