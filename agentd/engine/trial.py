@@ -13,6 +13,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from agentd.kernel import canary
 
 SCRIPT: Final = Path(canary.__file__)
 FOLDER: Final = Path("/run/agentd/canary")  # not /tmp: a workload must not be able to fill it
+SOCKET_VARIABLE: Final = "AGENTD_CANARY_SOCKET"  # where systemd starts one, outside agentd.service's sandbox
 ANSWER_SECONDS: Final = canary.TIMEOUT + 5
 END_SECONDS: Final = 5.0
 
@@ -72,13 +74,25 @@ class Came:
 
 
 class Canary:
-    """One process, for some attempts. Methods raise OSError where it fails to answer."""
+    """One process, for some attempts: systemd's where agentd.service is sandboxed, a child elsewhere. Methods raise
+    OSError where it fails to answer.
+    """
 
     def __init__(self) -> None:
         """Starts it. Raises OSError."""
+        self._said = b""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder = ""
+        if place := os.environ.get(SOCKET_VARIABLE):
+            self._socket = socket.socket(socket.AF_UNIX)
+            try:
+                self._socket.connect(place)
+            except OSError:
+                self._socket.close()
+                raise
+            return
         FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = tempfile.mkdtemp(dir=FOLDER)
-        self._said = b""
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(SCRIPT), self._folder], bufsize=0,
@@ -105,6 +119,9 @@ class Canary:
 
     def end(self) -> Steps[None]:
         """Ends it: at the end of its input it goes by itself."""
+        if self._process is None:
+            self._socket.close()
+            return
         assert self._process.stdin and self._process.stdout
         with contextlib.suppress(OSError):
             self._process.stdin.close()
@@ -119,6 +136,9 @@ class Canary:
 
     def kill(self) -> None:
         """Ends it at once, if it hasn't ended; nothing of it is left then."""
+        if self._process is None:
+            self._socket.close()
+            return
         assert self._process.stdin and self._process.stdout
         if self._process.poll() is None:
             self._process.kill()
@@ -129,12 +149,18 @@ class Canary:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _say(self, text: str) -> None:
+        if self._process is None:
+            self._socket.sendall(text.encode() + b"\n")
+            return
         assert self._process.stdin
         self._process.stdin.write(text.encode() + b"\n")
 
     def _answer(self) -> Steps[dict[str, Any]]:
-        assert self._process.stdout
-        fd = self._process.stdout.fileno()
+        if self._process is None:
+            fd = self._socket.fileno()
+        else:
+            assert self._process.stdout
+            fd = self._process.stdout.fileno()
         deadline = time.monotonic() + ANSWER_SECONDS
         while b"\n" not in self._said:
             if (left := deadline - time.monotonic()) <= 0:

@@ -1,8 +1,8 @@
 """The canary: a program of its own that makes one harmless attempt at each kernel operation, as a child that agentd can
-mark first. What it says is what happened, not what should have.
+mark first. What it says is what happened, not what should have. Sources: the manual pages; syscall_64.tbl.
 
 Run with a bare interpreter (`python -I -S canary.py FOLDER`), so it imports the standard library only. It has a mount
-namespace of its own, and whatever it makes is in FOLDER or on the loopback address. One exchange for each attempt:
+namespace of its own; what it makes is in FOLDER (-: one of its own) or on the loopback address. For each attempt:
 
     engine  try NAME [FILTER]   FILTER: a seccomp filter in hex, which the child puts on itself
     canary  {"pid": N}          a child that waits
@@ -10,7 +10,6 @@ namespace of its own, and whatever it makes is in FOLDER or on the loopback addr
     canary  {"attempted": true, "returned": errno or -1, "signal": N, "effect": true, "ns": time}
 
 `returned`: 0 when the call succeeded and its caller could go on. An attempt is one function and one line in ATTEMPTS.
-Sources: the man page of each call; syscall_64.tbl for the numbers.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -34,7 +34,6 @@ MS_REC, MS_PRIVATE, MAP_32BIT = 0x4000, 0x40000, 0x40
 PTRACE_SEIZE, PTRACE_DETACH = 0x4206, 17
 NR_BPF, NR_PERF, NR_RING, NR_MODULE, NR_KEXEC = 321, 298, 425, 175, 246
 EXITED = 42
-
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -94,8 +93,7 @@ class Ground:
                 os.rmdir(f"{place}/{name}")
 
 
-# An attempt prepares, outside any workload, and returns the call that is made when the child may go on.
-Attempt = Callable[[], object]
+Attempt = Callable[[], object]  # prepared outside any workload, the call is made when the child may go on
 
 
 def _exec(g: Ground) -> Attempt:
@@ -400,7 +398,7 @@ def _outcome(ground: Ground, child: int, go: int, said: int) -> dict[str, object
 
 def main() -> None:
     """Reads what to try until standard input ends."""
-    folder = sys.argv[1]
+    folder = sys.argv[1] if sys.argv[1] != "-" else tempfile.mkdtemp()  # in the unit's own /tmp, which ends with it
     if libc.unshare(CLONE_NEWNS) or libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None):
         ATTEMPTS["mount"] = lambda ground: lambda: checked(-1)  # a hardened unit: the mount would be everybody's
 

@@ -1,0 +1,1 @@
+"""Makes the distribution packages; see __main__.py."""
