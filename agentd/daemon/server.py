@@ -27,7 +27,7 @@ from agentd.engine import report
 from agentd.engine.core import Engine
 from agentd.errors import AgentdError
 from agentd.kernel.notify.device import take_listener
-from agentd.model import Op, Point
+from agentd.model import ALWAYS_OPS, Point
 from agentd.notify.dispatch import Dispatcher
 from agentd.policy.resolve import Overlay
 
@@ -280,7 +280,7 @@ async def _try_tag(server: Server, peer: Peer, params: Params) -> Any:
 def _held_when_tagged(engine: Engine) -> list[dict[str, Any]]:
     proofs = engine.verification.proofs
     made = report.rows(engine.verification.claims(), engine.verification.claims(started=True))
-    for row, op in zip(made, Op, strict=True):
+    for row, op in zip(made, ALWAYS_OPS, strict=True):
         row["verified"] = proofs[op].verified if op in proofs and proofs[op].tried else None
     return made
 
