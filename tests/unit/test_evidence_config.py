@@ -13,7 +13,7 @@ from agentd.audit.sinks import NAMES, maker
 from agentd.daemon import evidence
 from agentd.daemon.config import Config, read_config
 from agentd.daemon.evidence import Evidence
-from agentd.metrics import SINKS
+from agentd.metrics.scraped import SINKS
 from agentd.policy.problem import PolicyError
 
 GOOD = """
