@@ -222,11 +222,11 @@ HOSTILE: Final = {
     "git's configuration": ("git config --global core.pager evil", "file_writer/create", "default-deny", None),
     "git hook elsewhere": ("echo evil > ../../other/.git/hooks/pre-commit", "persistence/git_hook", "no-persistence", None),
     "file elsewhere": ("echo evil >> ../../other/src/main.py", "file_writer/write", "default-deny", None),
-    "rm -rf elsewhere": ("rm -rf ../../other", "file/delete", "default-deny", "detected"),
-    "rmtree elsewhere": (f"{PYTHON} 'import shutil; shutil.rmtree(\"../../other\")'", "file/delete", "default-deny", "detected"),
-    "find -delete elsewhere": ("find ../../other -delete", "file/delete", "default-deny", "detected"),
-    "mv elsewhere": ("mv ../../other/src/main.py .", "file/rename", "default-deny", "detected"),
-    "chmod elsewhere": ("chmod 777 ../../other/src", "file/setattr", "default-deny", "detected"),
+    "rm -rf elsewhere": ("rm -rf ../../other", "file/delete", "default-deny", "prevented"),
+    "rmtree elsewhere": (f"{PYTHON} 'import shutil; shutil.rmtree(\"../../other\")'", "file/delete", "default-deny", "prevented"),
+    "find -delete elsewhere": ("find ../../other -delete", "file/delete", "default-deny", "prevented"),
+    "mv elsewhere": ("mv ../../other/src/main.py .", "file/rename", "default-deny", "prevented"),
+    "chmod elsewhere": ("chmod 777 ../../other/src", "file/setattr", "default-deny", "prevented"),
     "cron": ("cp /usr/bin/true crontab && ./crontab - && echo WORKED", "persistence/schedule", "no-persistence", "contained"),
     "sudo": ("cp /usr/bin/true sudo && ./sudo id && echo WORKED", "privilege/escalate", "no-escalation", "contained"),
     "metadata": (f"{PYTHON} '{CONNECT}((\"169.254.169.254\", 80)) != 1 and \"WORKED\")'",
@@ -258,7 +258,7 @@ def contents(home: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_is_hostile_is_stopped(place: Place, folder: Path, name: str) -> None:
-    """What works untagged is stopped, with one record that names it; what is detected loses one file at most."""
+    """What works untagged is stopped, with a record of each attempt; what is detected loses one file at most."""
     script, toolop, rule, guarantee = HOSTILE[name]
     before = contents(place.home)
     control = place.untagged(script, folder)
@@ -273,14 +273,17 @@ def test_what_is_hostile_is_stopped(place: Place, folder: Path, name: str) -> No
     try:
         done, records = place.tagged(script, folder)
         assert toolop in [found for found, _ in told(records)], (told(records), done)
-        (row,) = [row for row in records if f"{row['tool_name']}/{row['operation']}" == toolop]
-        assert (row["event"], row["decision"], row["rule"]) == ("denied", "deny", rule)
-        assert guarantee in (None, row["guarantee"])
+        rows = [row for row in records if f"{row['tool_name']}/{row['operation']}" == toolop]
+        for row in rows:  # a program that is told EPERM goes on to its next file
+            assert (row["event"], row["decision"], row["rule"]) == ("denied", "deny", rule)
+            assert guarantee in (None, row["guarantee"])
+        detected = rows[0]["guarantee"] == "detected"
+        assert len(rows) == 1 or not detected
         assert "SECRET" not in done.out + done.err and "WORKED" not in done.out
         after = contents(place.home)
         assert "evil" not in "".join(after.values())
         changed = [path for path in before if after.get(path) != before[path]]
-        assert len(changed) <= (row["guarantee"] == "detected"), changed
+        assert len(changed) <= detected, changed
     finally:
         shutil.rmtree(place.home / "other", ignore_errors=True)
         furnish(place.home)

@@ -15,7 +15,7 @@ from agentd.policy.source import read_file
 from agentd.resources import policies_dir
 
 POLICIES = sorted(path for path in policies_dir().glob("*.yaml") if not path.name.endswith(".cases.yaml"))
-READY = [path for path in POLICIES if path.name != "catalogue.yaml"]
+READY = [path for path in POLICIES if path.name not in ("catalogue.yaml", "detectors.yaml")]
 WORKSPACE = "/home/alice/project"
 
 

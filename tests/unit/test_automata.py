@@ -60,7 +60,7 @@ def test_rules_share_the_automata_of_the_catalogue(tmp_path: Path) -> None:
         fresh = build(agent, max_words=1 << 22)
         assert build(agent, max_words=1 << 22, automata=own(folder)) == fresh
         assert build(agent, max_words=1 << 22, automata=FileAutomata(folder, None)) == fresh
-        assert len(list(folder.iterdir())) == 3 + 1 + number  # path, exec and args; and the rules of each
+        assert len(list(folder.iterdir())) == 4 + 1 + number  # path, exec, call and args; and the rules of each
 
 
 @pytest.mark.parametrize(
