@@ -120,6 +120,8 @@ def waiting(ground: Ground) -> None:
     """Prepares a socket that listens, which the probe inherits, with a connection that waits there."""
     server = socket.create_server(("127.0.0.1", 0))
     ground.names["served_port"] = server.getsockname()[1]
+    for caller in CALLERS:
+        caller.close()
     CALLERS[:] = [socket.create_connection(server.getsockname())]
     ground.names["socket"] = server.detach()
 
