@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agentd.calls.fetchers import compile_fetchers
-from agentd.errors import AgentdError
+from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi
+from agentd.kernel.holding import kept
 from agentd.kernel.loader import LoadedObject
 from agentd.kernel.pins import remove_calls
 from agentd.kernel.uprobes import CallPrograms
+from agentd.model import Action, Op
 from agentd.policy.ir import CallPoint
 from agentd.policy.resolved import ResolvedAgent
 from agentd.workloads import modules
@@ -48,6 +50,10 @@ class LibraryCalls:
 
         Raises AgentdError (`kernel-unsupported`, `kernel-load`, `policy-too-large`); what stood before stands on.
         """
+        agents = list(agents)
+        if not kept():
+            for agent in agents:
+                _refuse_holds(agent)
         wanted = {point for agent in agents for point in agent.calls}
         if wanted <= set(self._points.values()):
             return
@@ -146,6 +152,21 @@ class LibraryCalls:
                     "two agents describe this function in two ways",
                     "write the same argument, as, length and language for both",
                 )
+
+
+def _refuse_holds(agent: ResolvedAgent) -> None:
+    """Raises AgentdError `kernel-unsupported` for a policy that would hold a library call, which has no second try: on a
+    kernel that can't keep it stopped, whoever sends SIGCONT would let it go on.
+    """
+    for entry in agent.entries if agent.calls else ():
+        if entry.op is Op.CALL and agent.judge(entry, frozenset()).action is Action.PAUSE:
+            raise AgentdError(
+                "kernel-unsupported",
+                f"agent {agent.name!r}",
+                f"{entry.tool}/{entry.operation} is a library call, and this kernel can't keep one held",
+                "deny it instead of asking, or boot Linux 6.18 or newer",
+                exit_code=EXIT_CANNOT_ENFORCE,
+            )
 
 
 def _suffix(module: Module) -> str:

@@ -22,6 +22,11 @@ PROGRAMS: Final = ("signal_generated", "task_resumed", "syscall_returned")
 _SHARED: Final = (*PINNED_MAPS, "keepers")  # the latter: work of a held task, which any of the sets may give it
 
 
+def kept() -> bool:
+    """Can a process be kept stopped that somebody sends SIGCONT? (bpf/held.bpf.c; since Linux 6.16, surely since 6.18.)"""
+    return has_tracepoint("sched_exit_tp")
+
+
 class HoldKeepers:
     """The main object once more, with nothing in it but PROGRAMS. Empty where they are loaded already."""
 
