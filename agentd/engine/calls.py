@@ -155,8 +155,9 @@ class LibraryCalls:
 
 
 def _refuse_holds(agent: ResolvedAgent) -> None:
-    """Raises AgentdError `kernel-unsupported` for a policy that would hold a library call, which has no second try: on a
-    kernel that can't keep it stopped, whoever sends SIGCONT would let it go on.
+    """Raises AgentdError `kernel-unsupported` for a policy that would hold a library call.
+
+    A call has no second try: on a kernel that can't keep it stopped, whoever sends SIGCONT would let it go on.
     """
     for entry in agent.entries if agent.calls else ():
         if entry.op is Op.CALL and agent.judge(entry, frozenset()).action is Action.PAUSE:

@@ -23,7 +23,7 @@ _SHARED: Final = (*PINNED_MAPS, "keepers")  # the latter: work of a held task, w
 
 
 def kept() -> bool:
-    """Can a process be kept stopped that somebody sends SIGCONT? (bpf/held.bpf.c; since Linux 6.16, surely since 6.18.)"""
+    """Can a process be kept stopped that somebody sends SIGCONT? (bpf/held.bpf.c; by Linux 6.18.)"""
     return has_tracepoint("sched_exit_tp")
 
 
