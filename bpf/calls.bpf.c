@@ -14,8 +14,8 @@
  * with that instruction, and signals are taken behind it (kernel/events/uprobes.c). Other threads go on until then.
  * Fails: to deny (kill). Trusted: nothing of the caller but its registers and memory at this moment.
  *
- * Maps: `call_epoch` says which set of probes is in charge. `calls` has 256 slots, user space refuses more functions. `called` full: the call is denied. `fetchers` with an empty
- * slot: the same.
+ * Maps: `call_epoch` says which set of probes is in charge. `calls` has 256 slots, user space refuses more functions.
+ * `called` full: the call is denied. `fetchers` with an empty slot: the same.
  */
 #include "maps.bpf.c"
 

@@ -108,16 +108,15 @@ static __always_inline u32 args_read(struct scratch *s, u64 at, u64 left)
 	return bpf_probe_read_user(s->path, n & (2 * AGENTD_ARGV_CHUNK - 1), (void *)at) ? 0 : n;
 }
 
-/* The first page or less of them is kept for the record. */
-static __always_inline void args_keep(struct scratch *s, u32 n)
+/* The first page or less is kept for the record: `n` bytes more, from a buffer of the scratch. */
+static __always_inline void args_keep(struct scratch *s, const char *from, u32 n)
 {
 	u32 kept = s->args.kept, room = AGENTD_ARGV_KEPT - kept;
 
 	if (kept >= AGENTD_ARGV_KEPT)
 		return;
 	n = n < room ? n : room;
-	bpf_probe_read_kernel(&s->name[1][kept & (AGENTD_ARGV_KEPT - 1)], bounded(n, 2 * AGENTD_ARGV_KEPT - 1),
-			      s->path);
+	bpf_probe_read_kernel(&s->name[1][kept & (AGENTD_ARGV_KEPT - 1)], bounded(n, 2 * AGENTD_ARGV_KEPT - 1), from);
 	s->args.kept = kept + n;
 }
 
@@ -140,7 +139,7 @@ static long args_chunk(u32 i, struct dfa_loop *loop)
 	bpf_loop(AGENTD_ARGV_CHUNK / BLOCK + 1, args_block, loop, 0);
 	r->at = at + s->dfa.end;
 	if (r->pgd)
-		args_keep(s, s->dfa.end);
+		args_keep(s, s->path, s->dfa.end);
 	return 0;
 }
 

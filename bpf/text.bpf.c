@@ -127,19 +127,6 @@ static __always_inline void text_piece(struct dfa_loop *loop, u32 n)
 	bpf_loop(AGENTD_TEXTS_MAX, text_automaton, loop, 0);
 }
 
-/* The first page or less is kept for the record, as it was written. */
-static __always_inline void text_keep(struct scratch *s, u32 n)
-{
-	u32 kept = s->args.kept, room = AGENTD_ARGV_KEPT - kept;
-
-	if (kept >= AGENTD_ARGV_KEPT)
-		return;
-	n = n < room ? n : room;
-	bpf_probe_read_kernel(&s->name[1][kept & (AGENTD_ARGV_KEPT - 1)], bounded(n, 2 * AGENTD_ARGV_KEPT - 1),
-			      s->data);
-	s->args.kept = kept + n;
-}
-
 static long text_read(u32 i, struct dfa_loop *loop)
 {
 	struct scratch *s = loop->s;
@@ -155,7 +142,7 @@ static long text_read(u32 i, struct dfa_loop *loop)
 		return 1;
 	}
 	text_piece(loop, n);
-	text_keep(s, s->text.read);
+	args_keep(s, s->data, s->text.read); /* as it was written */
 	s->args.at = at + n;
 	return s->text.ended != 0;
 }

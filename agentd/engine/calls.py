@@ -87,9 +87,7 @@ class LibraryCalls:
         """The policy of these agents is in force now. When it names no library call, nobody pays for probes."""
         if any(agent.calls for agent in agents):
             return
-        if self._programs:
-            self._programs.close()
-            self._programs = None
+        self.close()
         if self._loaded.pinned:
             remove_calls(self._loaded.pins)
         self._points, self._seen = {}, {}

@@ -15,7 +15,7 @@ from agentd.kernel.hooks import HOOKS
 from agentd.kernel.libbpf import check, library, pointer
 from agentd.kernel.loader import LoadedObject
 from agentd.kernel.pins import PINNED_MAPS
-from agentd.kernel.prepare import OBJECT, pointer_or_error, program_of, set_map
+from agentd.kernel.prepare import OBJECT, pointer_or_error, program_of, set_constants
 from agentd.resources import bpf_object
 
 PROGRAMS: Final = ("signal_generated", "task_resumed", "syscall_returned")
@@ -44,10 +44,7 @@ class HoldKeepers:
         self._obj = open_object(bpf_object(OBJECT))
         try:
             constants = abi.Constants(epoch=loaded.control.epoch, arena_mask=loaded.arena_words - 1)
-            set_map(self._obj, ".rodata.agentd", constants)
-            for name in ("remembered", "checks"):
-                if found := library().bpf_object__find_map_by_name(self._obj, name.encode()):
-                    check(library().bpf_map__set_autocreate(found, False), f"map {name}")
+            set_constants(self._obj, constants)
             program = library().bpf_object__next_program(self._obj, None)
             while program:
                 name = library().bpf_program__name(program).decode()

@@ -109,7 +109,7 @@ def _open(path: Path, pins: Path, arena_words: int, pin: bool) -> Prepared:
             arena_words = map_info(adopted["arena"]).value_size // WORD
         epoch = epoch_of(adopted) + 1
         point = lsm.point()
-        set_map(obj, ".rodata.agentd", _constants(obj, point, epoch, arena_words))
+        set_constants(obj, _constants(point, epoch, arena_words))
         arena = pointer(lib.bpf_object__find_map_by_name(obj, b"arena"), "map arena")
         check(lib.bpf_map__set_value_size(arena, arena_words * WORD), "size of the arena", "kernel-load")
         for name, fd in adopted.items():
@@ -127,7 +127,7 @@ def _open(path: Path, pins: Path, arena_words: int, pin: bool) -> Prepared:
         close_all(adopted)
 
 
-def _constants(obj: int, point: Point, epoch: int, arena_words: int) -> abi.Constants:
+def _constants(point: Point, epoch: int, arena_words: int) -> abi.Constants:
     """What the programs take as given. Only LSM hooks need to know where the kernel keeps things."""
     constants = abi.Constants(epoch=epoch, arena_mask=arena_words - 1, sockets=int(point is Point.LSM))
     if point is not Point.NONE:
@@ -137,11 +137,16 @@ def _constants(obj: int, point: Point, epoch: int, arena_words: int) -> abi.Cons
         constants.top_shift = found.top_shift
         constants.memory = int(bool(found.rename_lock and found.mount_lock))
     constants.check = int(CHECK_MEMORY and constants.memory)
+    return constants
+
+
+def set_constants(obj: int, constants: abi.Constants) -> None:
+    """Sets them, and leaves out the maps that with these constants no program uses. Raises KernelError."""
+    set_map(obj, ".rodata.agentd", constants)
     for name, used in (("remembered", constants.memory), ("checks", constants.check)):
         if not used:
             found_map = pointer(library().bpf_object__find_map_by_name(obj, name.encode()), f"map {name}")
             check(library().bpf_map__set_autocreate(found_map, False), f"map {name}")
-    return constants
 
 
 def _choose_hooks(obj: int, point: Point) -> tuple[Hook | LsmHook, ...]:

@@ -19,12 +19,11 @@ from agentd.kernel.holding import HoldKeepers, share_maps
 from agentd.kernel.libbpf import BPF_ANY, KernelError, UprobeOpts, check, library, obj_get, obj_pin, pointer
 from agentd.kernel.loader import LoadedObject
 from agentd.kernel.pins import remove_calls
-from agentd.kernel.prepare import pointer_or_error, program_of, set_map
+from agentd.kernel.prepare import pointer_or_error, program_of, set_constants
 from agentd.policy.ir import CallPoint
 from agentd.resources import bpf_object
 
 OBJECT: Final = "calls.bpf.o"
-_UNUSED: Final = ("remembered", "checks")  # declared for everybody, and none of these programs' business
 
 
 class CallPrograms:
@@ -43,10 +42,7 @@ class CallPrograms:
             previous = self._previous_epoch()
             self.epoch = previous + 1
             constants = abi.Constants(epoch=self.epoch, arena_mask=loaded.arena_words - 1)
-            set_map(self._obj, ".rodata.agentd", constants)
-            for name in _UNUSED:
-                if found := library().bpf_object__find_map_by_name(self._obj, name.encode()):
-                    check(library().bpf_map__set_autocreate(found, False), f"map {name}")
+            set_constants(self._obj, constants)
             share_maps(self._obj, loaded)
             self._share_epoch(previous)
             pointer_or_error(library().bpf_object__load(self._obj), "the programs for library calls")

@@ -131,7 +131,7 @@ static __always_inline void class_verdict(struct verdict *v, struct scratch *s, 
 	u32 list, count;
 
 	if (op == AGENTD_OP_EXEC || op == AGENTD_OP_CALL) {
-		/* of a call the list stands behind its automata (lookup of the text: calls.bpf.c) */
+		/* of a call the list stands behind its automata (text.bpf.c) */
 		list = op == AGENTD_OP_EXEC ? t->base + arena_word(a, t->base + t->exec_classes + class) : s->args.list;
 		count = arena_word(a, list);
 		if (count > AGENTD_LIST_MAX)
