@@ -196,7 +196,7 @@ int BPF_PROG(lsm_task_alloc, struct task_struct *task, u64 flags)
 	} else if (!c->tagging || !forks_while_tagging(parent, &fresh)) {
 		return 0;
 	}
-	if (bpf_task_storage_get(&tags, task, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE)) {
+	if (mark(task, &fresh)) {
 		stat_add(AGENTD_STAT_FORKS, 1); /* after it has its mark: see TaskMarks.none_left() */
 		return flags & CLONE_JUDGED ? judge_clone(flags) : 0;
 	}

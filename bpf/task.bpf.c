@@ -105,9 +105,10 @@ int BPF_PROG(task_forked, struct task_struct *parent, struct task_struct *child)
 	}
 	if (!in_charge())
 		return 0;
-	own = bpf_task_storage_get(&tags, child, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	own = mark(child, &fresh);
 	if (own) { /* counted after it has its mark: see TaskMarks.none_left() */
 		stat_add(AGENTD_STAT_FORKS, 1);
+		own->flags |= fresh.flags; /* a mark made by the iterator has none */
 		return 0;
 	}
 	stat_add(AGENTD_STAT_UNTRACKED, 1);
@@ -177,7 +178,7 @@ int tag_task(struct bpf_iter__task *ctx)
 	} else {
 		fresh.agent = tag_request.agent;
 		fresh.workload = tag_request.workload;
-		tag = bpf_task_storage_get(&tags, task, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE);
+		tag = mark(task, &fresh);
 		if (!tag) {
 			stat_add(AGENTD_STAT_UNTRACKED, 1);
 			return 0; /* the next pass tries again; user space gives up after a while, loudly */

@@ -72,6 +72,18 @@ static __always_inline struct agentd_tag *current_tag(void)
 	return tag;
 }
 
+/*
+ * Marks a task that has no mark yet; NULL when there is no memory. While `agentd tag` runs, its iterator on another CPU
+ * may mark the same new task at the same moment: the one that comes second is refused (-EEXIST, or -EAGAIN from
+ * bpf_local_storage_alloc), and finds the other's mark when it asks again. A refusal twice is want of memory.
+ */
+static __always_inline struct agentd_tag *mark(struct task_struct *task, struct agentd_tag *fresh)
+{
+	struct agentd_tag *tag = bpf_task_storage_get(&tags, task, fresh, BPF_LOCAL_STORAGE_GET_F_CREATE);
+
+	return tag ?: bpf_task_storage_get(&tags, task, fresh, BPF_LOCAL_STORAGE_GET_F_CREATE);
+}
+
 static __always_inline struct agentd_agent *agent_get(u32 index)
 {
 	return bpf_map_lookup_elem(&agents, &index);

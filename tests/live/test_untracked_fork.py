@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.live.service import PYTHON, Service, bot
+
 pytestmark = pytest.mark.root
 
 FORKS = 3000
@@ -137,3 +139,30 @@ def test_the_same_forks_are_fine_with_memory(tmp_path: Path, memory: Memory) -> 
     end(run)
     log = (tmp_path / "state" / "audit.jsonl").read_text()
     assert "could not be tracked" not in log
+
+
+CHURN = """\
+import os
+while True:
+    for _ in range(50):
+        if os.fork() == 0:
+            os._exit(0)
+        os.wait()
+    os.write(1, b"50\\n")
+"""
+
+
+def test_forking_while_it_is_tagged_is_no_failure() -> None:
+    """The iterator of `agentd tag` and the fork's trace point may mark one child at once: both find it marked."""
+    with Service({"bot": bot(allow=[{"tool": "shell"}])}) as service:
+        for _ in range(25):
+            with subprocess.Popen([PYTHON, "-I", "-S", "-c", CHURN], stdout=subprocess.PIPE) as churn:
+                assert churn.stdout is not None
+                try:
+                    assert churn.stdout.readline() == b"50\n"
+                    service.tag(churn.pid)
+                    assert [churn.stdout.readline() for _ in range(3)] == [b"50\n"] * 3
+                finally:
+                    churn.kill()
+        service.end()
+        assert not [record for record in service.records() if "could not be tracked" in record["reason"]]
