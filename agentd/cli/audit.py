@@ -12,8 +12,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
@@ -25,13 +24,9 @@ from agentd.cli.audit_export import export_command, judge_bundle
 from agentd.cli.audit_keys import key_command, rotate_command
 from agentd.cli.audit_paths import DEFAULT_PATH
 from agentd.cli.audit_words import in_words
+from agentd.cli.progress import Bar
 from agentd.errors import EXIT_FAILURE, EXIT_USAGE, AgentdError
 from agentd.model import Decision
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-PROGRESS_AFTER: Final = 2.0  # seconds of verifying before a progress bar shows
 
 COLUMNS: Final = ("seq", "time", "event", "agent", "tool/operation", "what", "rule", "action", "guarantee")
 NARROW: Final = ("seq", "time", "event", "tool/operation", "what")  # what fits a terminal narrower than WIDE
@@ -101,10 +96,10 @@ def verify_command(
     """
     log = verify.locate(path)
     trusted = [keys.read_pin(pin) for pin in pins]
-    if log.is_file() and looks_like_one(log):
-        context.exit(judge_bundle(log, trusted, as_json))
     try:
-        with _Bar() as bar:
+        if log.is_file() and looks_like_one(log):
+            context.exit(judge_bundle(log, trusted, as_json))
+        with Bar() as bar:
             result = verify.verify(log, head=head, count=count, strict=strict, progress=bar.update, pins=trusted)
     except OSError as error:
         raise AgentdError("usage", str(log), error.strerror or str(error), exit_code=EXIT_USAGE) from None
@@ -284,31 +279,3 @@ def _verdict(result: verify.Result) -> Iterable[str]:
     yield f"  head:    {result.head}"
     for note in result.notes:
         yield f"  {note}"
-
-
-class _Bar:
-    """A progress bar on a terminal, for what takes longer than PROGRESS_AFTER; otherwise nothing."""
-
-    def __init__(self) -> None:
-        self.begun = time.monotonic()
-        self.wanted = sys.stderr.isatty()
-        self.shown: Progress | None = None
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self.shown is not None:
-            self.shown.stop()
-
-    def update(self, done: int, total: int) -> None:
-        if not self.wanted or time.monotonic() - self.begun < PROGRESS_AFTER:
-            return
-        if self.shown is None:
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self.shown = Progress(console=Console(stderr=True), transient=True)
-            self.shown.add_task("verifying", total=total)
-            self.shown.start()
-        self.shown.update(self.shown.task_ids[0], completed=done, total=total)

@@ -20,6 +20,7 @@ from agentd.audit.evidence.rows import FRAMEWORKS
 from agentd.audit.export import Selection
 from agentd.audit.record import time_text
 from agentd.cli.audit_paths import DEFAULT_PATH
+from agentd.cli.progress import Bar
 from agentd.errors import EXIT_FAILURE, EXIT_USAGE, AgentdError
 from agentd.model import Decision
 
@@ -130,7 +131,8 @@ def judge_bundle(path: Path, pins: Sequence[keys.PublicKey], as_json: bool) -> i
     if not pins:
         why = "a bundle brings its key along, so without a key from elsewhere anybody can have made it"
         raise AgentdError("usage", str(path), why, "give the host's signing.pub with --key", exit_code=EXIT_USAGE)
-    result = check.check_file(path, pins, time.time())
+    with Bar() as bar:
+        result = check.check_file(path, pins, time.time(), bar.update)
     if as_json:
         click.echo(json.dumps({**dataclasses.asdict(result), "ok": result.ok}, sort_keys=True))
         return 0 if result.ok else EXIT_FAILURE

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import IO
 
-from agentd.audit import keys, merkle
+from agentd.audit import keys
 from agentd.audit.chain import GENESIS
 from agentd.audit.evidence import mappings, rows
 from agentd.audit.evidence.order import Ordered
@@ -25,39 +25,6 @@ RECIPE = {
     "run": "python -m aegis_verify --bundle FILE",
     "strict": "agentd audit verify FILE --key signing.pub, which also binds the rows to what was signed, and to a key",
 }
-
-
-class _Day:
-    """What the root of a day is made of, row by row."""
-
-    def __init__(self, date: str) -> None:
-        self.date = date
-        self.tree = merkle.Tree()
-        self.records = hashlib.sha256()
-        self.count = 0
-        self.first = self.last = ""
-
-    def add(self, row: Json, receipt: bytes, text: bytes) -> None:
-        self.tree.add(receipt)
-        self.records.update(text + b"\n")
-        self.count += 1
-        self.first = self.first or row["id"]
-        self.last = row["id"]
-
-    def root(self, tenant: str, previous: str | None, key: SigningKey) -> Json:
-        ends = self.count, self.first, self.last
-        payload = rows.root_payload(
-            tenant, self.date, self.tree.root(), ends, previous, key.kid, self.records.hexdigest()
-        )  # fmt: skip
-        data = keys.canonical(payload)
-        names = ("root_date", "root_hash", "leaf_count", "leaf_range_start_id", "leaf_range_end_id", "prev_root_hash")
-        return {
-            **{name: payload[name] for name in names},
-            "kid": key.kid,
-            "algorithm": "ed25519",
-            "signature_b64": key.sign(data),
-            "signed_payload_canonical_json": data.decode(),
-        }
 
 
 def write(
@@ -122,7 +89,7 @@ def _records(out: IO[str], records: Ordered, key: SigningKey, tenant: str) -> tu
     roots: list[Json] = []
     digest = hashlib.sha256()
     numbers: list[int] = []
-    day: _Day | None = None
+    day: rows.Day | None = None
     for record in records:
         row = rows.row_of(record)
         shard = row["chain_shard"]
@@ -137,16 +104,29 @@ def _records(out: IO[str], records: Ordered, key: SigningKey, tenant: str) -> tu
         text = keys.canonical(item)
         if day is None or day.date != date:
             if day is not None:
-                roots.append(day.root(tenant, roots[-1]["root_hash"] if roots else None, key))
-            day = _Day(date)
+                roots.append(_root(day, tenant, roots, key))
+            day = rows.Day(date)
         day.add(row, receipt, text)
         digest.update(text + b"\n")
         out.write(("," if numbers else "") + "\n" + text.decode())
         seq = record["seq"]
         numbers = [min(numbers[0], seq), max(numbers[1], seq)] if numbers else [seq, seq]
     assert day is not None
-    roots.append(day.root(tenant, roots[-1]["root_hash"] if roots else None, key))
+    roots.append(_root(day, tenant, roots, key))
     return roots, (numbers[0], numbers[1]), digest.hexdigest()
+
+
+def _root(day: rows.Day, tenant: str, before: list[Json], key: SigningKey) -> Json:
+    payload = day.payload(tenant, before[-1]["root_hash"] if before else None, key.kid)
+    data = keys.canonical(payload)
+    names = ("root_date", "root_hash", "leaf_count", "leaf_range_start_id", "leaf_range_end_id", "prev_root_hash")
+    return {
+        **{name: payload[name] for name in names},
+        "kid": key.kid,
+        "algorithm": "ed25519",
+        "signature_b64": key.sign(data),
+        "signed_payload_canonical_json": data.decode(),
+    }
 
 
 def _public(key: SigningKey, rotations: list[Statement]) -> Json:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from agentd.audit import keys, merkle
@@ -66,40 +66,38 @@ def receipt_of(row: Mapping[str, Any]) -> Json:
     }
 
 
-def root_of(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The Merkle root (RFC 6962) over the receipts of these rows."""
-    return merkle.root_of(keys.canonical(receipt_of(row)) for row in rows)
+class Day:
+    """What the root of a day is made of, row by row: the tree over the receipts, and a digest of the whole records,
+    which the six members of event_hash are only a part of.
+    """
 
+    def __init__(self, date: str) -> None:
+        self.date = date
+        self.count = 0
+        self.first = self.last = ""
+        self._tree = merkle.Tree()
+        self._records = hashlib.sha256()
 
-def records_digest(records: Iterable[Mapping[str, Any]]) -> str:
-    """SHA-256 over whole records of a bundle, which the six members of event_hash are only a part of."""
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(keys.canonical(record) + b"\n")
-    return digest.hexdigest()
+    def add(self, row: Mapping[str, Any], receipt: bytes, text: bytes) -> None:
+        """A row, its receipt and the record that it is in, both as they are signed."""
+        self._tree.add(receipt)
+        self._records.update(text + b"\n")
+        self.count += 1
+        self.first = self.first or str(row["id"])
+        self.last = str(row["id"])
 
-
-def bundle_digest(bundle: Mapping[str, Any]) -> str:
-    """SHA-256 over everything but the statement itself and its signature."""
-    rest = {name: value for name, value in bundle.items() if name not in ("records", "producer_metadata")}
-    own = bundle["producer_metadata"]
-    rest["producer_metadata"] = {name: own[name] for name in own if name not in ("statement", "signature")}
-    return digest_of(rest, records_digest(bundle["records"]))
+    def payload(self, tenant: str, previous: str | None, kid: str) -> Json:
+        """What is signed for these rows; once. previous: the hash of the root before."""
+        return {
+            "kind": ROOT_KIND, "version": 2, "merkle_version": 2, "tenant_id": tenant, "root_date": self.date,
+            "root_hash": self._tree.root(), "leaf_count": self.count, "leaf_range_start_id": self.first,
+            "leaf_range_end_id": self.last, "prev_root_hash": previous, "kid": kid,
+            "records_sha256": self._records.hexdigest(),
+        }  # fmt: skip
 
 
 def digest_of(rest: Mapping[str, Any], records: str) -> str:
-    """The same from the other members, and the digest of the records."""
+    """SHA-256 over a bundle without its statement: the members beside the records, and the digest of the records."""
     digest = hashlib.sha256(keys.canonical(rest) + b"\n")
     digest.update(records.encode())
     return digest.hexdigest()
-
-
-def root_payload(
-    tenant: str, date: str, root_hash: str, ends: tuple[int, str, str], previous: str | None, kid: str, digest: str
-) -> Json:  # fmt: skip
-    """What is signed for the rows of one day. ends: how many, and the ids of the first and the last one."""
-    return {
-        "kind": ROOT_KIND, "version": 2, "merkle_version": 2, "tenant_id": tenant, "root_date": date,
-        "root_hash": root_hash, "leaf_count": ends[0], "leaf_range_start_id": ends[1],
-        "leaf_range_end_id": ends[2], "prev_root_hash": previous, "kid": kid, "records_sha256": digest,
-    }  # fmt: skip

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import json
 import random
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentd.audit import export, keys
 from agentd.audit.evidence import bundle as maker
-from agentd.audit.evidence import order
+from agentd.audit.evidence import check, order, stream
 from agentd.audit.evidence.order import Ordered
-from tests.unit.audit.test_bundle import build, home, ours, published
+from tests.unit.audit.samples import START, denied, opened
+from tests.unit.audit.signed import LogSigner
+from tests.unit.audit.test_bundle import NOW, build, good, home, ours, published
 
-__all__ = ["home"]  # the fixture
+__all__ = ["good", "home"]  # the fixtures
 
 
 @pytest.mark.parametrize("window", [1, 7, 40, 1000])
@@ -55,3 +60,112 @@ def test_memory_does_not_grow_with_the_bundle(home: Path, monkeypatch: pytest.Mo
         assert peak(1000) < small + (1 << 19)  # 3 MB more of it
     finally:
         tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_what_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle of six times as many records is checked in the same memory, and progress is told up to its end."""
+
+    def made(count: int) -> Path:
+        folder = tmp_path / str(count)
+        writer = opened(folder / "log/audit.jsonl", clock=lambda: START)
+        LogSigner(writer, folder / "keys", interval=0)
+        for number in range(count):
+            writer.append([denied(number)])
+        writer.close()
+        path = folder / "bundle.json"
+        path.write_text(json.dumps(build(folder)), encoding="utf-8")
+        return path
+
+    def peak(path: Path) -> int:
+        told: list[tuple[int, int]] = []
+        pins = [keys.read_pin(path.parent / "keys/signing.pub")]
+        tracemalloc.reset_peak()
+        result = check.check_file(path, pins, NOW, lambda done, total: told.append((done, total)))
+        assert result.ok, result.bad
+        assert told == sorted(told) and told[-1][0] > told[-1][1] * 0.9
+        return tracemalloc.get_traced_memory()[1]
+
+    monkeypatch.setattr(stream, "_STEP", 1 << 14)  # or the small one would be read in one go
+    small, big = made(100), made(600)
+    assert big.stat().st_size > small.stat().st_size + (1 << 20)
+    tracemalloc.start()
+    try:
+        peak(small)
+        first = peak(small)
+        assert peak(big) < first + (1 << 19)
+    finally:
+        tracemalloc.stop()
+
+
+def forms(made: dict[str, Any]) -> dict[str, str]:
+    """The same bundle as others would write it."""
+    records = json.dumps(made["records"])
+    rest = {name: made[name] for name in made if name != "records"}
+    return {
+        "indented": json.dumps(made, indent=4),
+        "compact": json.dumps(made, separators=(",", ":"), ensure_ascii=False),
+        "sorted, reversed": json.dumps(dict(sorted(made.items(), reverse=True)), sort_keys=False),
+        "records last": json.dumps(rest)[:-1] + ', "records": ' + records + "}",
+        "records first": '{"records": ' + records + ", " + json.dumps(rest)[1:],
+        "padded": " \n" * 300_000 + json.dumps(made) + "\t" * 10,
+    }
+
+
+def test_any_form_of_the_same_json_passes(home: Path, good: dict[str, Any]) -> None:
+    """What is signed are values: spaces, the order of members and escapes change nothing."""
+    for name, text in forms(good).items():
+        assert json.loads(text) == good
+        assert ours(home, text) == "", name
+
+
+def texts(good: dict[str, Any]) -> dict[str, str]:
+    """What is no JSON, or not one bundle."""
+    text = json.dumps(good)
+    return {
+        "records twice": text[:-1] + ', "records": []}',
+        "records twice, the true ones last": '{"records": [], ' + text[1:],
+        "something behind it": text + " {}",
+        "a bundle behind it": text + text,
+        "no end": text[:-1],
+        "no comma": text.replace(', "records"', ' "records"', 1),
+        "a comma too many": text.replace('"records": [', '"records": [, ', 1),
+        "a comma at the end": text[:-1] + ", }",
+        "no name": text[:-1] + ", 3: 4}",
+        "records a number": json.dumps({**good, "records": len(good["records"])}),
+        "records an object": json.dumps({**good, "records": {}}),
+        "a record a number": json.dumps({**good, "records": [*good["records"], 7]}),
+        "a value without end": '{"framework": "' + "x" * (3 * stream.LARGEST),
+        "a number without end": '{"framework": ' + "1" * 3000 + text[1:],
+    }
+
+
+def test_what_is_not_one_object_is_refused(home: Path, good: dict[str, Any]) -> None:
+    """Cut, doubled and misplaced text has a reason; a value that never ends is not read to its end."""
+    for name, text in texts(good).items():
+        assert ours(home, text) != "", name
+    endless = io.BytesIO(b'{"framework": "' + b"x" * (6 * stream.LARGEST))
+    with pytest.raises(stream.Refused, match="more than"):
+        stream.outer(endless, "records", lambda done: None)
+    assert endless.tell() < 5 * stream.LARGEST
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 64])
+def test_values_are_whole_wherever_the_reading_stops(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """However few bytes are read at once, values are those of the standard parser: also numbers, escapes, UTF-8."""
+    monkeypatch.setattr(stream, "_STEP", step)
+    value = {
+        "a": 123456,
+        "records": [{"x": -17}, '\u00e9\U0001f600\\"', True, None, [], 42],
+        "z": [1, {"b": "c"}],
+        "n": 7,
+    }
+    for ascii_only in (True, False):
+        data = json.dumps(value, ensure_ascii=ascii_only).encode()
+        rest, count = stream.outer(io.BytesIO(data), "records", lambda done: None)
+        assert (rest, count) == ({**value, "records": []}, 6)
+        assert list(stream.items(io.BytesIO(data), "records", lambda done: None)) == value["records"]
+        with pytest.raises(ValueError, match="behind"):
+            stream.outer(io.BytesIO(data + b"x"), "records", lambda done: None)
+        for end in range(len(data)):
+            with pytest.raises(ValueError, match=r"around byte|end of data|name"):
+                stream.outer(io.BytesIO(data[:end]), "records", lambda done: None)

@@ -163,7 +163,7 @@ def test_on_a_terminal_it_is_a_table(hostile: Path) -> None:
 
 def test_a_long_verification_shows_progress(log: Path) -> None:
     """Verifying shows a bar when it takes long and somebody is watching, and none otherwise."""
-    code = "import agentd.cli.audit as it; it.PROGRESS_AFTER = {}; it.audit()"
+    code = "import agentd.cli.audit as it, agentd.cli.progress as bar; bar.PROGRESS_AFTER = {}; it.audit()"
     for after, shown in ((0, True), (60, False)):
         master, slave = pty.openpty()
         command = [sys.executable, "-c", code.format(after), "verify", str(log)]
