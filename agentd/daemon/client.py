@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
+import struct
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -82,6 +84,11 @@ class Client:
         error = answer["error"]
         code = error["code"] if error["code"] in CODES else "service-refused"
         raise AgentdError(code, error["what"], error["why"], error["hint"])
+
+    def pidfd(self) -> int:
+        """Of the process on the other side, which the caller owns. Raises OSError."""
+        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return os.pidfd_open(struct.unpack("3i", credentials)[0])
 
     def close(self) -> None:
         """Ends the connection."""

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from agentd.actions import signals
 from agentd.audit.record import Record, body
 from agentd.daemon import host
 from agentd.daemon.client import SERVICE_SOCKET, Client
+from agentd.daemon.keeping import Keeper, spawn
 from agentd.daemon.launch import Child, Marked, exit_code, launch
 from agentd.daemon.loop import EngineLoop
 from agentd.daemon.peers import Peer
@@ -26,7 +28,8 @@ from agentd.engine.core import Engine
 from agentd.engine.reasons import VARIABLE
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import features
-from agentd.kernel.notify.device import take_listener
+from agentd.kernel.notify.device import Received, take_listener
+from agentd.kernel.notify.keeper import new_received
 from agentd.kernel.prepare import Preparation
 from agentd.kernel.seccomp import restrict
 from agentd.workloads.processes import start_ticks, ticks, user_name
@@ -75,14 +78,22 @@ def run(request: RunRequest, say: Callable[[str], None], preparation: Preparatio
 
 
 def _run_with_service(request: RunRequest) -> int:
-    with Client(request.socket or SERVICE_SOCKET) as client:
+    place = request.socket or SERVICE_SOCKET
+    kept: list[Keeper] = []
+    service: int | None = None
+    with Client(place) as client:
 
         def mark(pid: int, pidfd: int) -> Marked:
             made = client.call("run.mark", pid=pid, agent=request.agent, command=request.command[0])
             return Marked({VARIABLE: made["denials"]}, made["supervised"])
 
         def listen(pid: int, pidfd: int, listener: int) -> None:
-            client.call("run.supervise", pid=pid, listener=listener)
+            nonlocal service
+            with contextlib.suppress(OSError):  # then nobody keeps it, and the kernel says ENOSYS without a service
+                kept.append(Keeper(place, pid, pidfd, listener))
+                service = client.pidfd()
+            received = {"received": kept[0].received} if kept else {}
+            client.call("run.supervise", pid=pid, listener=listener, **received)
 
         before = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # until there is somebody to forward them to
         try:
@@ -93,6 +104,8 @@ def _run_with_service(request: RunRequest) -> int:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
+        for keeper in kept:
+            keeper.wait(child.pidfd, service)
         return exit_code(os.waitpid(child.pid, 0)[1])
     finally:
         os.close(child.pidfd)
@@ -140,6 +153,7 @@ async def _run_alone(request: RunRequest, say: Callable[[str], None], preparatio
         engine = host.start(compiled, pins=run_pins(), audit_dir=state, preparation=preparation)
         engine.on_event = on_event
         engine.questions.on_notice.append(lambda notice: _tell(notice, say))
+        keepers: list[subprocess.Popen[bytes]] = []
         loop = EngineLoop(engine)
         server = Server(engine, SERVICE_SOCKET.parent / f"run-{os.getpid()}.sock")
         try:
@@ -148,11 +162,14 @@ async def _run_alone(request: RunRequest, say: Callable[[str], None], preparatio
                 engine.verification.run()
             await server.start()
             loop.start()
-            code = await _supervise(request, engine, loop)
+            code = await _supervise(request, engine, loop, keepers)
         finally:
             await loop.stop()
             await server.stop()
             left, alone = _end_leftovers(engine)
+            for keeper in keepers if alone else ():  # else what is left is refused from here on
+                keeper.kill()
+                keeper.wait()
             host.stop(engine, release=alone)
         if not alone:
             say("some of its processes could not be killed: the kernel goes on holding them to their policy")
@@ -172,7 +189,9 @@ def _tell(notice: dict[str, Any], say: Callable[[str], None]) -> None:
         say(f"{notice['agent']}: {notice['reason']}")
 
 
-async def _supervise(request: RunRequest, engine: Engine, loop: EngineLoop) -> int:
+async def _supervise(
+    request: RunRequest, engine: Engine, loop: EngineLoop, keepers: list[subprocess.Popen[bytes]]
+) -> int:
     by = Peer(os.getpid(), os.getuid(), os.getgid()).approver()
     login = f", login {user_name(by.login_uid)}" if by.login_uid is not None else ""
     origin = f"agentd run by {by}{login}"
@@ -184,7 +203,10 @@ async def _supervise(request: RunRequest, engine: Engine, loop: EngineLoop) -> i
         return Marked({VARIABLE: str(engine.reasons.path(workload.number))}, engine.supervises)
 
     def listen(pid: int, pidfd: int, listener: int) -> None:
-        engine.supervision.supervise(pidfd, take_listener(pidfd, listener))
+        taken = take_listener(pidfd, listener)
+        received = Received(new_received())
+        keepers.append(spawn(taken, received.fd))
+        engine.supervision.supervise(pidfd, taken, received)
 
     running = asyncio.get_running_loop()
     ended = asyncio.Event()

@@ -26,7 +26,7 @@ from agentd.daemon.probing import Probing
 from agentd.engine import report
 from agentd.engine.core import Engine
 from agentd.errors import AgentdError
-from agentd.kernel.notify.device import take_listener
+from agentd.kernel.notify.device import take_listener, take_received
 from agentd.model import ALWAYS_OPS, Point
 from agentd.notify.dispatch import Dispatcher
 from agentd.policy.resolve import Overlay
@@ -166,6 +166,11 @@ class Params:
     def __init__(self, raw: dict[str, Any]) -> None:
         self._raw = raw
 
+    @property
+    def raw(self) -> dict[str, Any]:
+        """Which there are."""
+        return self._raw
+
     def text(self, name: str, default: str | None = None) -> str:
         """A string."""
         value = self._raw.get(name, default)
@@ -208,15 +213,29 @@ async def _mark(server: Server, peer: Peer, params: Params) -> Any:
 
 
 def _supervise(server: Server, peer: Peer, params: Params) -> Any:
-    """The filter of that child: its descriptor is taken from the child itself."""
-    pid = params.number("pid")
-    with _child_of(peer, pid) as pidfd:
+    """The filter of that child: its descriptor is taken from the child itself, or from the peer, who has kept it while
+    there was no agentd (keeping.py).
+    """
+    pid, most = params.number("pid"), 1 << 20
+    resume = "resume" in params.raw
+    with _child_of(peer, pid) as pidfd, contextlib.ExitStack() as stack:
         try:
-            listener = take_listener(pidfd, params.number("listener", least=0, most=1 << 20))
+            asker = os.pidfd_open(peer.pid)
+            stack.callback(os.close, asker)
+            number = params.number("resume" if resume else "listener", least=0, most=most)
+            listener = take_listener(asker if resume else pidfd, number)
+            received = None
+            if "received" in params.raw:
+                try:
+                    received = take_received(asker, params.number("received", least=0, most=most))
+                except BaseException:
+                    os.close(listener)
+                    raise
         except OSError as exc:
             why = (exc.strerror or str(exc)).lower()
             raise AgentdError("usage", f"listener of process {pid}", why, "start it with agentd run") from exc
-        server.engine.supervision.supervise(pidfd, listener)
+        refused = params.number("refused", 0, least=0, most=1 << 62)
+        server.engine.supervision.supervise(pidfd, listener, received, refused)
     return {}
 
 
@@ -243,7 +262,7 @@ async def _tag(server: Server, peer: Peer, params: Params) -> Any:
     agent = params.text("agent")
     await server.probing.proved(agent)
     engine = server.engine
-    if "cgroup" in params._raw:
+    if "cgroup" in params.raw:
         path = Path(params.text("cgroup"))
         workload, threads = engine.tag_cgroup(path, agent, f"agentd tag cgroup {path} by {peer.name}")
     else:

@@ -227,6 +227,8 @@ class Engine:
             self._handle(told, b"")
         while self.supervision.problems:
             self._record(records.note("enforcement_failed", f"seccomp: {self.supervision.problems.popleft()} (EPERM)"))
+        while self.supervision.missed:
+            self._record(self.supervision.missed.popleft())
         self.supervision.reap()
         if self.supervision.crowded:
             self.flush()

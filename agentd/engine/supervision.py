@@ -20,12 +20,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agentd.actions import signals
+from agentd.audit.record import Record, gap
+from agentd.audit.writer import new_action_id
 from agentd.engine.holds import HoldAnswers
 from agentd.engine.policies import InForce, PolicySet
 from agentd.errors import AgentdError
 from agentd.kernel import abi
 from agentd.kernel.loader import LoadedObject
-from agentd.kernel.notify.device import Call, Listener
+from agentd.kernel.notify.device import Call, Listener, Received
 from agentd.kernel.notify.pool import Pool
 from agentd.kernel.notify.request import ARCH_I386, Held, Question, Refused
 from agentd.kernel.ring import KernelEvent
@@ -72,6 +74,7 @@ class Supervision:
         self.retagged = False  # some process was given to another agent than the one it was started as
         self._lost = 0  # counts
         self.problems: deque[str] = deque(maxlen=100)
+        self.missed: deque[Record] = deque()
         self._loaded = loaded
         self._policies = policies
         self._marks = marks
@@ -96,19 +99,27 @@ class Supervision:
         """Are there so many counts that they should be flushed now?"""
         return len(self._counts) > FLUSH_COUNTS
 
-    def supervise(self, pidfd: int, listener: int) -> None:
+    def supervise(self, pidfd: int, listener: int, received: Received | None = None, refused: int = 0) -> None:
         """From now on judges what arrives on `listener`, which it owns: of a process that was marked for it, and of all
-        that it becomes. Raises AgentdError `no-such-process`.
+        that it becomes. received: a keeper's, which it owns too; refused: calls that this keeper has refused.
+
+        Raises AgentdError `no-such-process`.
         """
         tag = self._marks.get(pidfd)
         if tag is None or not tag.flags & abi.TAG_NOTIFIED:
             os.close(listener)
+            if received:
+                received.close()
             raise AgentdError("no-such-process", "supervised process", "agentd has not marked it so")
         workload = _Workload(tag.agent, tag.workload)
         workload.pool = Pool(
-            Listener(listener), lambda question: self._ask(workload, question), self._failed, self._poke
+            Listener(listener, received), lambda question: self._ask(workload, question), self._failed, self._poke
         )
         self._workloads.append(workload)
+        if refused:
+            kinds = {f"changes by workload {tag.workload}, refused (EPERM)": refused}
+            self.missed.append(gap(time.time_ns(), new_action_id(), kinds, "no-agentd"))
+            self._poke()
 
     def take(self) -> list[KernelEvent]:
         """The events so far."""
@@ -157,7 +168,7 @@ class Supervision:
         return lost
 
     def close(self) -> None:
-        """Ends every pool: whoever waits gets ENOSYS."""
+        """Ends every pool: whoever waits for its answer gets EPERM."""
         for workload in self._workloads:
             assert workload.pool is not None
             workload.pool.close()

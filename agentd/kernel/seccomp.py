@@ -4,7 +4,7 @@ A classic BPF filter, installed in the child before its exec and inherited for e
 calls that every agent tolerates failing and that would get round the other points if they worked: io_uring (whose
 requests pass no system call exit), bpf(), kernel modules, kexec, userfaultfd, perf, fanotify, input typed on the
 terminal, and a few that only an administrator needs. Where the kernel has no LSM hooks for agentd, the calls of
-notify/table.py are handed to a supervisor besides; with the supervisor gone the kernel answers them ENOSYS.
+notify/table.py are handed to a supervisor besides; with the supervisor gone a keeper answers them (notify/keeper.py).
 Sources: seccomp(2), seccomp_unotify(2), linux/seccomp.h, linux/audit.h, ioctl_tty(2).
 
 Not for processes that agentd did not start: those are judged after the call (the trace point).

@@ -10,6 +10,7 @@ request    one call, as its handler sees it
 opens, names, attributes    what each call wants, and how it is done
 calls      which handler is whose
 pool       the threads that wait for them
+keeper     who answers when agentd is gone
 
 Nothing here decides: whether a call may go on is asked of whoever made the pool (agentd/engine/supervision.py).
 """

@@ -75,7 +75,7 @@ class Pool:
         self.listener.answer(call.id, error=errno.EPERM)
 
     def close(self) -> None:
-        """Ends the threads and lets go: whoever waits still gets ENOSYS from the kernel."""
+        """Ends the threads and lets go: whoever waits still gets EPERM."""
         self.listener.stop()
         with self._lock:
             threads = list(self._threads)

@@ -36,6 +36,12 @@ def call(number: int, *words: int | bytes | ctypes.Array[ctypes.c_char] | None) 
     return result
 
 
+def not_dumpable() -> None:
+    """No process of this one's user may trace it or take its descriptors any more, without CAP_SYS_PTRACE: prctl(2)."""
+    if libc.prctl(4, 0, 0, 0, 0):  # PR_SET_DUMPABLE
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
 _openat2 = ctypes.CFUNCTYPE(_Long, _Long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, _Long, use_errno=True)(
     ("syscall", libc)
 )
