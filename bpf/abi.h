@@ -202,6 +202,7 @@ struct agentd_name_entry {
 	0xffffffffu /* instead of a number of automata: no rule speaks of this call, it is not judged */
 
 /* A library call. Its text is read in chunks of AGENTD_ARGV_CHUNK bytes, AGENTD_ARGV_CHUNKS of them at most. */
+#define AGENTD_KNOWN_CODE 16384 /* files that were looked at */
 #define AGENTD_MAX_CALLS 256
 #define AGENTD_CALL_WORD 96
 
@@ -227,6 +228,14 @@ struct agentd_called {
 	agentd_u32 flags;
 	agentd_u64 text; /* user address */
 	agentd_u64 len;
+};
+
+/* A file with code, as it was when a process mapped it. */
+struct agentd_code {
+	agentd_u64 inode;
+	agentd_u64 changed; /* ns */
+	agentd_u32 device; /* s_dev of its super block: what stat(2) says is another for some file systems */
+	agentd_u32 pad;
 };
 
 /* One agent: which of its two table sets is in force, and how it is treated. Written by user space only. */
@@ -266,6 +275,7 @@ struct agentd_tag {
 #define AGENTD_TAG_NOTIFIED 128u /* has the seccomp filter whose supervisor judges changes of files before */
 #define AGENTD_TAG_SIGNALED 256u /* has sent a signal to a process of no workload: judged at the exit of the call */
 #define AGENTD_TAG_SIGNALED_WORKLOAD 512u /* the same, to one of another workload */
+#define AGENTD_TAG_LOOKED_AT 1024u /* stopped until user space has looked at a file that it has mapped */
 
 /* What the daemon and the programs tell each other; one entry, mapped. */
 struct agentd_control {
@@ -340,6 +350,7 @@ enum agentd_event_type {
 	AGENTD_EVENT_GRANTED = 7, /* a grant was consumed: the approved operation goes on */
 	AGENTD_EVENT_REFUSED = 8, /* a denied hold came back and got EPERM */
 	AGENTD_EVENT_ENDED = 9, /* a process was ended without a verdict of its own; `reason` says why */
+	AGENTD_EVENT_MAPPED = 10, /* a file with code that nobody has looked at: stopped until somebody has */
 };
 
 enum agentd_end {

@@ -26,6 +26,8 @@
 #include "text.bpf.c"
 
 #include "lib/act.bpf.h"
+#include "lib/hold.bpf.h"
+#include "lib/syscall.bpf.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -146,3 +148,5 @@ int call_judged(struct pt_regs *ctx)
 		kill_current(tag, NULL);
 	return 0;
 }
+
+#include "mapped.bpf.c"

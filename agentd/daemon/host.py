@@ -23,7 +23,7 @@ from agentd.engine.core import Engine
 from agentd.engine.policies import Compiled, compile_policy
 from agentd.engine.records import note
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
-from agentd.kernel import features, loader
+from agentd.kernel import abi, features, loader
 from agentd.kernel.hosts import Resolver
 from agentd.kernel.prepare import WORD, Preparation
 from agentd.metrics import Metrics
@@ -192,8 +192,11 @@ def release_everything(service: Path) -> list[Path]:
 def _release(folder: Path) -> None:
     if (folder / "tasks").exists():
         for line in loader.pinned_tasks(folder):
+            started = ticks(line.start_time)
             if line.hold_id:  # released, a SIGCONT would be a yes that nobody gave
-                signals.send(line.pid, ticks(line.start_time), signal.SIGKILL, start_ticks)
+                signals.send(line.pid, started, signal.SIGKILL, start_ticks)
+            elif line.flags & abi.TAG_LOOKED_AT:
+                signals.send(line.pid, started, signal.SIGCONT, start_ticks)
     loader.remove_pins(folder)
 
 

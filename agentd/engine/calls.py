@@ -1,19 +1,25 @@
 """Which library calls are judged, and in which files: the probes that the policy in force asks for.
 
-A library on the host, and a program that has one inside, has its probes before the policy is in force. A copy that a
-process brings along has them once it is found mapped: looked for once a second.
+A library on the host, and a program that has one inside, has its probes before the policy is in force. A process that
+maps any other file with code is stopped by the kernel (bpf/mapped.bpf.c) until the file has the probes it wants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import signal
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from agentd.actions import signals
+from agentd.audit.record import Record
 from agentd.calls.fetchers import compile_fetchers
+from agentd.engine import records
+from agentd.engine.questions import Questions
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi
 from agentd.kernel.holding import kept
+from agentd.kernel.libbpf import KernelError
 from agentd.kernel.loader import LoadedObject
 from agentd.kernel.pins import remove_calls
 from agentd.kernel.uprobes import CallPrograms
@@ -22,8 +28,13 @@ from agentd.policy.ir import CallPoint
 from agentd.policy.resolved import ResolvedAgent
 from agentd.workloads import modules
 from agentd.workloads.modules import Module
+from agentd.workloads.processes import start_ticks, ticks
 
-LOOKED_AT: Final = 100  # processes whose mappings are read in one go
+MANY: Final = 100  # processes, whose mappings aren't read each second
+ROUNDS: Final = 60  # with more of them, of tick(), until they are
+
+Key = tuple[int, int, int]  # of a Module
+Points = dict[int, CallPoint]
 
 
 @dataclass(slots=True)
@@ -37,16 +48,19 @@ class Seen:
 class LibraryCalls:
     """The probes of one loaded object."""
 
-    def __init__(self, loaded: LoadedObject) -> None:
+    def __init__(self, loaded: LoadedObject, questions: Questions, record: Callable[[Record], None]) -> None:
+        """questions: what a process may wait for besides."""
         self._loaded = loaded
+        self._questions = questions
+        self._record = record
         self._programs: CallPrograms | None = None
-        self._points: dict[int, CallPoint] = {}
-        self._seen: dict[tuple[int, int, int], Seen] = {}
-        self._installed: set[tuple[int, int, int]] = set()  # of the host's own files
-        self._looked: set[int] = set()
+        self._points: Points = {}
+        self._seen: dict[Key, Seen] = {}
+        self._installed: set[Key] = set()  # of the host's own files
+        self._round = 0
 
-    def prepare(self, agents: Iterable[ResolvedAgent]) -> None:
-        """Sets the probes that the agents' policies ask for, before any of them is in force.
+    def prepare(self, agents: Iterable[ResolvedAgent], pids: Collection[int]) -> None:
+        """Sets the probes that the agents' policies ask for, before any of them is in force. pids: of the workloads.
 
         Raises AgentdError (`kernel-unsupported`, `kernel-load`, `policy-too-large`); what stood before stands on.
         """
@@ -66,15 +80,14 @@ class LibraryCalls:
             compile_fetchers(points, programs.fetchers, programs.called)
             for number, point in points.items():
                 programs.describe(number, point)
-            seen: dict[tuple[int, int, int], Seen] = {}
+            seen: dict[Key, Seen] = {}
             for library in {point.library for point in wanted}:
                 for module in modules.installed(library):
                     _probe(programs, points, seen, module, program=False)
             for module in modules.programs():
                 _probe(programs, points, seen, module, program=True)
             installed = set(seen)
-            for old in self._seen.values():  # what processes have brought along
-                _probe(programs, points, seen, old.module, program=True)
+            self._look(programs, points, seen, pids)
             programs.take_charge()
         except BaseException:
             programs.close()
@@ -98,36 +111,62 @@ class LibraryCalls:
             self._programs.close()
             self._programs = None
 
-    def scan(self, pids: Collection[int]) -> list[Seen]:
-        """Looks for copies of the libraries that processes have mapped since; those that were found and probed now.
-
-        Each process once in a while: reading the mappings of a thousand takes longer than a second has room for.
+    def tick(self, lines: Collection[abi.TaskLine]) -> None:
+        """Once a second: processes that nobody has let go on since they were stopped, and copies that nobody maps any
+        more. lines: all marked threads.
         """
-        found: list[Seen] = []
-        if self._programs is None:
-            return found
-        known = sorted(set(pids))
-        turn = [pid for pid in known if pid not in self._looked] + [pid for pid in known if pid in self._looked]
-        turn = turn[:LOOKED_AT]
-        self._looked = (self._looked & set(known)) | set(turn) if len(turn) < len(known) else set()
-        mapped = list(modules.mapped(turn))
-        if len(turn) == len(known):
-            self._forget_gone({module.key for module, _ in mapped})
-        for module, program in mapped:
-            if module.key not in self._seen:
-                seen = _probe(self._programs, self._points, self._seen, module, program=program)
-                if seen.functions:
-                    found.append(seen)
-        return found
+        for line in lines:
+            if line.flags & abi.TAG_LOOKED_AT:
+                self.look_at(line.pid, line.start_time)
+        self._forget_gone([line.pid for line in lines])
 
-    def _forget_gone(self, mapped: Collection[tuple[int, int, int]]) -> None:
-        """Takes the probes off copies that no process of a workload maps any more: a workload can make any number."""
-        assert self._programs is not None
-        for key in [key for key in self._seen if key not in mapped and key not in self._installed]:
-            gone = self._seen.pop(key)
-            self._programs.detach(
-                name for name in list(self._programs.attached()) if name.endswith(_suffix(gone.module))
-            )
+    def look_at(self, pid: int, start_time: int) -> None:
+        """This process has mapped a file with code that nobody has looked at, and is stopped. start_time: ns."""
+        self.look([pid])
+        if self._programs is not None:
+            self._programs.looked_at(pid)
+        self._questions.answers.wake(pid, ticks(start_time), self._questions.book)
+
+    def look(self, pids: Iterable[int]) -> None:
+        """Sets the probes that the files want which these processes have mapped."""
+        if self._programs is not None:
+            self._look(self._programs, self._points, self._seen, pids)
+
+    def _look(self, programs: CallPrograms, points: Points, seen: dict[Key, Seen], pids: Iterable[int]) -> None:
+        for pid in pids:
+            start = start_ticks(pid)
+            for module, program in modules.mapped([pid]):
+                if module.key in seen:
+                    continue
+                try:
+                    _probe(programs, points, seen, module, program=program)
+                except KernelError as error:  # it has the name of a library, or of its functions, and is none
+                    seen.pop(module.key, None)
+                    _unprobe(programs, module)
+                    if start is not None:
+                        signals.send(pid, start, signal.SIGKILL, start_ticks)
+                    said = f"process {pid} was ended: it has mapped {module.path}, which can't be probed"
+                    self._record(records.note("enforcement_failed", f"{said} (error {error.errno})"))
+
+    def _forget_gone(self, pids: Collection[int]) -> None:
+        """Takes the probes off copies that no process of a workload maps any more: a workload can make any number.
+
+        Files are looked at again from then on, before the probes go: who maps such a copy meanwhile gets them anew.
+        """
+        self._round += 1
+        if self._programs is None or (len(pids) > MANY and self._round % ROUNDS):
+            return
+        brought = [key for key, seen in self._seen.items() if seen.functions and key not in self._installed]
+        if brought and self._unmapped(brought, pids):
+            self._programs.forget_known()
+            for key in self._unmapped(brought, pids):
+                _unprobe(self._programs, self._seen.pop(key).module)
+        if len(self._seen) > abi.KNOWN_CODE:
+            self._seen = {key: seen for key, seen in self._seen.items() if seen.functions or key in self._installed}
+
+    def _unmapped(self, keys: Iterable[Key], pids: Collection[int]) -> list[Key]:
+        mapped = {module.key for module, _ in modules.mapped(pids)}
+        return [key for key in keys if key not in mapped]
 
     def files(self) -> list[Seen]:
         """The files that have probes."""
@@ -173,10 +212,14 @@ def _suffix(module: Module) -> str:
     return f"-{module.device:x}-{module.inode:x}-{module.changed:x}"
 
 
+def _unprobe(programs: CallPrograms, module: Module) -> None:
+    programs.detach(name for name in [*programs.attached()] if name.endswith(_suffix(module)))
+
+
 def _probe(
     programs: CallPrograms,
-    points: dict[int, CallPoint],
-    seen: dict[tuple[int, int, int], Seen],
+    points: Points,
+    seen: dict[Key, Seen],
     module: Module,
     *,
     program: bool,

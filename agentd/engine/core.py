@@ -76,7 +76,6 @@ class Engine:
         self.policies = PolicySet(self._tables, Archive(audit.path.parent / "generations", pins))
         self.marks = TaskMarks(loaded)
         self.names = HostNames(loaded)
-        self.calls = LibraryCalls(loaded)
         self.resolvers = Resolvers(self.names, resolvers)
         self.on_event: Callable[[Record], None] | None = None
         self._accounts = Accounts(loaded)
@@ -100,6 +99,7 @@ class Engine:
             ),
         )
         self.takeover = Takeover(self.questions)
+        self.calls = LibraryCalls(loaded, self.questions, self._record)
         self.refused = Refused()
         self.supervision = Supervision(loaded, self.policies, self.marks, self.questions.answers)
         self._events = EventRing(loaded, "events")
@@ -133,7 +133,7 @@ class Engine:
         self.resolvers.refresh()
         if compiled.names:
             self.loaded.watch_names(True)
-        self.calls.prepare(compiled.policy.agents.values())
+        self.calls.prepare(compiled.policy.agents.values(), {line.pid for line in self.marks.list()})
         self.policies.install(compiled)
         self.calls.settle(compiled.policy.agents.values())
         if not compiled.names:
@@ -190,8 +190,8 @@ class Engine:
         return self._tagged(workload, threads, {"cgroup": str(path)})
 
     def _tagged(self, workload: Workload, threads: int, what: dict[str, Json]) -> tuple[Workload, int]:
-        rings = self.marks.rings_found()
-        self._workload_record("tagged", workload, {**what, "threads": threads, "io_uring": rings})
+        self.calls.look(self.live(workload.number))
+        self._workload_record("tagged", workload, {**what, "threads": threads, "io_uring": self.marks.rings_found()})
         return workload, threads
 
     def live(self, workload: int) -> set[int]:
@@ -237,6 +237,8 @@ class Engine:
         return handled
 
     def _handle(self, event: KernelEvent, raw: bytes) -> None:
+        if event.type == abi.EVENT_MAPPED:
+            return self.calls.look_at(event.pid, event.start_time)
         view = self.policies.view(event.agent, event.generation)
         agent = view.name if view else self.policies.names().get(event.agent, f"agent-{event.agent}")
         if agent == CANARY:
@@ -344,7 +346,7 @@ class Engine:
         if not self.behind:  # else whoever waits may be in the events that wait
             self.takeover.adopt(lines)
         self._census(lines)
-        self.calls.scan([line.pid for line in lines])
+        self.calls.tick(lines)
         self.questions.follow_up(lines)
         self.minimum.follow_up(lines)
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:

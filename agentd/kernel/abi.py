@@ -31,6 +31,7 @@ AGENT_UNRECORDED: Final = 8
 TAG_ROOT_EXEC: Final = 1
 TAG_HELD: Final = 4
 TAG_NOTIFIED: Final = 128
+TAG_LOOKED_AT: Final = 1024
 
 EVENT_VIOLATION: Final = 1
 EVENT_HOLD: Final = 2
@@ -41,6 +42,7 @@ EVENT_ROOT: Final = 6
 EVENT_GRANTED: Final = 7
 EVENT_REFUSED: Final = 8
 EVENT_ENDED: Final = 9
+EVENT_MAPPED: Final = 10
 
 END_DOOMED: Final = 1
 END_RAN: Final = 2
@@ -58,6 +60,7 @@ FLAG_TEXT: Final = 256
 SQL_SHIFT: Final = 12
 
 MAX_CALLS: Final = 256
+KNOWN_CODE: Final = 16384
 CALL_WORD: Final = 96
 CALLED_STRING: Final = 1
 CALLED_LIMIT: Final = 2
@@ -352,17 +355,19 @@ class NameEntry(ctypes.Structure):
 class Call(ctypes.Structure):
     """struct agentd_call."""
 
-    _fields_ = [
-        ("language", c_uint32),
-        ("len", c_uint32),
-        ("word", c_char * CALL_WORD),
-    ]
+    _fields_ = [("language", c_uint32), ("len", c_uint32), ("word", c_char * CALL_WORD)]
 
 
 class Called(ctypes.Structure):
     """struct agentd_called."""
 
     _fields_ = [("call", c_uint32), ("flags", c_uint32), ("text", c_uint64), ("len", c_uint64)]
+
+
+class Code(ctypes.Structure):
+    """struct agentd_code."""
+
+    _fields_ = [("inode", c_uint64), ("changed", c_uint64), ("device", c_uint32), ("pad", c_uint32)]
 
 
 # C structure name -> ctypes class; what the ABI test walks.
@@ -388,4 +393,5 @@ STRUCTURES: Final = {
     "agentd_name_entry": NameEntry,
     "agentd_call": Call,
     "agentd_called": Called,
+    "agentd_code": Code,
 }

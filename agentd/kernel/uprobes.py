@@ -18,12 +18,14 @@ from agentd.kernel.compat import open_object
 from agentd.kernel.holding import HoldKeepers, share_maps
 from agentd.kernel.libbpf import BPF_ANY, KernelError, UprobeOpts, check, library, obj_get, obj_pin, pointer
 from agentd.kernel.loader import LoadedObject
+from agentd.kernel.maps import HashMap, Key, Value
 from agentd.kernel.pins import remove_calls
 from agentd.kernel.prepare import pointer_or_error, program_of, set_constants
 from agentd.policy.ir import CallPoint
 from agentd.resources import bpf_object
 
 OBJECT: Final = "calls.bpf.o"
+NEW_CODE: Final = 1024  # processes
 
 
 class CallPrograms:
@@ -49,6 +51,10 @@ class CallPrograms:
             self.fetchers = check(library().bpf_map__fd(self._map("fetchers")), "map fetchers")
             self.called = check(library().bpf_map__fd(self._map("called")), "map called")
             self._put("fetchers", 0, ctypes.c_uint32(library().bpf_program__fd(program_of(self._obj, "call_judged"))))
+            self.known = self._hash("known_code", abi.Code, ctypes.c_uint32, abi.KNOWN_CODE)
+            self.new = self._hash("new_code", ctypes.c_uint32, abi.Code, NEW_CODE)
+            found = library().bpf_program__attach(program_of(self._obj, "code_mapped"))
+            self._watching = {"code_mapped": pointer(found, "attach code_mapped")}
         except BaseException:
             self._keepers.close()
             library().bpf_object__close(self._obj)
@@ -85,11 +91,28 @@ class CallPrograms:
             for name in ("call_epoch", "fetchers", "calls", "called"):
                 suffix = "" if name == "call_epoch" else f"-{self.epoch}"
                 obj_pin(check(library().bpf_map__fd(self._map(name)), name), self._pins / f"{name}{suffix}")
-            for name, link in {**self._keepers.links, **self._links}.items():
+            for name, link in {**self._keepers.links, **self._watching, **self._links}.items():
                 obj_pin(library().bpf_link__fd(link), self._pins / "links" / f"{name}-{self.epoch}")
         self._put("call_epoch", 0, ctypes.c_uint32(self.epoch))
         if self._pins is not None:
             remove_calls(self._pins.parent, keep=f"-{self.epoch}")
+
+    def looked_at(self, pid: int) -> None:
+        """What stopped this process needn't stop another. Without room all is forgotten, and looked at again."""
+        key = ctypes.c_uint32(pid)
+        code = self.new.get(key)
+        if code is None:
+            return
+        try:
+            self.known.put(code, ctypes.c_uint32(1))
+        except KernelError:
+            self.forget_known()
+        self.new.delete(key)
+
+    def forget_known(self) -> None:
+        """Makes every file stop the next process that maps it."""
+        for code in list(self.known.keys()):
+            self.known.delete(code)
 
     def attached(self) -> Iterable[str]:
         """The names of the probes."""
@@ -104,9 +127,10 @@ class CallPrograms:
 
     def close(self) -> None:
         """Lets go of everything that isn't pinned."""
-        for link in self._links.values():
-            library().bpf_link__destroy(link)
-        self._links.clear()
+        for links in (self._links, self._watching):
+            for link in links.values():
+                library().bpf_link__destroy(link)
+            links.clear()
         self._keepers.close()
         library().bpf_object__close(self._obj)
 
@@ -115,6 +139,9 @@ class CallPrograms:
         fd = library().bpf_map__fd(self._map("call_epoch"))
         check(library().bpf_map_lookup_elem(fd, ctypes.byref(key), ctypes.byref(value)), "map call_epoch")
         return value.value == self.epoch
+
+    def _hash(self, name: str, key: type[Key], value: type[Value], capacity: int) -> HashMap[Key, Value]:
+        return HashMap(check(library().bpf_map__fd(self._map(name)), f"map {name}"), key, value, capacity, name)
 
     def _map(self, name: str) -> int:
         return pointer(library().bpf_object__find_map_by_name(self._obj, name.encode()), f"map {name}")

@@ -65,6 +65,7 @@ CONSTANTS: Final[Mapping[str, int]] = {
     "AGENTD_TEXTS_MAX": calltables.MAX_TEXTS,
     "AGENTD_NOT_ASKED": calltables.NOT_ASKED,
     "AGENTD_MAX_CALLS": abi.MAX_CALLS,
+    "AGENTD_KNOWN_CODE": abi.KNOWN_CODE,
     "AGENTD_CALL_WORD": abi.CALL_WORD,
     "AGENTD_CALLED_STRING": abi.CALLED_STRING,
     "AGENTD_CALLED_LIMIT": abi.CALLED_LIMIT,
@@ -89,6 +90,7 @@ CONSTANTS: Final[Mapping[str, int]] = {
     "AGENTD_TAG_ROOT_EXEC": abi.TAG_ROOT_EXEC,
     "AGENTD_TAG_HELD": abi.TAG_HELD,
     "AGENTD_TAG_NOTIFIED": abi.TAG_NOTIFIED,
+    "AGENTD_TAG_LOOKED_AT": abi.TAG_LOOKED_AT,
 } | {f"AGENTD_EVENT_{name}": value for name, value in vars(abi).items() if name.startswith("FLAG_")}
 
 # Constants that only the kernel's side uses.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -9,28 +10,64 @@ import pytest
 
 from agentd.workloads import modules
 from tests.live import harness, probes
+from tests.live.harness import Host
+from tests.live.probes import untagged
 from tests.live.test_library_calls import SQLITE
 
 pytestmark = pytest.mark.root
 
+# Argument 3: a file that is mapped as code, by the loader or by the program itself.
+MAP_CODE = "libc.mmap.restype = ctypes.c_void_p\nfd = os.open(sys.argv[3], os.O_RDONLY)\n" + (
+    "say('mapped' if libc.mmap(None, ctypes.c_size_t(4096), 5, 2, fd, ctypes.c_long(0)) else 'no')\ntime.sleep(0.1)\n"
+)
+LOAD = "ctypes.CDLL(sys.argv[3], mode=ctypes.RTLD_GLOBAL)\nsay('mapped')\n"
 
-def test_a_copy_that_the_program_brings_along_is_found(tmp_path: Path) -> None:
-    """A private copy of the library, mapped after the probes were set: judged as soon as it is found mapped, and its
-    probes go when nobody maps it any more.
-    """
-    (library,) = modules.installed("sqlite3")
-    copy = tmp_path / "libsqlite3.so.0"
-    shutil.copy(library.path, copy)
-    code = "ctypes.CDLL(sys.argv[3], mode=ctypes.RTLD_GLOBAL)\nsay('mapped')\ntime.sleep(5)\n" + SQLITE
-    probe = probes.python(code, tmp_path / "a.db", "drop table kept", copy)
+
+def querying(folder: Path) -> contextlib.AbstractContextManager[Host]:
+    """`bot` may query and not destroy."""
     agent = harness.agent(allow=[{"tool": "sqlite", "operations": ["query"]}], on_violation="kill")
-    with harness.enforcing(tmp_path, {"bot": agent}) as host:
-        workload = host.start(["env", f"LD_LIBRARY_PATH={tmp_path}", *probe])
-        host.until(lambda: b"mapped" in workload.output or workload.ended, "the mapping")
-        host.engine.tick()
-        assert str(copy) in [seen.module.path for seen in host.engine.calls.files()]
-        run = workload.wait()
-        assert run.killed, run
-        assert run.lines == ["mapped", "made 1", "attempt"]
-        host.engine.tick()
-        assert str(copy) not in [seen.module.path for seen in host.engine.calls.files()]
+    return harness.enforcing(folder, {"bot": agent})
+
+
+def test_a_copy_that_the_program_brings_along_is_judged(tmp_path: Path) -> None:
+    """A private copy of the library, mapped after the probes were set, has its own before the program runs on with it;
+    they go when nobody maps it any more, and come back for the next who does.
+    """
+    with querying(tmp_path) as live:
+        (library,) = modules.installed("sqlite3")
+        copy = tmp_path / "libsqlite3.so.0"
+        shutil.copy(library.path, copy)
+        for attempt in ("a.db", "b.db"):
+            probe = [
+                "env",
+                f"LD_LIBRARY_PATH={tmp_path}",
+                *probes.python(LOAD + SQLITE, tmp_path / attempt, "drop table kept", copy),
+            ]
+            run = live.run(probe)
+            assert run.killed, run
+            assert run.lines == ["mapped", "made 1", "attempt"]
+            assert str(copy) in [seen.module.path for seen in live.engine.calls.files()]
+            live.engine.tick()
+            assert str(copy) not in [seen.module.path for seen in live.engine.calls.files()]
+        assert untagged(probe).value == "0"
+
+
+def test_a_program_goes_on_with_code_that_is_no_library(tmp_path: Path) -> None:
+    """Whoever maps a file that no probe is wanted in is let go on, by name and by content."""
+    with querying(tmp_path) as live:
+        other = tmp_path / "libother.so"
+        other.write_bytes(b"\x7fELF" + bytes(8192))
+        probe = probes.python(MAP_CODE + SQLITE, tmp_path / "a.db", "select 1", other)
+        assert live.run(probe).value == "1"
+
+
+def test_a_copy_that_can_not_be_read_ends_who_maps_it(tmp_path: Path) -> None:
+    """A file that has the library's name and is broken: agentd goes on, the process does not."""
+    with querying(tmp_path) as live:
+        broken = tmp_path / "libsqlite3.so.0"
+        broken.write_bytes(b"\x7fELF" + bytes(8192))
+        probe = probes.python(MAP_CODE + SQLITE, tmp_path / "a.db", "select 1", broken)
+        run = live.run(probe)
+        assert run.killed and "made 1" not in run.lines, run
+        assert [r for r in live.records() if r["event"] == "enforcement_failed" and str(broken) in r["reason"]]
+        assert live.run(probes.python(SQLITE, tmp_path / "b.db", "select 1")).value == "1"
