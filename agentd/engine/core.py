@@ -82,22 +82,16 @@ class Engine:
         self.workloads = Census(self.marks.list())
         seed = b"".join(number.to_bytes(8, "little") for number in loaded.control.hash_seed)
         self.reasons = Reasons(seed, self.policies.agent)
-        self.questions = Questions(
-            loaded,
-            self.marks,
-            metrics,
-            audit.path.parent,
-            pins,
-            Surroundings(
-                record=self._record,
-                commit=self.commit,
-                pump=self.pump,
-                agents=self.policies.names,
-                agent=self.policies.agent,
-                origin=self.workloads.origin,
-                denied=self.reasons.denied,
-            ),
+        around = Surroundings(
+            record=self._record,
+            commit=self.commit,
+            pump=self.pump,
+            agents=self.policies.names,
+            agent=self.policies.agent,
+            origin=self.workloads.origin,
+            denied=self.reasons.denied,
         )
+        self.questions = Questions(loaded, self.marks, metrics, audit.path.parent, pins, around)
         self.takeover = Takeover(self.questions)
         self.calls = LibraryCalls(loaded, self.questions, self._record)
         self.refused = Refused()
