@@ -54,7 +54,7 @@ def _print(found: dict[str, Any]) -> None:
                 row["point"],
                 row["guarantee"],
                 "the same" if row["started"] == row["guarantee"] else f"{row['started']} by {row['started_point']}",
-                "yes" if row["verified"] else "FAILED" if row["tried"] else "-",
+                _verified(row["verified"], row["tried"]),
                 row["proof"],
                 _time(row["untagged_us"]),
                 _time(row["tagged_us"]),
@@ -62,11 +62,33 @@ def _print(found: dict[str, Any]) -> None:
             for row in found["operations"]
         ],
     )
+    supervised = [row for row in found["operations"] if "started_proof" in row]
+    if supervised:
+        click.echo("")
+        click.echo("and as agentd run starts it, with its seccomp filter:")
+        render.table(
+            ("kernel operation", "point", "verified", "proof", "untagged", "supervised"),
+            [
+                (
+                    row["operation"],
+                    row["started_point"],
+                    _verified(row["started_verified"], row["started_tried"]),
+                    row["started_proof"],
+                    _time(row["started_untagged_us"]),
+                    _time(row["started_tagged_us"]),
+                )
+                for row in supervised
+            ],
+        )
     for spot in found["weak"]:
         click.echo("")
         click.echo(f"weak       {'; '.join(spot['kinds'])}")
         click.echo(f"  reason   {spot['reason']}")
         click.echo(f"  remedy   {spot['remedy']}")
+
+
+def _verified(verified: bool, tried: bool) -> str:
+    return "yes" if verified else "FAILED" if tried else "-"
 
 
 def _time(microseconds: float | None) -> str:

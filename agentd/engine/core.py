@@ -102,7 +102,7 @@ class Engine:
         self._upkeep = Upkeep(loaded, audit, metrics, self._record)
         self._flushed = time.monotonic()
         self.verification = Verification(
-            loaded, self.marks, self.policies, metrics, record=self._record, pump=self.pump
+            loaded, self.marks, self.policies, self.supervision, metrics, record=self._record, pump=self.pump
         )
         held = (self.verification, self.marks, self.policies, self.workloads)
         self.minimum = Minimum(*held, audit.path.parent, self._record)
@@ -116,7 +116,7 @@ class Engine:
             abi.EVENT_ENDED: self._ended,
         }
         metrics.read_verdicts(lambda: capacity.verdict_times(loaded.stats.read()))
-        metrics.read_programs(loaded.programs, loaded.program_seconds)
+        metrics.read_programs(loaded.programs, loaded.program_seconds, loaded.skipped)
         metrics.read_maps(*capacity.of(loaded, self._tables, self.names))
         metrics.read_audit(lambda: (audit.bytes_written, audit.head.seq), audit.status)
 

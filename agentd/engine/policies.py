@@ -123,7 +123,9 @@ class PolicySet:
             return known
         agent = _canary()
         tables = build(agent, max_words=MAX_ARENA_WORDS, automata=for_this_host())
-        return self._tables.install(CANARY, tables, mode=Mode.ENFORCE, strict=False).agent
+        put = self._tables.install(CANARY, tables, mode=Mode.ENFORCE, strict=False)
+        self.in_force[put.agent] = InForce(put.generation, PathWalk(tables), False, False)
+        return put.agent
 
     def agent(self, name: str) -> ResolvedAgent | None:
         """An agent of the policy in force; None: it names none such."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from agentd.engine import coverage, verify
 from agentd.engine.coverage import Cover
 from agentd.engine.verify import Proof, Verification
+from agentd.kernel import recursion
 from agentd.model import ALWAYS_OPS, Guarantee, Op, Point
 
+PROVED: Final = ("verified", "tried", "proof", "untagged_us", "tagged_us")
 HELD, SOME_DETECTED, CANNOT = 0, 1, 2  # exit codes of `agentd doctor`
 NOTES: Final = {
     Point.LSM: ("operations are judged in the kernel's LSM hooks, by programs of the kind lsm", "nothing to do"),
@@ -49,13 +51,19 @@ def of(verification: Verification, hooks: Point) -> dict[str, Any]:
     made = rows(covers, started)
     for row, op in zip(made, ALWAYS_OPS, strict=True):
         row.update(verify.in_json(proofs[op]) | {"guarantee": row["guarantee"]})
+        if op in verification.started:
+            supervised = verify.in_json(verification.started[op])
+            row.update({f"started_{name}": supervised[name] for name in PROVED})
+    everything = [*proofs.values(), *verification.started.values()]
+    weak = weak_spots(covers, started, everything, hooks, told=verification.told)
     return {
         "hooks": hooks.word,
         "note": NOTES[hooks][0],
         "remedy": NOTES[hooks][1],
         "operations": made,
-        "weak": weak_spots(covers, started, list(proofs.values()), hooks, told=verification.told),
-        "exit": verdict(covers, list(proofs.values())),
+        "skipped": verification.skipped,
+        "weak": skipped_spots(hooks, recursion.skips(hooks), recursion.preempts(), verification.skipped) + weak,
+        "exit": verdict(covers, everything),
     }
 
 
@@ -66,6 +74,37 @@ def verdict(covers: Collection[Cover], proofs: Collection[Proof]) -> int:
     return SOME_DETECTED if any(cover.guarantee < Guarantee.CONTAINED for cover in covers) else HELD
 
 
+def skipped_spots(hooks: Point, skips: bool, preempts: bool | None, skipped: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Calls that pass a program by: recursion.py. preempts: does this kernel? skipped: how often that was."""
+    found = []
+    remedy = (
+        "add bpf to lsm= on the kernel command line" if hooks is Point.FMOD_RET else "boot Linux 6.1.54, 6.2 or newer"
+    )
+    remedy += ", or preempt=none"
+    judging = [name for name in skipped if name.startswith("lsm_")]
+    if judging:
+        times = sum(skipped[name] for name in judging)
+        found.append(
+            {
+                "kinds": sorted(judging),
+                "reason": f"the kernel has left these programs out {times} times, for whichever process that was: they"
+                " were under way on the same processor, and such a call is not judged",
+                "remedy": remedy,
+            }
+        )
+    elif skips and preempts is not False:
+        how = "preempts tasks inside of it" if preempts else "may preempt tasks inside of it (it doesn't say)"
+        found.append(
+            {
+                "kinds": ["every operation that a hook judges"],
+                "reason": f"this kernel {how}, and leaves a program of this kind out that is under way on the same"
+                " processor: such a call is not judged",
+                "remedy": remedy,
+            }
+        )
+    return found
+
+
 def weak_spots(
     covers: Sequence[Cover], started: Sequence[Cover], proofs: Sequence[Proof], hooks: Point, *, told: bool = True
 ) -> list[dict[str, Any]]:
@@ -73,7 +112,8 @@ def weak_spots(
     found: dict[tuple[str, str], list[str]] = {}
 
     def add(name: str, reason: str, remedy: str) -> None:
-        found.setdefault((reason, remedy), []).append(name)
+        names = found.setdefault((reason, remedy), [])
+        names += [name] if name not in names else []
 
     for proof in proofs:
         if proof.failed:

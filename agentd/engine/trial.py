@@ -102,14 +102,17 @@ class Canary:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
 
-    def attempt(self, name: str, ready: Callable[[int], None], program: bytes = b"") -> Steps[Came]:
-        """One attempt. ready: is told the child's number before it goes on. program: a seccomp filter for it."""
+    def attempt(self, name: str, ready: Callable[[int, int], None], program: bytes = b"") -> Steps[Came]:
+        """One attempt. ready: is told the child's number before it goes on, and its listener's. program: a seccomp
+        filter for it; without one the second number is -1.
+        """
         self._say(f"try {name} {program.hex()}")
-        pid = (yield from self._answer()).get("pid")
-        if not isinstance(pid, int):
+        answer = yield from self._answer()
+        pid, listener = answer.get("pid"), answer.get("listener", -1)
+        if not isinstance(pid, int) or not isinstance(listener, int):
             raise OSError(errno.EPROTO, f"{name} could not be prepared")
         try:
-            ready(pid)
+            ready(pid, listener)
         except (AgentdError, OSError):
             self._say("stop")
             yield from self._answer()

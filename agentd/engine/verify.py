@@ -7,6 +7,7 @@ the same programs as everybody's; only its events come here instead of into the 
     prevented   tagged, the attempt failed with EPERM and nothing came about
     contained, detected    its process was killed before it could go on; whether something came about is the difference
     and the kernel said so, with the operation, the point and the guarantee that are claimed;
+    or, for the seccomp point, the supervisor did: the child has the filter that `agentd run` installs;
     and every program that judges it is attached, as it was when agentd attached it.
 
 A probe that fails is made once more, by a new canary, before it counts: a canary can be killed by anybody.
@@ -31,17 +32,22 @@ from agentd.engine import coverage, records
 from agentd.engine.census import PROBES
 from agentd.engine.coverage import Cover
 from agentd.engine.policies import CANARY, PolicySet
+from agentd.engine.supervision import Supervision
 from agentd.engine.trial import Came, Canary, Steps, Wait, drive
 from agentd.errors import AgentdError
-from agentd.kernel import abi, canary
+from agentd.kernel import abi, canary, seccomp
 from agentd.kernel.hooks import judging
 from agentd.kernel.loader import LoadedObject
+from agentd.kernel.notify.device import take_listener
 from agentd.kernel.ring import KernelEvent
 from agentd.kernel.tasks import TaskMarks
 from agentd.metrics import Metrics
 from agentd.model import ALWAYS_OPS, Guarantee, Op, Point
 
 EVENT_SECONDS: Final = 0.5
+BEFORE: Final = coverage.INLINE | {Point.SECCOMP}  # points that see a call that would fail anyway
+# What the filter refuses by itself: nobody is asked, and nothing is told.
+STATIC: Final = frozenset({Op.BPF, Op.MODULE, Op.KEXEC, Op.IO_URING, Op.PERF})
 NO_SUCH_CALL: Final = frozenset({errno.ENOSYS, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
 
 
@@ -73,28 +79,42 @@ class Verification:
         loaded: LoadedObject,
         marks: TaskMarks,
         policies: PolicySet,
+        supervision: Supervision,
         metrics: Metrics,
         *,
         record: Callable[[Record], None],
         pump: Callable[[], int],
     ) -> None:
         self.proofs: dict[Op, Proof] = {}
+        self.started: dict[Op, Proof] = {}  # of the seccomp point, where that is what holds workloads of agentd run
         self.on_change: Callable[[Proof], None] | None = None  # is told a proof that failed, or that no longer does
         self.checked = 0.0  # when the last round ended, in seconds since the epoch; 0: never
         self._loaded = loaded
         self._marks = marks
         self._policies = policies
+        self._supervision = supervision
         self._metrics = metrics
         self._record = record
         self._pump = pump
         self._seen: list[KernelEvent] = []
         self._canary: Canary | None = None
         mine = [coverage.main(self.claims(), op) for op in ALWAYS_OPS]
+        mine += self._supervised()
         metrics.declare_enforcement((c.kind.op.word, c.point.word, c.guarantee.word) for c in mine if c.guarantee)
 
     def claims(self, *, started: bool = False) -> list[Cover]:
         """Which point judges each kind of operation here. started: of workloads that `agentd run` starts."""
         return coverage.of_host(Point(self._loaded.control.point), self._loaded.prevented, started=started)
+
+    def _supervised(self) -> list[Cover]:
+        """What the seccomp point holds."""
+        started = self.claims(started=True)
+        return [c for op in ALWAYS_OPS if (c := coverage.main(started, op)).point is Point.SECCOMP]
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """See LoadedObject.skipped(); what was never skipped is left out."""
+        return {name: count for name, count in self._loaded.skipped().items() if count}
 
     @property
     def told(self) -> bool:
@@ -116,13 +136,13 @@ class Verification:
         """
         claims = self.claims()
         try:
-            for op in ALWAYS_OPS:
-                cover = coverage.main(claims, op)
+            covers = [coverage.main(claims, op) for op in ALWAYS_OPS]
+            for cover in covers + self._supervised():
                 proof = yield from self._try(cover)
                 if proof.failed:
                     yield from self._end_canary()
                     proof = yield from self._try(cover)
-                self._take(op, proof)
+                self._take(cover.kind.op, proof)
             yield from self._end_canary()
         finally:
             if self._canary:
@@ -134,16 +154,18 @@ class Verification:
     @property
     def failing(self) -> list[Proof]:
         """What the last probes showed not to hold."""
-        return [proof for proof in self.proofs.values() if proof.failed]
+        return [proof for proof in (*self.proofs.values(), *self.started.values()) if proof.failed]
 
     def status(self) -> dict[str, Any]:
         """For `agentd status` and the socket."""
-        return {"checked": self.checked, "operations": [in_json(proof) for proof in self.proofs.values()]}
+        everything = (*self.proofs.values(), *self.started.values())
+        return {"checked": self.checked, "operations": [in_json(proof) for proof in everything]}
 
     def _take(self, op: Op, proof: Proof) -> None:
-        before = self.proofs.get(op)
-        self.proofs[op] = proof
         cover = proof.cover
+        proofs = self.started if cover.point is Point.SECCOMP else self.proofs
+        before = proofs.get(op)
+        proofs[op] = proof
         verified = None if proof.void else proof.verified
         self._metrics.set_verified(op.word, cover.point.word, cover.guarantee.word, verified, proof.failed)
         if proof.failed == (before.failed if before else False):
@@ -173,7 +195,7 @@ class Verification:
             slot = self._policies.canary_slot()
             self._loaded.watch()
             gone = sorted(self._loaded.broken() & judging(cover.kind.op))
-            if gone:
+            if gone and cover.point is not Point.SECCOMP:
                 return Proof(cover, False, True, f"{gone[0]} is not attached as agentd left it")
             if cover.guarantee is Guarantee.NONE:
                 return Proof(cover, False, False, "not tried: nothing judges it on this kind of host", void=True)
@@ -187,8 +209,8 @@ class Verification:
             return Proof(cover, False, True, f"the canary could not be tagged: {error.what}: {error.why}")
 
     def _try_with(self, process: Canary, slot: int, cover: Cover) -> Steps[Proof]:
-        op = cover.kind.op
-        control = yield from process.attempt(op.word, lambda pid: None)
+        op, supervised = cover.kind.op, cover.point is Point.SECCOMP
+        control = yield from process.attempt(op.word, lambda pid, listener: None)
         expected = canary.FAIL_ANYWAY.get(op.word, 0)
         if control.returned in NO_SUCH_CALL or (op is Op.COMPAT and control.signal):
             return Proof(cover, False, False, "not tried: this kernel has no such call", control.ns, void=True)
@@ -196,33 +218,38 @@ class Verification:
             return Proof(cover, False, False, "not tried: it is refused to everybody here (lockdown?)", void=True)
         if control.returned != expected or (not expected and not control.effect):
             return Proof(cover, False, False, f"not tried: untagged it fails here, {control.words()}", control.ns)
-        if expected and cover.point not in coverage.INLINE:
+        if expected and cover.point not in BEFORE:
             return Proof(cover, False, False, "not tried: it could be seen only if it succeeded", control.ns, void=True)
         self._seen.clear()
-        tagged = yield from process.attempt(op.word, lambda pid: self._mark(pid, slot))
+        program = seccomp.program(supervised=True) if supervised else b""
+        tagged = yield from process.attempt(op.word, lambda pid, listener: self._mark(pid, slot, listener), program)
         self._marks.forget_doom(PROBES)  # a denied rename or link ends the whole workload: the next is another one
-        event = yield from self._event(op)
-        return self._judge(cover, control, tagged, event)
+        alone = supervised and op in STATIC
+        event = None if alone else (yield from self._event(op))
+        return self._judge(cover, control, tagged, event, alone)
 
-    def _mark(self, pid: int, slot: int) -> None:
+    def _mark(self, pid: int, slot: int, listener: int) -> None:
         pidfd = os.pidfd_open(pid)
         try:
-            self._marks.mark_process(pidfd, slot, PROBES)
+            self._marks.mark_process(pidfd, slot, PROBES, supervised=listener >= 0)
+            if listener >= 0:
+                self._supervision.supervise(pidfd, take_listener(pidfd, listener))
         finally:
             os.close(pidfd)
 
-    def _judge(self, cover: Cover, control: Came, tagged: Came, event: KernelEvent | None) -> Proof:
+    def _judge(self, cover: Cover, control: Came, tagged: Came, event: KernelEvent | None, alone: bool) -> Proof:
+        """alone: nothing is told of it."""
         times = (control.ns, tagged.ns)
         prevented = tagged.returned == errno.EPERM and not tagged.effect
         killed = tagged.signal == signal.SIGKILL and tagged.returned != 0
         what = "EPERM, no effect" if prevented else tagged.words()
         if not tagged.attempted:
             return Proof(cover, False, True, f"tagged, it could not be attempted: {what}", *times)
-        if event is None:
+        if event is None and not alone:
             return Proof(cover, False, True, f"tagged: {what}, and the kernel reported nothing", *times)
         if not (prevented or (killed and cover.guarantee is not Guarantee.PREVENTED)):
             return Proof(cover, False, True, f"NOT HELD: tagged: {what}", *times)
-        if event.point is not cover.point or event.guarantee < cover.guarantee:
+        if event and (event.point is not cover.point or event.guarantee < cover.guarantee):
             said = f"{event.guarantee.word} by {event.point.word}"
             return Proof(cover, False, True, f"tagged: {what}; reported is {said}", *times)
         return Proof(cover, True, True, f"untagged it worked; tagged: {what}", *times)

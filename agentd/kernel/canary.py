@@ -5,7 +5,7 @@ Run with a bare interpreter (`python -I -S canary.py FOLDER`), so it imports the
 namespace of its own; what it makes is in FOLDER (-: one of its own) or on the loopback address. For each attempt:
 
     engine  try NAME [FILTER]   FILTER: a seccomp filter in hex, which the child puts on itself
-    canary  {"pid": N}          a child that waits
+    canary  {"pid": N}          a child that waits; with a filter {"listener": its descriptor of that} too
     engine  go                  the child makes its attempt (marked by now, or not)
     canary  {"attempted": true, "returned": errno or -1, "signal": N, "effect": true, "ns": time}
 
@@ -316,11 +316,11 @@ ATTEMPTS: dict[str, Callable[[Ground], Attempt]] = {
 FAIL_ANYWAY = {"module": 8, "kexec": 22}
 
 
-def restrict(program: bytes) -> None:
-    """Puts a seccomp filter on this process. Raises OSError."""
+def restrict(program: bytes) -> int:
+    """Puts a seccomp filter on this process; the descriptor of its supervisor. Raises OSError."""
     buffer = ctypes.create_string_buffer(program, len(program))
     fprog = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer))
-    checked(libc.syscall(317, 1, 0, fprog))
+    return checked(libc.syscall(317, 1, 0x28, fprog))  # NEW_LISTENER, WAIT_KILLABLE_RECV
 
 
 def attempt(name: str, folder: str, program: bytes, tell: Callable[[dict[str, object]], None]) -> dict[str, object]:
@@ -337,7 +337,10 @@ def attempt(name: str, folder: str, program: bytes, tell: Callable[[dict[str, ob
         os.close(go_read)
         os.close(said_write)
         try:
-            tell({"pid": child})
+            told: dict[str, object] = {"pid": child}
+            if program:
+                told["listener"] = int(os.read(said_read, 16))
+            tell(told)
             if sys.stdin.readline() != "go\n":
                 os.kill(child, signal.SIGKILL)
             return _outcome(ground, child, go_write, said_read)
@@ -351,9 +354,9 @@ def attempt(name: str, folder: str, program: bytes, tell: Callable[[dict[str, ob
 def _child(call: Attempt, go: int, said: int, program: bytes) -> None:
     code = 1
     try:
+        if program:
+            os.write(said, b"%d\n" % restrict(program))
         if os.read(go, 1) == b"g":
-            if program:
-                restrict(program)
             os.write(said, b"attempt\n")
             returned = 0
             begun = time.perf_counter_ns()

@@ -86,6 +86,10 @@ class LoadedObject:
         """Run time of each program in seconds; zeros unless kernel.bpf_stats_enabled is on."""
         return {name: prog_info(fd).run_time_ns / 1e9 for name, fd in self.programs.items()}
 
+    def skipped(self) -> dict[str, int]:
+        """How often the kernel has passed each program by since it was loaded; see recursion.py."""
+        return {name: int(prog_info(fd).recursion_misses) for name, fd in self.programs.items()}
+
     @property
     def prevented(self) -> frozenset[Op]:
         """The operations that LSM hooks judge on this host, before their effect."""

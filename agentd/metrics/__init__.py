@@ -225,10 +225,19 @@ class Metrics:
         """Where to read the kernel's histogram of verdict times."""
         self._scraped.verdicts_from = read
 
-    def read_programs(self, names: Iterable[str], read: Callable[[], Mapping[str, float]]) -> None:
-        """Where to read the seconds that each BPF program has run; names: all of them, at 0 until read."""
+    def read_programs(
+        self,
+        names: Iterable[str],
+        read: Callable[[], Mapping[str, float]],
+        skipped: Callable[[], Mapping[str, int]] | None = None,
+    ) -> None:
+        """Where to read the seconds that each BPF program has run, and how often the kernel has skipped it. names: all
+        of them, at 0 until read.
+        """
         self._scraped.programs = dict.fromkeys(names, 0.0)
         self._scraped.programs_from = read
+        self._scraped.skipped = dict.fromkeys(self._scraped.programs, 0)
+        self._scraped.skipped_from = skipped
 
     def read_maps(self, capacities: Mapping[str, int], read: Callable[[], Mapping[str, int]]) -> None:
         """Where to read how many entries each BPF map has; capacities: all maps, with what they can hold."""

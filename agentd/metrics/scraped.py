@@ -52,6 +52,8 @@ class Scraped(Collector):
         self.verdicts_from: Callable[[], VerdictTimes] | None = None
         self.programs: dict[str, float] = {}
         self.programs_from: Callable[[], Mapping[str, float]] | None = None
+        self.skipped: dict[str, int] = {}
+        self.skipped_from: Callable[[], Mapping[str, int]] | None = None
         self.capacities: dict[str, int] = {}
         self.entries: dict[str, int] = {}
         self.entries_from: Callable[[], Mapping[str, int]] | None = None
@@ -77,6 +79,8 @@ class Scraped(Collector):
         # Only names declared at the start: a source can't add series.
         seconds = self.read("programs", self.programs_from) or {}
         self.programs.update({name: value for name, value in seconds.items() if name in self.programs})
+        skipped = self.read("programs", self.skipped_from) or {}
+        self.skipped.update({name: value for name, value in skipped.items() if name in self.skipped})
         entries = self.read("maps", self.entries_from) or {}
         self.entries.update({name: value for name, value in entries.items() if name in self.entries})
         self.audit = self.read("audit", self.audit_from) or self.audit
@@ -93,6 +97,15 @@ class Scraped(Collector):
         for name, value in self.programs.items():
             programs.add_metric([name], value)
         yield programs
+
+        passed = CounterMetricFamily(
+            "agentd_bpf_program_skipped",
+            "Runs of a BPF program that the kernel left out, because it was under way on that processor.",
+            labels=["program"],
+        )
+        for name, count in self.skipped.items():
+            passed.add_metric([name], count)
+        yield passed
 
         used = GaugeMetricFamily("agentd_map_entries", "Entries in a BPF map.", labels=["map"])
         capacity = GaugeMetricFamily("agentd_map_capacity", "Entries that a BPF map can hold.", labels=["map"])

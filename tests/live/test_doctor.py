@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agentd.daemon.places import BPFFS_RUNS
 from agentd.engine import coverage, report
+from agentd.engine.census import PROBES
 from agentd.kernel import canary
 from agentd.kernel.libbpf import library
 from agentd.kernel.pins import unpin_links
@@ -35,6 +37,10 @@ def test_every_operation_is_tried_and_holds(tmp_path: Path) -> None:
         assert not [proof for proof in proofs if proof.failed]
         unproved = {proof.cover.kind.op.word for proof in proofs if not proof.verified and proof.cover.guarantee}
         assert unproved <= MAY_BE_MISSING
+        started = host.engine.verification.started
+        assert bool(started) == host.engine.supervises
+        assert {op.word for op, proof in started.items() if not proof.verified} <= MAY_BE_MISSING
+        host.until(lambda: not host.engine.supervision.of(PROBES), "the end of the canaries' supervisors")
         host.engine.tick()
         host.engine.flush()
         assert not [r for r in host.records(before) if r["event"] not in SIGNATURES]
@@ -69,6 +75,28 @@ def test_a_point_that_is_gone_is_found(tmp_path: Path) -> None:
         engine.loaded.unwatch()
         engine.verification.run()  # a mark attaches the programs, all of them
         assert [r for r in host.records() if r["event"] not in SIGNATURES][-1]["event"] == "enforcement_verified"
+
+
+def test_a_supervisor_that_lets_things_pass_is_found(tmp_path: Path) -> None:
+    """The seccomp point is tried by itself: if it denies nothing its probes fail, and doctor says so."""
+    with enforcing(tmp_path, {"bot": agent()}) as host:
+        if not host.engine.supervises:
+            pytest.skip("there are LSM hooks on this host: nothing is supervised")
+        engine = host.engine
+        engine.verification.run()
+        assert not engine.verification.failing, "the control"
+        slot = engine.policies.canary_slot()
+        engine.policies.in_force[slot] = replace(engine.policies.in_force[slot], monitor=True)
+        engine.verification.run()
+        failed = {proof.cover.kind.op: proof.text for proof in engine.verification.failing}
+        assert Op.DELETE in failed and Op.CREATE in failed and Op.BPF not in failed
+        assert failed[Op.DELETE] == "NOT HELD: tagged: it worked, the effect came about"
+        assert all(proof.cover.point is Point.SECCOMP for proof in engine.verification.failing)
+        found = report.of(engine.verification, Point.NONE)
+        assert found["exit"] == report.CANNOT
+        assert "delete" in next(spot for spot in found["weak"] if "NOT HELD" in spot["reason"])["kinds"]
+        shown = engine.metrics.exposition()
+        assert 'agentd_enforcement_verified{guarantee="prevented",operation="delete",point="seccomp"} 0.0' in shown
 
 
 @pytest.mark.parametrize("by", ["bpftool", "pin"])

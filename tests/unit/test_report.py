@@ -37,6 +37,19 @@ def test_every_weak_spot_has_a_reason_and_a_remedy() -> None:
     assert "agentd run" in better["remedy"]
 
 
+def test_a_program_that_the_kernel_skips_is_a_weak_spot() -> None:
+    """Where it may happen, with a remedy; where it has happened, with how often, as long as a program judges."""
+    assert not report.skipped_spots(Point.LSM, False, True, {})
+    assert not report.skipped_spots(Point.FMOD_RET, True, False, {"task_exited": 9})
+    for preempts in (True, None):
+        (spot,) = report.skipped_spots(Point.FMOD_RET, True, preempts, {})
+        assert "add bpf to lsm=" in spot["remedy"] and "preempt=none" in spot["remedy"]
+    (spot,) = report.skipped_spots(Point.LSM, True, True, {})
+    assert "6.1.54" in spot["remedy"]
+    (spot,) = report.skipped_spots(Point.FMOD_RET, True, False, {"lsm_file_open": 2, "lsm_capable": 1})
+    assert spot["kinds"] == ["lsm_capable", "lsm_file_open"] and "3 times" in spot["reason"]
+
+
 def test_a_kernel_that_hides_its_addresses_is_a_weak_spot_with_a_remedy() -> None:
     """It changes what is refused and what it costs, and no guarantee."""
     held = [cover for cover in HOOKED if cover.guarantee >= Guarantee.CONTAINED]
