@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from agentd.audit import canonical, chain
 from agentd.audit.record import MEMBERS
@@ -26,8 +26,8 @@ def _integer(text: str) -> int:
 _decode = json.JSONDecoder(parse_float=_refuse, parse_int=_integer, parse_constant=_refuse).decode
 
 
-def check_form(line: bytes) -> None:
-    """Raise Damage unless the line is the canonical JSON of an object with all members of a record."""
+def check_form(line: bytes) -> dict[str, Any]:
+    """The record in the line. Raises Damage unless that is the canonical JSON of an object with all its members."""
     try:
         value = _decode(line.decode())
         # The decoder has seen to the numbers, and keys of plain ASCII have one order only.
@@ -40,6 +40,7 @@ def check_form(line: bytes) -> None:
         raise chain.Damage("not canonical JSON: the same record has another canonical form")
     if not isinstance(value, dict) or not _REQUIRED <= value.keys() <= _KNOWN:
         raise chain.Damage("not a record: members are missing or unknown")
+    return value
 
 
 def rest(log: BinaryIO, limit: int) -> bytes:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 EVERY: Final = 64  # records between two signatures that are computed
 RECENT: Final = 600  # seconds in which records at the end may wait for their signature, or agentd for its next start
 LATE: Final = 60  # seconds between the first and the last root that the signed head may not know of yet
-WAITING: Final = 60_000  # receipts that may still come: more than agentd lets wait
+WAITING: Final = 60_000  # records that are kept because their receipts may still come; others are read again then
 MARKS: Final = frozenset({b"signed", b"signing_key", b"key_rotated", b"segment_started", b"pruned"})
 
 
@@ -55,14 +56,16 @@ class Signatures:
     """The state of the check. tree: the leaves since the last root, which whoever reads the log adds (add_leaf).
 
     pins: the keys an auditor trusts; none: whoever signs is only reported. each: compute every signature and receipt.
+    find: the record of the log with a seq.
     """
 
     pins: tuple[PublicKey, ...] = ()
     each: bool = False
+    find: Callable[[int], dict[str, Any] | None] = lambda _: None
     tree: Tree = field(default_factory=Tree)
     key: PublicKey | None = None
     changes: list[tuple[int, PublicKey]] = field(default_factory=list)  # from which record on who signs
-    unreceipted: int = 0
+    due: int = 0  # records that should have a receipt
     log: str = ""
     roots: int = 0
     computed: int = 0
@@ -79,7 +82,9 @@ class Signatures:
     _computed_at: int = 0
     _deferred: list[_Deferred] = field(default_factory=list)
     _anchored: bool = False
-    _waiting: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _waiting: dict[int, dict[str, Any]] = field(default_factory=dict)  # the oldest of those, by seq
+    _not_kept: int = 0  # the first of those that are not in _waiting
+    _receipted: int = 0  # the last record that got one: they come in the order of their records
 
     def begin(self, seq: int, prev: str, digest: str) -> None:
         """The first record that is there."""
@@ -109,15 +114,21 @@ class Signatures:
             self._introduced(metadata, seq)
         return None
 
-    def receipt_due(self, line: bytes, digest: str, prev: str, seq: int) -> None:
-        """Strict: this record should have a receipt in one of the next roots."""
-        try:
-            self._waiting[seq] = receipts.receipt(json.loads(line), digest, prev)
-        except KeyError as missing:
-            raise Damage(f"a record without {missing}") from None
-        if len(self._waiting) > WAITING:
-            del self._waiting[next(iter(self._waiting))]
-            self.unreceipted += 1
+    def receipt_due(self, record: dict[str, Any], digest: str, prev: str, seq: int) -> None:
+        """Strict: this record should have a receipt in one of the next roots.
+
+        In a flood agentd leaves some out, and signs the others later, so how many lie between can't be known.
+        """
+        self.due += 1
+        if len(self._waiting) < WAITING:
+            self._waiting[seq] = receipts.receipt(record, digest, prev)
+        else:
+            self._not_kept = self._not_kept or seq
+
+    @property
+    def unreceipted(self) -> int:
+        """Strict: how many records should have a receipt, and don't."""
+        return self.due - self.receipts
 
     # -- parts that were checked by themselves (chunks.py)
 
@@ -217,7 +228,7 @@ class Signatures:
         self._deferred.append(_Deferred(said, signature, self.key, place))
         if self.each or seq - self._computed_at >= EVERY:
             self._computed_at = seq
-            return self._compute() or self._check_receipts(made, place)
+            return self._compute() or self._check_receipts(made, seq, place)
         return None
 
     def _compute(self) -> Any:
@@ -234,14 +245,14 @@ class Signatures:
                 return item.place, f"the signature over this root is not that of key {item.key.kid[:16]}"
         return None
 
-    def _check_receipts(self, made: list[Any], place: Any) -> Any:
+    def _check_receipts(self, made: list[Any], seq: int, place: Any) -> Any:
         """Strict: every receipt in a root against the record it is for."""
         if not self.each:
             return None
         assert self.key is not None
         for item in made:
             number = item.get("record") if isinstance(item, dict) else None
-            payload = self._waiting.pop(number, None) if isinstance(number, int) else None
+            payload = self._owed(number, seq) if isinstance(number, int) else None
             if payload is None and isinstance(number, int) and 0 < number <= self.start.seq:
                 continue  # its record was removed with an old file
             if payload is None:
@@ -251,6 +262,20 @@ class Signatures:
             self.receipts += 1
         return None
 
+    def _owed(self, number: int, below: int) -> dict[str, Any] | None:
+        """What the receipt of a record is signed over, if it can be the next one to get a receipt."""
+        if not max(self._receipted, self.start.seq) < number < below:
+            return None
+        self._receipted = number
+        while self._waiting and (first := next(iter(self._waiting))) < number:
+            del self._waiting[first]  # it gets none
+        payload = self._waiting.pop(number, None)
+        if payload is None and self._not_kept and number >= self._not_kept:
+            record = self.find(number) or {}
+            if record.get("event") in receipts.RECEIPT_EVENTS:
+                payload = receipts.receipt(record, str(record["hash"]), str(record["prev_hash"]))
+        return payload
+
     # -- the end
 
     def finish(self, end: Link) -> Any:
@@ -258,7 +283,6 @@ class Signatures:
         bad = self._compute()
         if bad is not None:
             return bad
-        self.unreceipted += len(self._waiting)
         if not self.start_proved and self.start.seq:
             why = f"the log starts with record {self.start.seq + 1}, and no record says that those before were removed"
             return "start", why

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from agentd.audit import chain, chunks, receipts, segments
+from agentd.audit import chain, chunks, reader, receipts, segments
 from agentd.audit.chunks import Seen, Task
 from agentd.audit.crew import Crew, processors
 from agentd.audit.form import check_form, claimed_seq, rest
@@ -128,7 +128,7 @@ class _Run:
         self.total = 0
         self.gaps: list[int] = [0, 0]  # how many, and the first one's seq
         self.repairs: list[int] = [0, 0]
-        self.signatures = Signatures(pins, strict)
+        self.signatures = Signatures(pins, strict, lambda seq: reader.find(path, seq))
         self.signed_head = read_head(path)
         self.noted = self.signatures.noted = self.signed_head[0]["record"] if self.signed_head else 0
         self.hash_at: dict[int, str] = {}
@@ -265,8 +265,7 @@ class _Run:
                 if not begun:
                     signatures.begin(number, prev, digest)
                     begun = True
-                if strict:
-                    check_form(line)
+                record = check_form(line) if strict else None
                 at = line.find(b'"event":"') + 9
                 kind = line[at : line.find(b'"', at)]
                 if kind in MARKS:
@@ -279,8 +278,8 @@ class _Run:
                     self.gaps[:] = [self.gaps[0] + 1, self.gaps[1] or number]
                 elif kind == b"log_repaired":
                     self.repairs[:] = [self.repairs[0] + 1, self.repairs[1] or number]
-                elif strict and kind in _RECEIPTS:
-                    signatures.receipt_due(line, digest, prev, number)
+                elif record is not None and kind in _RECEIPTS:
+                    signatures.receipt_due(record, digest, prev, number)
             except chain.Damage as damage:
                 number = number if number is not None else claimed_seq(line)
                 bad = Bad(line_number + records + 1, number, offset, str(damage), name)

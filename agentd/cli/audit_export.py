@@ -102,12 +102,14 @@ def _bundle(
     found = (item for item in export.select(log, wanted) if item[1]["seq"] <= result.signed)
     beside = output.parent if output is not None else SPILL
     try:
-        with Ordered(found, beside) as records, _output(output) as out:
-            bundle.write(
-                out, records, key, framework=framework, period=(wanted.since or None, wanted.until or None),
-                generated_at=time_text(time.time_ns()), log=result.log, selected=wanted.filters(),
-                rotations=keys.rotations(folder), retention_days=retention_days,
-            )  # fmt: skip
+        with Ordered(found, beside) as records:
+            bundle.tenant_of(records)  # before an older file is overwritten
+            with _output(output) as out:
+                bundle.write(
+                    out, records, key, framework=framework, period=(wanted.since or None, wanted.until or None),
+                    generated_at=time_text(time.time_ns()), log=result.log, selected=wanted.filters(),
+                    rotations=keys.rotations(folder), retention_days=retention_days,
+                )  # fmt: skip
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise AgentdError("usage", str(output or beside), why, "it needs twice the room of the bundle", exit_code=EXIT_USAGE) from None  # fmt: skip  # noqa: E501

@@ -27,6 +27,17 @@ RECIPE = {
 }
 
 
+def tenant_of(records: Ordered) -> str:
+    """The host that the records are of. Raises AgentdError usage if there are none, or of two hosts."""
+    if not records.count:
+        raise AgentdError("usage", "export", "no record matches, and an empty bundle proves nothing", exit_code=2)
+    if len(records.hosts) > 1:
+        why = f"the records name several hosts ({', '.join(sorted(records.hosts))})"
+        raise AgentdError("usage", "export", why, "choose a period with --since and --until", exit_code=2)
+    (tenant,) = records.hosts
+    return tenant
+
+
 def write(
     out: IO[str],
     records: Ordered,
@@ -43,14 +54,9 @@ def write(
     """Writes the bundle, a record at a time. period: its start and end in RFC 3339, None: those of the rows; log: the
     log's name; selected: by which filters; retention_days: how long records are kept, None: without limit.
 
-    Raises AgentdError usage, before anything is written, if there is nothing to put in, or rows of two hosts.
+    Raises AgentdError usage, before anything is written, if `tenant_of` does.
     """
-    if not records.count:
-        raise AgentdError("usage", "export", "no record matches, and an empty bundle proves nothing", exit_code=2)
-    if len(records.hosts) > 1:
-        why = f"the records name several hosts ({', '.join(sorted(records.hosts))})"
-        raise AgentdError("usage", "export", why, "choose a period with --since and --until", exit_code=2)
-    (tenant,) = records.hosts
+    tenant = tenant_of(records)
     rest: Json = {
         "format_version": rows.FORMAT,
         "framework": framework,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agentd.audit import keys, segments, verify
+from agentd.audit import chain, keys, segments, verify
 from agentd.audit.segments import Limits
 from agentd.audit.signer import LogSigner
 from agentd.audit.writer import AuditWriter
@@ -47,3 +49,18 @@ def judge(folder: Path, key: Path | None = None, **options: Any) -> verify.Resul
 
 def read(folder: Path) -> dict[Path, list[bytes]]:
     return {file: file.read_bytes().splitlines(keepends=True) for file in segments.all_of(folder / "log/audit.jsonl")}
+
+
+def reseal(folder: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+    """What somebody without the key does best: changes records, then numbers and chains everything anew."""
+    files = read(folder)
+    records = [json.loads(line) for lines in files.values() for line in lines]
+    link, made = chain.Link(), b""
+    for record in change(records):
+        for member in ("seq", "prev_hash", "hash"):
+            record.pop(member, None)
+        line, link = chain.seal(record, link)
+        made += line
+    for file in files:
+        file.unlink()
+    (folder / "log/audit.jsonl").write_bytes(made)

@@ -152,3 +152,15 @@ def test_show_and_tail_go_back_into_closed_files(home: Path) -> None:
     """A record of an older file is shown by its number, and tail goes on where the newest file begins."""
     assert "action-1\n" in good("show", 2, home / "log")
     assert len(good("tail", "-n", 32, home / "log").splitlines()) == 32
+
+
+def test_an_older_bundle_stays_when_there_is_nothing_to_write(home: Path, tmp_path: Path) -> None:
+    """An export that fails before its first record leaves the file that was there."""
+    path = tmp_path / "november.json"
+    path.write_text("the one before", encoding="utf-8")
+    arguments = ("export", home / "log", "--format", "aevf", "--keys-dir", home / "keys", "-o", path)
+    result = run(*arguments, "--since", "2027-01-01")
+    assert isinstance(result.exception, AgentdError) and "no record matches" in str(result.exception)
+    assert path.read_text(encoding="utf-8") == "the one before"
+    good(*arguments)
+    assert json.loads(path.read_text(encoding="utf-8"))["records"]

@@ -13,7 +13,7 @@ import pytest
 from agentd.audit import chain, keys, segments
 from agentd.audit.segments import Limits
 from tests.unit.audit.samples import denied, opened
-from tests.unit.audit.signed import NOW, judge, pin, read, write
+from tests.unit.audit.signed import NOW, judge, pin, read, reseal, write
 
 
 @pytest.fixture(scope="module")
@@ -30,21 +30,6 @@ def copy(home: Path, tmp_path: Path) -> Path:
     """A copy of the log to do things to."""
     shutil.copytree(home / "mine" / "log", tmp_path / "log")
     return tmp_path
-
-
-def reseal(folder: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
-    """What somebody without the key does best: changes records, then numbers and chains everything anew."""
-    files = read(folder)
-    records = [json.loads(line) for lines in files.values() for line in lines]
-    link, made = chain.Link(), b""
-    for record in change(records):
-        for member in ("seq", "prev_hash", "hash"):
-            record.pop(member, None)
-        line, link = chain.seal(record, link)
-        made += line
-    for file in files:
-        file.unlink()
-    (folder / "log/audit.jsonl").write_bytes(made)
 
 
 @pytest.mark.parametrize("strict", [False, True])

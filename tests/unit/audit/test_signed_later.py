@@ -6,13 +6,14 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentd.audit import keys, segments, verify
 from agentd.audit.segments import Limits
 from tests.unit.audit.samples import allowed, denied, opened
-from tests.unit.audit.signed import NOW, begin, judge, pin, read, write
+from tests.unit.audit.signed import NOW, begin, judge, pin, read, reseal, write
 
 # --- a crash ----------------------------------------------------------------------------------------------------------
 
@@ -71,6 +72,53 @@ def test_a_flood_before_the_key_is_there_is_signed_all_the_same(
     result = judge(tmp_path, tmp_path, strict=True)
     assert (result.bad, result.unsigned) == (None, 0)
     assert signer.receipts == 181
+
+
+@pytest.mark.parametrize("kept", [1, 10, 60_000])
+def test_a_flood_of_denials_verifies_strictly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    """In a flood receipts come late and some never; --strict says how many, whatever it can keep in mind, and a receipt
+    that is not the record's is still found.
+    """
+    monkeypatch.setattr("agentd.audit.signer.BACKLOG", 30)
+    monkeypatch.setattr("agentd.audit.signer.RATE", 7)
+    monkeypatch.setattr("agentd.audit.signatures.WAITING", kept)
+    writer, signer = begin(tmp_path)
+    for first in range(0, 400, 20):
+        writer.append([denied(number) for number in range(first, first + 20)])
+        writer.commit()
+        signer.round()
+    writer.close()
+    assert signer.left_out > 100 and signer.receipts + signer.left_out == 400
+    result = judge(tmp_path, tmp_path, strict=True)
+    assert result.bad is None
+    assert f"checked: {signer.receipts} receipts of single records" in result.notes
+    assert any(f"{signer.left_out} denials, holds or answers have no receipt" in note for note in result.notes)
+    for change in (other_place, twice):
+        spoilt = tmp_path / change.__name__
+        shutil.copytree(tmp_path / "log", spoilt / "log")
+        reseal(spoilt, change)
+        bad = judge(spoilt, tmp_path, strict=True).bad
+        assert bad is not None and "receipt" in bad.why, bad
+
+
+def last_receipts(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the last root, which nothing but the head covers."""
+    found: list[dict[str, Any]] = [record for record in records if record["event"] == "signed"][-1]["metadata"][
+        "receipts"
+    ]
+    return found
+
+
+def other_place(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    made = last_receipts(records)
+    made[0]["signature"], made[1]["signature"] = made[1]["signature"], made[0]["signature"]
+    return records
+
+
+def twice(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    made = last_receipts(records)
+    made.insert(1, dict(made[0]))
+    return records
 
 
 def test_killed_between_the_first_head_and_the_first_signature(tmp_path: Path) -> None:
