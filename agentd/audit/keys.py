@@ -177,7 +177,7 @@ def _create(path: Path) -> None:
         with contextlib.suppress(FileExistsError):
             os.link(made, path)
     finally:
-        made.unlink()
+        made.unlink(missing_ok=True)
     files.sync_directory(path.parent)
 
 
@@ -238,17 +238,39 @@ def rotate(folder: Path, time: str) -> tuple[PublicKey, PublicKey]:
             }  # fmt: skip
             data = canonical(said)
             line = canonical({**said, "signature": old.sign(data), "signature_new": new.sign(data)}) + b"\n"
-            fd = os.open(folder / ROTATIONS, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                os.write(fd, line)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            _state(folder / ROTATIONS, line)
             _finish(folder)
+            if _read(folder / PRIVATE).kid != new.kid:
+                raise AgentdError("audit-key", str(folder), "the new key didn't take effect", "rotate it once more")
+            _forget(folder)
     except OSError as error:
         raise AgentdError("audit-key", str(folder), error.strerror or str(error)) from None
     load(folder)
     return old.public, new.public
+
+
+def _state(path: Path, line: bytes) -> None:
+    """Adds a statement, whole or not at all; what a crash tore before it gets an end, so that it spoils no other."""
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        size = os.fstat(fd).st_size
+        view = memoryview(line if not size or os.pread(fd, 1, size - 1) == b"\n" else b"\n" + line)
+        try:
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fsync(fd)
+        except OSError:
+            os.ftruncate(fd, size)  # or the key that isn't in force yet would follow this one at the next start
+            raise
+    finally:
+        os.close(fd)
+
+
+def _forget(folder: Path) -> None:
+    """Removes copies of a private key that a crash left when the first key was made."""
+    for left in folder.glob(f".{PRIVATE}.*"):
+        left.unlink(missing_ok=True)
+    files.sync_directory(folder)
 
 
 def rotations(folder: Path) -> list[Statement]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -134,3 +135,59 @@ def test_a_pin_is_a_public_key_and_nothing_else(tmp_path: Path) -> None:
         assert caught.value.exit_code == 2
     (tmp_path / "mailed").write_bytes(key.public.pem.replace("\n", "\r\n").encode())
     assert keys.read_pin(tmp_path / "mailed").kid == key.kid
+
+
+def test_a_torn_statement_spoils_no_other(tmp_path: Path) -> None:
+    """A line that a crash tore is left out, and the next change of key is on record all the same."""
+    folder = tmp_path / "keys"
+    first, _ = keys.rotate(folder, "t1")
+    whole = (folder / keys.ROTATIONS).read_bytes()
+    (folder / keys.ROTATIONS).write_bytes(whole + whole[:100])
+    _, third = keys.rotate(folder, "t2")
+    assert len(keys.path_between(folder, first.kid, third.kid) or ()) == 2
+
+
+@pytest.mark.parametrize("fault", ["short writes", "a full disk", "a failed fsync"])
+def test_a_rotation_on_a_bad_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """Short writes change nothing; what can't be written changes no key, says so, and is no obstacle later."""
+    folder = tmp_path / "keys"
+    old = keys.load(folder).kid
+    write, fsync = os.write, os.fsync
+    statements = []  # descriptors of the file of statements
+
+    def spoilt_write(fd: int, data: bytes) -> int:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(keys.ROTATIONS):
+            statements.append(fd)
+            if fault == "a full disk" and len(statements) > 1:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            data = data[:100]
+        return write(fd, data)
+
+    def spoilt_fsync(fd: int) -> None:
+        if fault == "a failed fsync" and os.readlink(f"/proc/self/fd/{fd}").endswith(keys.ROTATIONS):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(fd)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "write", spoilt_write)
+        broken.setattr(os, "fsync", spoilt_fsync)
+        if fault == "short writes":
+            keys.rotate(folder, "t1")
+        else:
+            with pytest.raises(AgentdError, match=r"No space left|Input/output"):
+                keys.rotate(folder, "t1")
+            assert keys.load(folder).kid == old
+    assert statements
+    now = keys.load(folder).kid
+    assert (now != old) == (fault == "short writes")
+    assert keys.rotate(folder, "t2")[0].kid == now
+    assert keys.path_between(folder, old, keys.load(folder).kid)
+
+
+def test_a_copy_that_a_crash_left_is_destroyed_too(tmp_path: Path) -> None:
+    """Killed between the key and its first name, agentd leaves a copy; after a rotation no old private key is there."""
+    folder = tmp_path / "keys"
+    keys.ensure(folder)
+    (folder / f".{keys.PRIVATE}.4711").write_bytes((folder / keys.PRIVATE).read_bytes())
+    keys.rotate(folder, "t")
+    assert [file.name for file in sorted(folder.iterdir())] == [keys.ROTATIONS, keys.PRIVATE, keys.PUBLIC]
