@@ -35,6 +35,11 @@ settings.register_profile("agentd", deadline=None, print_blob=True)
 settings.load_profile("agentd")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options for every folder of tests."""
+    parser.addoption("--slow", action="store_true", help="also run what takes minutes")
+
+
 # --- nothing is left behind -------------------------------------------------------------------------------------------
 
 

@@ -32,6 +32,8 @@ def open_log(
             lock = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             undo.callback(os.close, lock)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in path.parent.glob(f".{path.stem}.*"):
+                left.unlink(missing_ok=True)  # a crash came before it got its name
             fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             undo.callback(os.close, fd)
         except BlockingIOError:

@@ -334,7 +334,9 @@ class Signatures:
         if said["record"] > end.seq:
             missing = said["record"] - end.seq
             return f"{missing} records are missing at the end: {said['record']} is the signed head of {said['time']}"
-        if said["record"] and hash_at.get(said["record"]) != said["head"]:
+        if said["record"] == self.start.seq:
+            hash_at = {self.start.seq: self.start.hash}
+        if said["record"] >= max(1, self.start.seq) and hash_at.get(said["record"]) != said["head"]:
             return f"record {said['record']} is another one than the signed head of {said['time']} says"
         self.covered = max(self.covered, said["record"])
         return ""

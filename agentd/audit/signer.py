@@ -56,6 +56,8 @@ class LogSigner:
         self._interval = interval
         self._delay = delay
         self._key: SigningKey | None = None
+        self._signs = "", ""  # kid and PEM of the key that the log says signs: an older one until the change is said
+        self._bare = False  # a file was begun before the key was there
         self._key_file: tuple[int, int] | None = None
         self._tree = Tree()
         self._first = 0  # seq of the tree's first leaf
@@ -100,10 +102,11 @@ class LogSigner:
 
     def introduction(self) -> dict[str, Json]:
         """Who signs, and how that key came to be the one."""
-        if self._key is None:
+        if not self._signs[0]:
+            self._bare = True
             return {}
         statements: list[Json] = [*keys.rotations(self._folder)]
-        return {"key": self._key.kid, "pem": self._key.public.pem, "rotations": statements}
+        return {"key": self._signs[0], "pem": self._signs[1], "rotations": statements}
 
     def finish(self) -> None:
         """Signs what is left and says in the head file that the log ends there."""
@@ -163,6 +166,8 @@ class LogSigner:
                 self.failed = str(error)
 
     def _round(self, last: bool) -> None:
+        if self._last.seq > self._headed:
+            self._write_head()  # of the round before: by now that is on disk, and the root of this one won't be
         self._sign_receipts(BACKLOG if last else RATE)
         due = self._made or time.monotonic() - self._signed_at >= self._interval or self._worthy >= MANY
         if self._worthy and (due or last):
@@ -259,11 +264,11 @@ class LogSigner:
             self._waiting.extendleft(reversed(state.receipts))
             self._key = found
         self._key_file = self._key_identity()
-        if not state.kid:
-            self._append(
-                "signing_key", f"signed by key {found.kid[:16]} from here on",
-                {"key": found.kid, "pem": found.public.pem, "rotations": [*keys.rotations(self._folder)]},
-            )  # fmt: skip
+        first = statements[0] if statements else {"from": found.kid, "from_pem": found.public.pem}
+        self._signs = str(first["from"]), str(first["from_pem"])
+        if not state.kid or self._bare or _begins_bare(self._writer.path):
+            # Or a log whose older files were removed would begin with signatures by nobody.
+            self._append("signing_key", f"signed by key {self._signs[0][:16]} from here on", self.introduction())
         for statement in statements:
             self._rotated(statement)
 
@@ -293,6 +298,7 @@ class LogSigner:
     def _rotated(self, statement: keys.Statement) -> None:
         reason = f"key {statement['to'][:16]} signs from here on, as key {statement['from'][:16]} has signed"
         self._append("key_rotated", reason, dict(statement))
+        self._signs = str(statement["to"]), str(statement["to_pem"])
 
     def _append(self, event: str, reason: str, metadata: dict[str, Json]) -> None:
         self._worthy += 1
@@ -347,6 +353,13 @@ class _State:
         self.leaves.reverse()
         if not self.leaves:
             self.first = end.seq + 1
+
+
+def _begins_bare(path: Path) -> bool:
+    """Does this file of the log begin without saying who signs? (One that an agentd began and was killed.)"""
+    with path.open("rb") as log:
+        line = log.readline(chain.MAX_LINE)
+    return b'"event":"segment_started"' in line and b'"metadata":{"key":' not in line
 
 
 def _backwards(path: Path) -> Iterator[bytes]:

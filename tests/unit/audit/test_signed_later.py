@@ -12,7 +12,7 @@ import pytest
 
 from agentd.audit import keys, segments, verify
 from agentd.audit.segments import Limits
-from tests.unit.audit.samples import allowed, denied, opened
+from tests.unit.audit.samples import START, allowed, denied, opened
 from tests.unit.audit.signed import NOW, begin, judge, pin, read, reseal, write
 
 # --- a crash ----------------------------------------------------------------------------------------------------------
@@ -261,3 +261,54 @@ def test_the_key_before_the_pruned_files_still_leads_here(tmp_path: Path) -> Non
     assert b"key_rotated" not in b"".join(line for lines in read(tmp_path).values() for line in lines)
     for key in (first, pin(tmp_path)):
         assert verify.verify(tmp_path / "log/audit.jsonl", pins=[key], now=NOW).bad is None
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_file_begun_before_the_key_is_there(tmp_path: Path, killed: bool, changed: bool) -> None:
+    """A start that has to begin a new file at once can't say yet who signs it. It is said later in that file, so that
+    the files before may go; also if agentd is killed in between, or the key was changed while it was away.
+    """
+    first = keys.load(tmp_path / "keys").public
+    write(tmp_path, 30, limits=Limits())
+    if changed:
+        keys.rotate(tmp_path / "keys", "2026-11-26T00:00:00Z")
+    limits = Limits(file_bytes=5_000)
+    writer, signer = begin(tmp_path, limits=limits)
+    writer.append([denied(1)])
+    writer.commit()
+    if killed:
+        os.close(writer._fd)
+        os.close(writer._directory)
+        writer, signer = begin(tmp_path, limits=Limits())
+    writer.append([denied(2)])
+    signer.round()
+    writer.close()
+    (old,) = segments.closed(tmp_path / "log/audit.jsonl")[:1]
+    assert judge(tmp_path, strict=True).bad is None
+    writer, signer = begin(tmp_path, limits=Limits(keep_bytes=1))
+    writer.append([denied(3)])
+    signer.round()
+    writer.maintain()
+    writer.close()
+    assert not old.exists()
+    result = verify.verify(tmp_path / "log/audit.jsonl", pins=[first], now=NOW, strict=True)
+    assert (result.bad, result.unsigned) == (None, 0)
+
+
+def test_the_head_keeps_up_with_denials_that_never_pause(tmp_path: Path) -> None:
+    """With something to sign in every round the head is one round behind, so the log is good at any time, also after
+    many minutes of that.
+    """
+    now = [START]
+    writer, signer = begin(tmp_path, clock=lambda: now[0])
+    for number in range(200):
+        writer.append([denied(number)])
+        writer.commit()
+        signer.round()
+        now[0] += 1_000_000_000
+        writer.commit()
+        if number % 40 == 39:
+            result = judge(tmp_path, tmp_path, now=now[0] / 1e9)
+            assert result.bad is None, result.bad
+    writer.close()
