@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -95,13 +96,9 @@ def _run_with_service(request: RunRequest) -> int:
             received = {"received": kept[0].received} if kept else {}
             client.call("run.supervise", pid=pid, listener=listener, **received)
 
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # until there is somebody to forward them to
-        try:
-            child = _launch(request, mark, listen, before)
-            for number in FORWARDED:
-                signal.signal(number, lambda received, _: _forward(child, received))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # for good: _forward_all() takes them
+        child = _launch(request, mark, listen, before)
+    threading.Thread(target=_forward_all, args=(child,), name="signals", daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         for keeper in kept:
@@ -109,6 +106,14 @@ def _run_with_service(request: RunRequest) -> int:
         return exit_code(os.waitpid(child.pid, 0)[1])
     finally:
         os.close(child.pidfd)
+
+
+def _forward_all(child: Child) -> None:
+    """Not by handlers: they run too late for a signal that comes after Python has looked for one and before the kernel
+    waits.
+    """
+    while True:
+        _forward(child, signal.sigwait(FORWARDED))
 
 
 def _launch(
@@ -133,7 +138,7 @@ def _unblock(mask: set[int]) -> None:
 
 
 def _forward(child: Child, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(OSError):  # it has ended
         signal.pidfd_send_signal(child.pidfd, number)
 
 
