@@ -203,7 +203,7 @@ async def _supervise(
 
     def mark(pid: int, pidfd: int) -> Marked:
         command = list(request.command)
-        workload = engine.mark_started(pidfd, request.agent, origin, command, supervised=engine.supervises)
+        workload = engine.tagging.started(pidfd, request.agent, origin, command, supervised=engine.supervises)
         engine.commit()
         return Marked({VARIABLE: str(engine.reasons.path(workload.number))}, engine.supervises)
 

@@ -203,7 +203,7 @@ async def _mark(server: Server, peer: Peer, params: Params) -> Any:
     with _child_of(peer, params.number("pid")) as pidfd:
         command = params.text("command", "")
         origin = f"agentd run by {peer.approver()}"
-        workload = engine.mark_started(pidfd, params.text("agent"), origin, [command], supervised=engine.supervises)
+        workload = engine.tagging.started(pidfd, params.text("agent"), origin, [command], supervised=engine.supervises)
     engine.commit()
     return {
         "workload": workload.number,
@@ -264,14 +264,14 @@ async def _tag(server: Server, peer: Peer, params: Params) -> Any:
     engine = server.engine
     if "cgroup" in params.raw:
         path = Path(params.text("cgroup"))
-        workload, threads = engine.tag_cgroup(path, agent, f"agentd tag cgroup {path} by {peer.name}")
+        workload, threads = engine.tagging.cgroup(path, agent, f"agentd tag cgroup {path} by {peer.name}")
     else:
         pid = params.number("pid")
         if pid == os.getpid() or pid == 1:
             raise AgentdError(
                 "usage", f"process {pid}", "would tag the whole system or agentd itself", "choose another"
             )
-        workload, threads = engine.tag_tree(pid, agent, f"agentd tag pid {pid} by {peer.name}")
+        workload, threads = engine.tagging.tree(pid, agent, f"agentd tag pid {pid} by {peer.name}")
     engine.commit()
     return {
         "workload": workload.number,

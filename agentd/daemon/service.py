@@ -164,7 +164,7 @@ class _Service:
         for name, agent in policy.agents.items():
             for pid, why in find_roots(agent.match, marked | {os.getpid(), 1}):
                 with contextlib.suppress(AgentdError):  # it ended meanwhile
-                    self._engine.tag_tree(pid, name, why, runs=True)
+                    self._engine.tagging.tree(pid, name, why, runs=True)
 
 
 def _read_policy(config: Config, overlay: Overlay | None = None) -> Compiled:

@@ -14,18 +14,16 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from agentd.actions import signals
-from agentd.audit.canonical import Json
 from agentd.audit.record import Record, gap
 from agentd.audit.writer import AuditWriter, new_action_id
 from agentd.engine import capacity, orphans, records
 from agentd.engine.accounts import Accounts
 from agentd.engine.archive import Archive
 from agentd.engine.calls import LibraryCalls
-from agentd.engine.census import Census, Workload
+from agentd.engine.census import Census
 from agentd.engine.minimum import Minimum
 from agentd.engine.pending import object_text
 from agentd.engine.policies import CANARY, Compiled, PolicySet
@@ -37,6 +35,7 @@ from agentd.engine.resolvers import Resolvers
 from agentd.engine.status import status_of
 from agentd.engine.supervision import Supervision
 from agentd.engine.surroundings import Surroundings
+from agentd.engine.tagging import Tagging
 from agentd.engine.takeover import Takeover
 from agentd.engine.upkeep import Upkeep
 from agentd.engine.verify import Verification
@@ -106,6 +105,16 @@ class Engine:
         )
         held = (self.verification, self.marks, self.policies, self.workloads)
         self.minimum = Minimum(*held, audit.path.parent, self._record)
+        self.tagging = Tagging(
+            self.marks,
+            self.policies,
+            self.workloads,
+            self.minimum,
+            self.supervision,
+            self.reasons,
+            self.calls,
+            self._record,
+        )
         self._handlers: dict[int, Callable[[KernelEvent, str, Names], None]] = {
             abi.EVENT_VIOLATION: self._violation,
             abi.EVENT_HOLD: self._hold,
@@ -142,59 +151,10 @@ class Engine:
         self.metrics.policy_rejected()
         self._record(records.note("policy_rejected", str(error)[:2000], metadata={"code": error.code}))
 
-    # -- workloads
-
-    def new_workload(
-        self, agent: str, origin: str, *, started: bool = False, runs: bool = False
-    ) -> tuple[Workload, int]:
-        """(A workload without processes, the agent's number in the kernel). runs: it runs already and can't be refused;
-        below its minimum it is handled at once. Raises AgentdError `unknown-agent`, and what minimum.require() does.
-        """
-        slot = self.policies.slot(agent)
-        if (resolved := self.policies.agent(agent)) and not runs:
-            self.minimum.require(resolved, started=started)
-        self.supervision.retagged |= not started  # some process may have been another agent's
-        return self.workloads.new(agent, origin, launched=started), slot
-
     @property
     def supervises(self) -> bool:
         """Do workloads that are started here have a supervisor? Where there are no LSM hooks."""
         return not self.loaded.prevented
-
-    def mark_started(
-        self, pidfd: int, agent: str, origin: str, command: list[str], *, supervised: bool = False
-    ) -> Workload:
-        """Marks a process that waits to exec its command: the root of a workload. supervised: supervise() follows."""
-        workload, slot = self.new_workload(agent, origin, started=True)
-        self.marks.mark_process(pidfd, slot, workload.number, root_exec=True, supervised=supervised)
-        self._workload_record("workload_started", workload, {"command": [*command]})
-        self.reasons.begin(workload.number, agent)
-        return workload
-
-    def tag_tree(self, pid: int, agent: str, origin: str, *, runs: bool = False) -> tuple[Workload, int]:
-        """Marks a running process and everything below it; (workload, threads marked). runs: see new_workload()."""
-        workload, slot = self.new_workload(agent, origin, runs=runs)
-        threads = self.marks.mark_tree(pid, slot, workload.number)
-        return self._tagged(workload, threads, {"pid": pid})
-
-    def tag_cgroup(self, path: Path, agent: str, origin: str) -> tuple[Workload, int]:
-        """Marks everything in a cgroup; (workload, threads marked)."""
-        workload, slot = self.new_workload(agent, origin)
-        threads = self.marks.mark_cgroup(path, slot, workload.number)
-        return self._tagged(workload, threads, {"cgroup": str(path)})
-
-    def _tagged(self, workload: Workload, threads: int, what: dict[str, Json]) -> tuple[Workload, int]:
-        self.calls.look(self.live(workload.number))
-        self._workload_record("tagged", workload, {**what, "threads": threads, "io_uring": self.marks.rings_found()})
-        return workload, threads
-
-    def live(self, workload: int) -> set[int]:
-        """Process ids of a workload."""
-        return {line.pid for line in self.marks.list() if line.workload == workload}
-
-    def _workload_record(self, event: str, workload: Workload, metadata: dict[str, Json]) -> None:
-        said = {"workload": workload.number, **metadata}
-        self._record(records.note(event, workload.origin, agent=workload.agent, metadata=said))
 
     # -- events
 
@@ -373,7 +333,7 @@ class Engine:
         self.reasons.forget([workload.number for workload in ended])
         for workload in ended:
             self.marks.forget_doom(workload.number)
-            self._workload_record("workload_ended", workload, {})
+            self.tagging.tell("workload_ended", workload, {})
         for name, count in counts.items():
             self.metrics.set_processes(name, count)
 

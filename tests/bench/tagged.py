@@ -76,7 +76,7 @@ def main() -> None:
         try:
             for name in ("few", "many"):
                 pidfd = os.pidfd_open(timed[name].pid)
-                engine.mark_started(pidfd, name, "bench", ["cost"])
+                engine.tagging.started(pidfd, name, "bench", ["cost"])
                 engine.marks.mark_process(pidfd, engine.policies.slot(name), 1000)
                 os.close(pidfd)
             for number in range(rounds):

@@ -124,7 +124,7 @@ class Daemon:
     def _serve(self, tag: int, agent: str, ready: int) -> None:
         engine = composition.start(self._policy, pins=self.pins, audit_dir=self.folder / "audit")
         if tag:
-            engine.tag_tree(tag, agent, "the containment suite")
+            engine.tagging.tree(tag, agent, "the containment suite")
         os.write(ready, b"r")
         while not (self.folder / "end").exists():
             engine.pump()

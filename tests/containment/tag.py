@@ -139,7 +139,7 @@ def tagged_later(suite: Suite, *words: str, tags: tuple[str, ...] = ("bot",)) ->
     child = subprocess.Popen([str(ground.programs / "probe"), *command], stdout=subprocess.PIPE)
     try:
         for name in tags:
-            host.engine.tag_tree(child.pid, name, "the containment suite")
+            host.engine.tagging.tree(child.pid, name, "the containment suite")
         touch(go)
         out, _ = child.communicate(timeout=60)
         host.pump()

@@ -149,7 +149,7 @@ class Host:
         def mark(pid: int, pidfd: int) -> Marked:
             nonlocal number
             words = [os.fspath(command[0])]
-            number = self.engine.mark_started(pidfd, name, "a test", words, supervised=supervised).number
+            number = self.engine.tagging.started(pidfd, name, "a test", words, supervised=supervised).number
             return Marked(supervised=supervised)
 
         def listen(pid: int, pidfd: int, listener: int) -> None:
@@ -196,7 +196,7 @@ class Host:
         """Ends what is left of a workload, until no process carries its mark."""
 
         def gone() -> bool:
-            pids = self.engine.live(workload.number)
+            pids = self.engine.tagging.live(workload.number)
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
