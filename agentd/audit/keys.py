@@ -188,9 +188,12 @@ def _private_pem(seed: bytes) -> bytes:
 def load(folder: Path) -> SigningKey:
     """The key that signs now; finishes a rotation that a crash interrupted. Raises AgentdError audit-key."""
     ensure(folder)
-    if (folder / NEXT).exists():
-        with _locked(folder):
-            _finish(folder)
+    try:
+        if (folder / NEXT).exists():
+            with _locked(folder):
+                _finish(folder)
+    except OSError as error:
+        raise AgentdError("audit-key", str(folder), error.strerror or str(error)) from None
     key = _read(folder / PRIVATE)
     public = folder / PUBLIC
     with contextlib.suppress(OSError):

@@ -134,6 +134,43 @@ def _find(path: Path, seq: int) -> Shown | None:
     return None
 
 
+class Onward:
+    """Records by number, each higher than the one before: all of them together cost one reading of the log."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines: Iterator[bytes] = iter(())
+        self._file = 0  # the number in the name of the file that is being read
+
+    def find(self, seq: int) -> Shown | None:
+        """The record number `seq`; None if there is none from where the last one stood. Raises OSError."""
+        after = [segments.first_of(file) for file in segments.closed(self._path)]
+        first = max((number for number in after if number <= seq), default=0)
+        if first > self._file:
+            self._open(segments.closed_name(self._path, first))
+            self._file = first
+        record = self._next(seq)
+        if record is None and self._file >= max(after, default=0):
+            self._open(self._path)
+            record = self._next(seq)
+        return record
+
+    def _open(self, file: Path) -> None:
+        self._lines = _lines(file)
+
+    def _next(self, seq: int) -> Shown | None:
+        wanted = b',"seq":%d,"timestamp":"' % seq
+        for line in self._lines:
+            if wanted in line[line.rfind(b',"seq":') :]:
+                return parse(line)
+        return None
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as log:
+        yield from iter(lambda: log.readline(chain.MAX_LINE), b"")
+
+
 def _scan(log: mmap.mmap, seq: int) -> Shown | None:
     """The slow way, for a log with damaged lines."""
     log.seek(0)

@@ -128,7 +128,7 @@ class _Run:
         self.total = 0
         self.gaps: list[int] = [0, 0]  # how many, and the first one's seq
         self.repairs: list[int] = [0, 0]
-        self.signatures = Signatures(pins, strict, lambda seq: reader.find(path, seq))
+        self.signatures = Signatures(pins, strict, reader.Onward(path).find)
         self.signed_head = read_head(path)
         self.noted = self.signatures.noted = self.signed_head[0]["record"] if self.signed_head else 0
         self.hash_at: dict[int, str] = {}

@@ -33,7 +33,7 @@ class Disk:
         self.durable: dict[int, bytes] = defaultdict(bytes)
         self.dirty: dict[int, set[int]] = defaultdict(set)
         self.errors = 0
-        self.real = {name: getattr(os, name) for name in ("write", "pwrite", "ftruncate", "fsync", "fdatasync")}
+        self.real = {name: getattr(os, name) for name in ("open", "write", "pwrite", "ftruncate", "fsync", "fdatasync")}
         for name in self.real:
             patch.setattr(os, name, getattr(self, name))
 
@@ -45,6 +45,14 @@ class Disk:
     def touch(self, fd: int, start: int, size: int) -> None:
         pages = range(start // PAGE, (start + max(size, 1) - 1) // PAGE + 1)
         self.dirty[os.fstat(fd).st_ino].update(pages)
+
+    def open(self, path: str | Path, flags: int, mode: int = 0o777) -> int:
+        new = flags & os.O_CREAT and not os.path.lexists(path)
+        fd: int = self.real["open"](path, flags, mode)
+        if new:  # perhaps with the number of a file that is gone
+            for known in (self.durable, self.dirty):
+                known.pop(os.fstat(fd).st_ino, None)
+        return fd
 
     def write(self, fd: int, data: bytes) -> int:
         self.fails(0.1, errno.ENOSPC)
