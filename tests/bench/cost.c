@@ -6,6 +6,8 @@
  * call      a system call that agentd never judges (getppid)
  * open      open and close of ARGUMENT, a file
  * connect   connect of a UDP socket to loopback: the hook and the routing, and nothing that waits
+ * change    creating, closing and removing a file of its own beside ARGUMENT
+ * rename    ARGUMENT to itself, which the kernel judges and leaves alone
  * exec      fork, exec of this program as `cost exit`, exit, wait
  * fork      fork, exit, wait
  */
@@ -64,6 +66,17 @@ static void once(const char *operation, const char *argument, int sock, const st
 		fd = open(argument, O_RDONLY | O_CLOEXEC);
 		if (fd < 0 || close(fd))
 			die(argument);
+	} else if (!strcmp(operation, "change")) {
+		static char path[4096];
+		static long number;
+
+		snprintf(path, sizeof(path), "%s-%ld", argument, number++);
+		fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		if (fd < 0 || close(fd) || unlink(path))
+			die(path);
+	} else if (!strcmp(operation, "rename")) {
+		if (rename(argument, argument))
+			die("rename");
 	} else if (!strcmp(operation, "connect")) {
 		if (connect(sock, (const struct sockaddr *)to, sizeof(*to)))
 			die("connect");
