@@ -4,7 +4,8 @@ The suite starts one engine for everything, because Python, imports and the veri
 has compiled its probes and its policy (tests/vm/__main__.py). Left out: the rows whose subject is a daemon that dies or
 loads its policy very often (63 and above), which don't depend on the kernel and take minutes here; with --brief, what
 is permitted, which one kernel tries for all; and without --thorough what takes minutes more: the storms on remembered
-verdicts, which have an engine of their own, the probes on overlays, and ordinary programs (row 70).
+verdicts, which have an engine of their own, the probes on overlays, ordinary programs (row 70), and other kinds of
+hosts (hosts.py).
 
 Reports go to the file that AGENTD_VM_REPORT names, a JSON object a line; see table.py. Exit status 1: something failed.
 """
@@ -14,13 +15,15 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import subprocess
 import sys
 from collections import Counter
 from typing import Any, Final
 
 from agentd.errors import AgentdError
-from agentd.kernel import prepare
+from agentd.kernel import lsm, prepare
 from agentd.kernel.libbpf import prog_info
+from agentd.model import Point
 from tests.containment import ordinary, overlays, storms
 from tests.containment import run as containment
 from tests.containment.suite import Finding, Probe, Scenario, Suite
@@ -100,9 +103,12 @@ def main() -> int:
         programs()
         return 1
     report(found)
+    hosts = True
+    if "--thorough" in sys.argv and lsm.point() is Point.LSM:
+        hosts = subprocess.run([sys.executable, "-m", "tests.vm.hosts"], check=False).returncode == 0
     bad = sum(bool(finding.problem) for finding in found)
     print(f"{len(found)} probes, {bad} failed", flush=True)
-    return 1 if bad else 0
+    return 1 if bad or not hosts else 0
 
 
 if __name__ == "__main__":
