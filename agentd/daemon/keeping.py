@@ -22,6 +22,8 @@ from agentd.kernel.notify.device import take_listener
 
 GRACE_SECONDS: Final = 10.0  # a restart takes two or three
 RETRY_SECONDS: Final = 0.25
+DYING_SECONDS: Final = 1.0
+LATER_SECONDS: Final = 2.0  # and after that
 
 
 class Keeper:
@@ -63,7 +65,7 @@ class Keeper:
             if time.monotonic() >= retry:
                 if (service := self._hand_over()) is not None:
                     return service
-                retry = time.monotonic() + RETRY_SECONDS
+                retry = time.monotonic() + (RETRY_SECONDS if time.monotonic() < until else LATER_SECONDS)
             if time.monotonic() > until:
                 poll.register(self._listener, select.POLLIN)
             for fd, event in poll.poll(RETRY_SECONDS * 1000):
@@ -87,7 +89,11 @@ class Keeper:
                         received=self.received,
                         refused=self._refused,
                     )
-                except BaseException:
+                except (AgentdError, OSError) as error:
+                    # It may have begun before it died; its sockets are closed before it has ended.
+                    unreachable = not isinstance(error, AgentdError) or error.code == "service-unreachable"
+                    if _ready(service, DYING_SECONDS if unreachable else 0):
+                        self._refused += keeper.refuse_received(self._listener, self.received)
                     os.close(service)
                     raise
         except (AgentdError, OSError):
@@ -96,14 +102,18 @@ class Keeper:
         return service
 
 
+def _ready(fd: int, seconds: float = 0) -> bool:
+    return bool(select.select([fd], [], [], seconds)[0])
+
+
 def _readable(ended: int, *others: int) -> bool:
     """Waits for one of them; is it `ended`?"""
-    poll = select.poll()
-    for fd in (ended, *others):
-        poll.register(fd, select.POLLIN)
-    if not others:
-        return bool(poll.poll(0))
-    return any(fd == ended for fd, _ in poll.poll())
+    if others:
+        poll = select.poll()
+        for fd in (ended, *others):
+            poll.register(fd, select.POLLIN)
+        poll.poll()
+    return _ready(ended)
 
 
 def spawn(listener: int, received: int) -> subprocess.Popen[bytes]:
