@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from agentd.audit import chain, rawbytes, segments
 from agentd.audit.canonical import Json
@@ -64,17 +64,27 @@ def utc(text: str, end: bool = False) -> str:
 
 
 def select(path: Path, wanted: Selection) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """The lines of a log (all of its files) that pass, and what they say. Raises ValueError for a line that is none."""
-    for file in segments.all_of(path) or [path]:
-        with file.open("rb") as log:
-            for number, line in enumerate(iter(lambda: log.readline(chain.MAX_LINE), b""), 1):
-                if line[-1:] != b"\n":
-                    return  # just being written
-                record = json.loads(line)
-                if not isinstance(record, dict) or "event" not in record or "seq" not in record:
-                    raise ValueError(f"{file.name} line {number}: not a record")
-                if wanted.matches(record):
-                    yield line, record
+    """The lines of a log (all of its files) that pass, and what they say, up to where it is now or later.
+
+    Raises ValueError for a line that is none, OSError.
+    """
+    files, last = segments.opened(path)
+    with last:
+        for file in files[:-1]:
+            with file.open("rb") as log:
+                yield from _select(log, file.name, wanted)
+        yield from _select(last, files[-1].name, wanted)
+
+
+def _select(log: BinaryIO, name: str, wanted: Selection) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    for number, line in enumerate(iter(lambda: log.readline(chain.MAX_LINE), b""), 1):
+        if line[-1:] != b"\n":
+            return  # just being written
+        record = json.loads(line)
+        if not isinstance(record, dict) or "event" not in record or "seq" not in record:
+            raise ValueError(f"{name} line {number}: not a record")
+        if wanted.matches(record):
+            yield line, record
 
 
 def csv_row(record: dict[str, Any]) -> str:

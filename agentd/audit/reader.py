@@ -53,15 +53,14 @@ def last(
     wanted = wanted or Filter()
     found: list[Shown] = []
     size = read = 0
-    for file in reversed(segments.all_of(path) or [path]):
+    files, newest = segments.opened(path)
+    for file in reversed(files):
         if most is not None and read >= most:
             break
         with contextlib.ExitStack() as stack:
             try:
-                opened = stack.enter_context(file.open("rb"))
+                opened = stack.enter_context(newest if file == files[-1] else file.open("rb"))
             except FileNotFoundError:
-                if file == path:
-                    raise
                 continue  # closed files go when they are old
             if (length := opened.seek(0, 2)) == 0:
                 continue

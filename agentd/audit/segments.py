@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 DIGITS: Final = 16
 DAY: Final = 86_400  # seconds
@@ -70,6 +70,21 @@ def closed(path: Path) -> list[Path]:
 def all_of(path: Path) -> list[Path]:
     """All files of the log `path` that exist, in the order of their records."""
     return [*closed(path), *([path] if path.exists() else [])]
+
+
+def opened(path: Path) -> tuple[list[Path], BinaryIO]:
+    """The files of the log `path`, and the last of them, open: a live log may go on in a new one just now, and what was
+    the last one has another name then. Raises OSError.
+    """
+    while True:
+        files = all_of(path) or [path]
+        last = files[-1].open("rb", buffering=1 << 18)
+        try:
+            if os.path.samestat(os.fstat(last.fileno()), files[-1].stat()) and files == (all_of(path) or [path]):
+                return files, last
+        except FileNotFoundError:
+            pass
+        last.close()
 
 
 def first_of(file: Path) -> int:

@@ -138,7 +138,9 @@ class _Run:
 
     def result(self) -> Result:
         bad: Bad | None = None
-        with self.newest() as last, self.crew() as crew:
+        self.files, last = segments.opened(self.path)
+        self.total = sum(file.stat().st_size for file in self.files)
+        with last, self.crew() as crew:
             for file in self.files[:-1]:
                 with file.open("rb", buffering=1 << 18) as log:
                     bad = bad or self.file(log, file, crew)
@@ -152,17 +154,6 @@ class _Run:
             self.repairs[0], bad, self.notes(unsigned), min(signatures.covered, self.link.seq), unsigned,
             tuple(key.kid for _, key in signatures.changes), signatures.log, len(self.files),
         )  # fmt: skip
-
-    def newest(self) -> BinaryIO:
-        """Opens the newest file, and says which files there are. A live log may be going on in a new one just now."""
-        while True:
-            self.files = segments.all_of(self.path) or [self.path]
-            last = self.files[-1].open("rb", buffering=1 << 18)
-            same = os.path.samestat(os.fstat(last.fileno()), self.files[-1].stat())
-            if same and self.files == (segments.all_of(self.path) or [self.path]):
-                self.total = sum(file.stat().st_size for file in self.files)
-                return last
-            last.close()
 
     def crew(self) -> Crew:
         jobs = self.jobs

@@ -164,3 +164,22 @@ def test_an_older_bundle_stays_when_there_is_nothing_to_write(home: Path, tmp_pa
     assert path.read_text(encoding="utf-8") == "the one before"
     good(*arguments)
     assert json.loads(path.read_text(encoding="utf-8"))["records"]
+
+
+def test_an_export_of_a_log_that_goes_on_has_no_hole(tmp_path: Path) -> None:
+    """While records are handed out the log goes on in new files: none of what was there is missing or comes twice."""
+    path = tmp_path / "log/audit.jsonl"
+    writer = opened(path, limits=Limits(file_bytes=5_000))
+
+    def more(count: int) -> None:
+        writer.append([denied(number) for number in range(count)])
+        writer.commit()
+
+    more(12)
+    there = writer.head.seq
+    found = []
+    for _, record in export.select(path, export.Selection()):
+        found.append(record["seq"])
+        more(2)
+    writer.close()
+    assert found == list(range(1, len(found) + 1)) and len(found) >= there
