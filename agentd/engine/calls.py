@@ -6,6 +6,7 @@ maps any other file with code is stopped by the kernel (bpf/mapped.bpf.c) until 
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Final
 from agentd.actions import signals
 from agentd.audit.record import Record
 from agentd.calls.fetchers import compile_fetchers
+from agentd.calls.places import places
 from agentd.engine import records
 from agentd.engine.questions import Questions
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
@@ -145,8 +147,8 @@ class LibraryCalls:
                     _unprobe(programs, module)
                     if start is not None:
                         signals.send(pid, start, signal.SIGKILL, start_ticks)
-                    said = f"process {pid} was ended: it has mapped {module.path}, which can't be probed"
-                    self._record(records.note("enforcement_failed", f"{said} (error {error.errno})"))
+                    said = f"process {pid} was ended: it has mapped a file that can't be probed"
+                    self._record(records.note("enforcement_failed", f"{said}: {error}"))
 
     def _forget_gone(self, pids: Collection[int]) -> None:
         """Takes the probes off copies that no process of a workload maps any more: a workload can make any number.
@@ -224,15 +226,24 @@ def _probe(
     *,
     program: bool,
 ) -> Seen:
-    """Probes the functions of a file that are asked for. A program may have any library inside it."""
+    """Probes the functions of a file that are asked for. A program may have any library inside. Raises KernelError."""
     entry = seen.setdefault(module.key, Seen(module))
     inside = modules.mentioned(module, {point.function for point in points.values()}) if program else frozenset()
-    for number, point in points.items():
-        if point.function in entry.functions:
-            continue
-        if point.function not in inside and not modules.is_library(module.path, point.library):
-            continue
-        name = f"{number}{_suffix(module)}"
-        if programs.attach(name, module.opens, point.function, number):
+    wanted = {
+        number: point
+        for number, point in points.items()
+        if point.function not in entry.functions
+        and (point.function in inside or modules.is_library(module.path, point.library))
+    }
+    if not wanted:
+        return entry
+    try:
+        found = places(module.opens, {point.function for point in wanted.values()})
+    except ValueError as error:
+        raise KernelError("kernel-load", f"{module.path} ({error})", errno.ENOEXEC) from error
+    for number, point in wanted.items():
+        for place in found[point.function]:
+            programs.attach(f"{number}-{place:x}{_suffix(module)}", module.opens, place, number)
+        if found[point.function]:
             entry.functions.append(point.function)
     return entry

@@ -65,23 +65,21 @@ class CallPrograms:
         word = point.word.encode()
         self._put("calls", number, abi.Call(language=point.language, len=len(word), word=word))
 
-    def attach(self, name: str, file: str, function: str, number: int) -> bool:
-        """Sets a probe at a function of an ELF file; False: it has no such function. Raises KernelError.
+    def attach(self, name: str, file: str, place: int, number: int) -> None:
+        """Sets a probe at a function of an ELF file. Raises KernelError.
 
-        name: of the pin. file: any path that leads to it now; the probe is the file's, wherever it is mapped.
+        name: of the pin. file: any path that leads to it now; the probe is the file's, wherever it is mapped. place: in
+        bytes from its beginning. libbpf would find the function too, but not one with several symbols (1.1: ambiguous),
+        and it would read in this process what a workload has made.
         """
-        opts = UprobeOpts(sz=ctypes.sizeof(UprobeOpts), bpf_cookie=number, func_name=function.encode())
+        opts = UprobeOpts(sz=ctypes.sizeof(UprobeOpts), bpf_cookie=number)
         program = program_of(self._obj, "call_entered")
-        link = library().bpf_program__attach_uprobe_opts(program, -1, os.fsencode(file), 0, ctypes.byref(opts))
+        link = library().bpf_program__attach_uprobe_opts(program, -1, os.fsencode(file), place, ctypes.byref(opts))
         if not link:
-            failed = ctypes.get_errno()
-            if failed in (errno.ENOENT, errno.ESRCH):
-                return False
-            raise KernelError("kernel-load", f"probe {function} in {file}", failed or errno.EINVAL)
+            raise KernelError("kernel-load", f"probe at {place:#x} in {file}", ctypes.get_errno() or errno.EINVAL)
         self._links[name] = link
         if self._pins is not None and self._in_charge():
             obj_pin(library().bpf_link__fd(link), self._pins / "links" / f"{name}-{self.epoch}")
-        return True
 
     def take_charge(self) -> None:
         """From here on these probes judge, and no others."""

@@ -4,7 +4,9 @@ Patterns for SQL look at the skeleton, so that `select 'x; drop table y'` holds 
 `drop/**/table` does. One byte in, at most three out, no look-ahead: bpf/lib/sql.bpf.h takes the same steps in the
 kernel.
 
-* a comment is a space; PostgreSQL's nest; MySQL has `#` too, wants a space behind `--`, and executes `/*! ... */`
+* a comment is a space; PostgreSQL's nest; MySQL has `#` too, and wants a space behind `--`
+* MySQL's `/*!50000 ... */` (MariaDB: `/*M!`) is code, or a comment, by the server's version: what is in it is read as
+  code, and where the two readings would go on differently (a `*` in quotes, a comment in it), `unresolved`
 * a string or a quoted name keeps its quotes; a backslash escapes in MySQL's strings and in PostgreSQL's E'...'
 * letters are lower case, a run of white space is one space
 * PostgreSQL's dollar quotes ($$...$$, $tag$...$tag$) can't be followed in a fixed number of states: `unresolved`
@@ -51,6 +53,9 @@ DOUBLE_ESCAPING: Final = 15
 DOUBLE_ESCAPED: Final = 16
 DOLLAR: Final = 17  # PostgreSQL: behind a `$` that may begin a quote
 OPAQUE: Final = 18  # nothing from here on can be told
+VERSION: Final = 19  # MySQL: behind `/*!`, in the digits
+BLOCK_M: Final = 20  # MySQL: behind `/*M`
+CODE_STAR: Final = 21  # MySQL: in such a comment, behind a `*`
 
 MAX_DEPTH: Final = 255
 SPACES: Final = frozenset(b" \t\n\r\f\v\0")
@@ -68,7 +73,7 @@ class Skeleton:
     def __init__(self, language: Sql) -> None:
         self.language = language
         self.state = CODE
-        self.depth = 0
+        self.depth = 0  # of comments; MySQL: 1 in a `/*! ... */`
         self.last = 0x20
         self.run = 0
         self.out = bytearray()
@@ -88,12 +93,16 @@ class Skeleton:
         state = self.state
         if state == CODE:
             self.code(byte)
-        elif state in (DASH, DASHES, SLASH, DOLLAR):
+        elif state in (DASH, DASHES, SLASH, DOLLAR, CODE_STAR):
             self.pending(byte)
         elif state == LINE:
             self.state = CODE if byte == 0x0A else LINE
-        elif state in (BLOCK, BLOCK_FIRST, STAR, OPENING):
+        elif state in (BLOCK, BLOCK_FIRST, BLOCK_M, STAR, OPENING):
             self.block(byte)
+        elif state == VERSION:
+            if not 0x30 <= byte <= 0x39:
+                self.state = CODE
+                self.code(byte)
         elif state != OPAQUE:
             self.quoted(byte)
 
@@ -111,17 +120,22 @@ class Skeleton:
                 self.give(0x20)
             return
         elif state == DASHES and byte in SPACES:
-            self.state = CODE if byte == 0x0A else LINE
-            self.give(0x20)
+            self.comment(CODE if byte == 0x0A else LINE)
             return
         elif state == SLASH and byte == 0x2A:
-            self.state = BLOCK_FIRST
+            self.comment(BLOCK_FIRST)
+            return
+        elif state == CODE_STAR and byte == 0x2F:
             self.depth = 0
             self.give(0x20)
             return
         else:
             self.held(state)
         self.code(byte)
+
+    def comment(self, state: int) -> None:
+        self.state = OPAQUE if self.depth else state
+        self.give(0x20)
 
     def held(self, state: int) -> None:
         """Gives out what began no comment."""
@@ -131,6 +145,8 @@ class Skeleton:
             self.give(0x2D)
         elif state == SLASH:
             self.give(0x2F)
+        elif state == CODE_STAR:
+            self.give(0x2A)
 
     def code(self, byte: int) -> None:
         language = self.language
@@ -141,8 +157,10 @@ class Skeleton:
             self.state = SLASH
             return
         if byte == 0x23 and language is Sql.MYSQL:
-            self.state = LINE
-            self.give(0x20)
+            self.comment(LINE)
+            return
+        if byte == 0x2A and self.depth:
+            self.state = CODE_STAR
             return
         if byte == 0x24 and language is Sql.POSTGRESQL and not self.run:
             self.state = DOLLAR
@@ -161,8 +179,11 @@ class Skeleton:
         state = self.state
         nests = self.language is Sql.POSTGRESQL
         self.state = BLOCK
-        if state == BLOCK_FIRST and byte == 0x21 and self.language is Sql.MYSQL:
-            self.state = CODE  # its end, `*/`, is two bytes of code that mean nothing
+        if byte == 0x21 and (state == BLOCK_M or (state == BLOCK_FIRST and self.language is Sql.MYSQL)):
+            self.state = VERSION
+            self.depth = 1
+        elif state == BLOCK_FIRST and byte == 0x4D and self.language is Sql.MYSQL:
+            self.state = BLOCK_M
         elif state == STAR and byte == 0x2F:
             if self.depth == 0:
                 self.state = CODE
@@ -179,7 +200,9 @@ class Skeleton:
 
     def quoted(self, byte: int) -> None:
         state = self.state
-        if state in (ESCAPED, DOUBLE_ESCAPED):
+        if byte == 0x2A and self.depth:
+            self.state = OPAQUE
+        elif state in (ESCAPED, DOUBLE_ESCAPED):
             self.state = ESCAPING if state == ESCAPED else DOUBLE_ESCAPING
         elif byte == 0x5C and state in (ESCAPING, DOUBLE_ESCAPING):
             self.state = ESCAPED if state == ESCAPING else DOUBLE_ESCAPED

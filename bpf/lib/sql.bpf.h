@@ -28,6 +28,9 @@ enum sql_state {
 	SQL_DOUBLE_ESCAPED = 16,
 	SQL_DOLLAR = 17,
 	SQL_OPAQUE = 18,
+	SQL_VERSION = 19,
+	SQL_BLOCK_M = 20,
+	SQL_CODE_STAR = 21,
 };
 
 static __always_inline bool sql_space(u8 byte)
@@ -60,6 +63,12 @@ static __always_inline void sql_give(struct sql_run *r, u8 byte)
 	r->n++;
 }
 
+static __always_inline void sql_comment(struct sql_run *r, u8 state)
+{
+	r->state = r->depth ? SQL_OPAQUE : state;
+	sql_give(r, ' ');
+}
+
 static __always_inline void sql_held(struct sql_run *r, u8 state)
 {
 	if (state == SQL_DASHES)
@@ -68,6 +77,8 @@ static __always_inline void sql_held(struct sql_run *r, u8 state)
 		sql_give(r, '-');
 	else if (state == SQL_SLASH)
 		sql_give(r, '/');
+	else if (state == SQL_CODE_STAR)
+		sql_give(r, '*');
 }
 
 static __always_inline void sql_code(struct sql_run *r, u8 byte)
@@ -83,8 +94,11 @@ static __always_inline void sql_code(struct sql_run *r, u8 byte)
 		return;
 	}
 	if (byte == '#' && language == AGENTD_SQL_MYSQL) {
-		r->state = SQL_LINE;
-		sql_give(r, ' ');
+		sql_comment(r, SQL_LINE);
+		return;
+	}
+	if (byte == '*' && r->depth) {
+		r->state = SQL_CODE_STAR;
 		return;
 	}
 	if (byte == '$' && language == AGENTD_SQL_POSTGRESQL && !r->run)
@@ -121,11 +135,12 @@ static __always_inline void sql_pending(struct sql_run *r, u8 byte)
 			sql_give(r, ' ');
 		return;
 	} else if (state == SQL_DASHES && sql_space(byte)) {
-		r->state = byte == '\n' ? SQL_CODE : SQL_LINE;
-		sql_give(r, ' ');
+		sql_comment(r, byte == '\n' ? SQL_CODE : SQL_LINE);
 		return;
 	} else if (state == SQL_SLASH && byte == '*') {
-		r->state = SQL_BLOCK_FIRST;
+		sql_comment(r, SQL_BLOCK_FIRST);
+		return;
+	} else if (state == SQL_CODE_STAR && byte == '/') {
 		r->depth = 0;
 		sql_give(r, ' ');
 		return;
@@ -138,10 +153,14 @@ static __always_inline void sql_pending(struct sql_run *r, u8 byte)
 static __always_inline void sql_block(struct sql_run *r, u8 byte)
 {
 	u8 state = r->state;
+	bool mysql = r->language == AGENTD_SQL_MYSQL;
 
 	r->state = SQL_BLOCK;
-	if (state == SQL_BLOCK_FIRST && byte == '!' && r->language == AGENTD_SQL_MYSQL) {
-		r->state = SQL_CODE;
+	if (byte == '!' && (state == SQL_BLOCK_M || (state == SQL_BLOCK_FIRST && mysql))) {
+		r->state = SQL_VERSION;
+		r->depth = 1;
+	} else if (state == SQL_BLOCK_FIRST && byte == 'M' && mysql) {
+		r->state = SQL_BLOCK_M;
 	} else if (state == SQL_STAR && byte == '/') {
 		if (!r->depth)
 			r->state = SQL_CODE;
@@ -163,6 +182,10 @@ static __always_inline void sql_quoted(struct sql_run *r, u8 byte)
 {
 	u8 state = r->state, closing = '"';
 
+	if (byte == '*' && r->depth) {
+		r->state = SQL_OPAQUE;
+		return;
+	}
 	if (state == SQL_ESCAPED) {
 		r->state = SQL_ESCAPING;
 		return;
@@ -187,18 +210,28 @@ static __always_inline void sql_quoted(struct sql_run *r, u8 byte)
 	}
 }
 
+static __always_inline void sql_version(struct sql_run *r, u8 byte)
+{
+	if (sql_digit(byte))
+		return;
+	r->state = SQL_CODE;
+	sql_code(r, byte);
+}
+
 static __always_inline void sql_step(struct sql_run *r, u8 byte)
 {
 	u8 state = r->state;
 
 	if (state == SQL_CODE)
 		sql_code(r, byte);
-	else if (state <= SQL_SLASH || state == SQL_DOLLAR)
+	else if (state <= SQL_SLASH || state == SQL_DOLLAR || state == SQL_CODE_STAR)
 		sql_pending(r, byte);
 	else if (state == SQL_LINE)
 		r->state = byte == '\n' ? SQL_CODE : SQL_LINE;
-	else if (state <= SQL_OPENING)
+	else if (state <= SQL_OPENING || state == SQL_BLOCK_M)
 		sql_block(r, byte);
+	else if (state == SQL_VERSION)
+		sql_version(r, byte);
 	else if (state != SQL_OPAQUE)
 		sql_quoted(r, byte);
 }

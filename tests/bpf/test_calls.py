@@ -66,8 +66,8 @@ WORDS: Final = {
 }
 PIECES: Final = (
     b"drop ", b"DROP", b"delete", b" from t ", b"where", b" x", b";", b"'", b'"', b"`", b"[", b"]", b"\\", b"$", b"$$",
-    b"--", b"-", b"/*", b"*/", b"/", b"*", b"!", b"#", b"\n", b" ", b"E", b"e'", b"1", b"a@b.cd,", b"(", b")",
-    b"\xc3\xa9", b"-----BEGIN PRIVATE KEY-----", b"secret", b"SECRET",
+    b"--", b"-", b"/*", b"/*!50", b"M!", b"*/", b"/", b"*", b"!", b"#", b"\n", b" ", b"E", b"e'", b"1", b"a@b.cd,",
+    b"(", b")", b"\xc3\xa9", b"-----BEGIN PRIVATE KEY-----", b"secret", b"SECRET",
 )  # fmt: skip
 
 

@@ -11,8 +11,8 @@ import psycopg
 import pytest
 
 from tests.live import harness, probes
+from tests.live.databases import PostgreSQL, Server
 from tests.live.harness import Host
-from tests.live.postgres import Server
 from tests.live.probes import untagged
 
 pytestmark = pytest.mark.root
@@ -45,7 +45,7 @@ say("ok " + str(cursor.rowcount if cursor else 0))
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    made = Server()
+    made = PostgreSQL()
     yield made
     made.close()
 
@@ -71,7 +71,7 @@ def test_what_destroys_is_never_sent(server: Server, tmp_path: Path) -> None:
     table(server, "kept")
     folder = str(server.folder)
     with enforced(tmp_path) as host:
-        assert host.run(server.psql("select count(*) from kept -- not: drop table kept")).out == b"2\n"
+        assert host.run(server.client("select count(*) from kept -- not: drop table kept")).out == b"2\n"
         refused = {
             "psql": "drop table kept /* psql */",
             "execute": "/* execute */ TRUNCATE kept",
@@ -82,7 +82,7 @@ def test_what_destroys_is_never_sent(server: Server, tmp_path: Path) -> None:
         }
         for how, statement in refused.items():
             python = functools.partial(probes.python, PSYCOPG, folder, how)
-            run = host.run(server.psql(statement) if how == "psql" else python(statement))
+            run = host.run(server.client(statement) if how == "psql" else python(statement))
             assert run.killed, (how, run)
             assert run.lines == ([] if how == "psql" else ["connected", "attempt"]), (how, run)
             assert [denial["tool_name"] for denial in run.denials] == ["postgres"], (how, run)
@@ -101,7 +101,7 @@ def test_a_held_statement_is_sent_when_it_is_approved(server: Server, tmp_path: 
     with enforced(tmp_path) as host:
         for allow in (False, True):
             statement = f"drop table asked /* {allow} */"
-            workload = host.start(server.psql(statement), "asking")
+            workload = host.start(server.client(statement), "asking")
             question = host.held(workload)
             assert "drop table asked" in question["words"]
             assert not server.was_sent(statement)

@@ -177,6 +177,7 @@ def test_pure_layers_call_nothing_impure() -> None:
         ("ctypes", ("kernel/", "calls/compile.py")),  # the latter is a program of its own, for another interpreter
         ("yaml", ("policy/source.py",)),
         ("bcc", ("calls/compile.py",)),
+        ("elftools", ("calls/elf.py",)),
         ("cryptography", ("audit/",)),
         ("opentelemetry", ("audit/sinks/otlp.py",)),
         ("click", ("cli/",)),

@@ -51,7 +51,12 @@ CODES_FOR_LATER = {
 }
 
 # import name -> distribution, where they differ
-DISTRIBUTIONS = {"yaml": "pyyaml", "prometheus_client": "prometheus-client", "opentelemetry": "opentelemetry-sdk"}
+DISTRIBUTIONS = {
+    "elftools": "pyelftools",
+    "yaml": "pyyaml",
+    "prometheus_client": "prometheus-client",
+    "opentelemetry": "opentelemetry-sdk",
+}
 FROM_DEBIAN = {"bcc"}
 # distributions that are declared before the part that imports them
 DECLARED_FOR_LATER = {"click", "prometheus-client", "psutil", "pyroute2", "rich"}
