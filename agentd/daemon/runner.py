@@ -28,11 +28,12 @@ from agentd.daemon.server import Server
 from agentd.engine.core import Engine
 from agentd.engine.reasons import VARIABLE
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
-from agentd.kernel import features
+from agentd.kernel import features, recursion
 from agentd.kernel.notify.device import Received, take_listener
 from agentd.kernel.notify.keeper import new_received
 from agentd.kernel.prepare import Preparation
 from agentd.kernel.seccomp import restrict
+from agentd.model import Point
 from agentd.workloads.processes import start_ticks, ticks, user_name
 
 DOOM_AFTER = 20  # rounds of killing what is left behind
@@ -165,6 +166,8 @@ async def _run_alone(request: RunRequest, say: Callable[[str], None], preparatio
             engine.minimum.require(agent, started=True)
             if agent.minimum_guarantee:
                 engine.verification.run()
+            if recursion.open_to_all(Point(engine.loaded.control.point)):
+                say("this kernel leaves programs out at times, and then nothing is judged: see agentd doctor")
             await server.start()
             loop.start()
             code = await _supervise(request, engine, loop, keepers)

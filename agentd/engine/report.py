@@ -80,7 +80,9 @@ def skipped_spots(hooks: Point, skips: bool, preempts: bool | None, skipped: Map
     remedy = (
         "add bpf to lsm= on the kernel command line" if hooks is Point.FMOD_RET else "boot Linux 6.1.54, 6.2 or newer"
     )
-    remedy += ", or preempt=none"
+    remedy += (
+        ", or preempt=none where the kernel has it (echo none > /sys/kernel/debug/sched/preempt until the next boot)"
+    )
     judging = [name for name in skipped if name.startswith("lsm_")]
     if judging:
         times = sum(skipped[name] for name in judging)

@@ -2,9 +2,11 @@
 
 The trampoline of a tracing program (fmod_ret) counts its runs on a processor, and skips one that comes while another
 has not ended: bpf_prog_check_recur in include/linux/bpf_verifier.h, __bpf_prog_enter_recur in kernel/bpf/trampoline.c.
-A task can come in between only where the kernel preempts tasks inside of it. `lsm` programs were counted as well until
-"bpf: Remove prog->active check for bpf_lsm and bpf_iter" (Linux 6.2, stable 6.1.54 and 6.5.4), which brought the name
-that is looked for here. How often it happened is in bpf_prog_info: LoadedObject.skipped().
+A task can come in between only where the kernel preempts tasks inside of it; but there whoever wants to can make it so:
+24 processes on one processor of a Debian 6.12 with preempt=full opened a denied file 69,781 times in 72,000. `lsm`
+programs were counted as well until "bpf: Remove prog->active check for bpf_lsm and bpf_iter" (Linux 6.2, stable 6.1.54
+and 6.5.4), which brought the name that is looked for here.
+How often it happened is in bpf_prog_info: LoadedObject.skipped().
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from agentd.kernel.notify import raw
 from agentd.model import Point
 
 SINCE: Final = b" __bpf_prog_enter_recur\n"
-MODE: Final = Path("/sys/kernel/debug/sched/preempt")  # none voluntary (full) lazy; needs debugfs, and no lockdown
+MODE: Final = "sched/preempt"  # in debugfs: none voluntary (full) lazy. Not readable under lockdown
+FSOPEN, FSCONFIG, FSMOUNT, FSCONFIG_CMD_CREATE = 430, 431, 432, 6
 
 
 def skips(point: Point) -> bool:
@@ -39,7 +43,7 @@ def _lsm_is_free() -> bool:
 
 def preempts() -> bool | None:
     """Does this kernel preempt tasks inside of it? None: it doesn't say."""
-    return _preempts(_read(MODE), _read(Path("/proc/cmdline")), os.uname().version, _configuration())
+    return _preempts(_mode(), _read(Path("/proc/cmdline")), os.uname().version, _configuration())
 
 
 def _preempts(mode: str, command_line: str, version: str, configuration: str) -> bool | None:
@@ -55,6 +59,29 @@ def _preempts(mode: str, command_line: str, version: str, configuration: str) ->
     if re.search(r"^CONFIG_PREEMPT(_LAZY)?=y", configuration, re.M):
         return True
     return False if re.search(r"^CONFIG_PREEMPT_(NONE|VOLUNTARY)=y", configuration, re.M) else None
+
+
+def _mode() -> str:
+    """Read from a mount of its own: whether and where debugfs is mounted doesn't matter."""
+    with contextlib.ExitStack() as stack:
+        try:
+            context = raw.call(FSOPEN, b"debugfs", 1)
+            stack.callback(os.close, context)
+            raw.call(FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0)
+            mount = raw.call(FSMOUNT, context, 1, 0)
+            stack.callback(os.close, mount)
+            file = os.open(MODE, os.O_RDONLY | os.O_CLOEXEC, dir_fd=mount)
+            stack.callback(os.close, file)
+            return os.read(file, 4096).decode("ascii", "replace")
+        except OSError:
+            return ""
+
+
+def open_to_all(point: Point) -> bool:
+    """Can a workload get calls past programs of this kind? Asked each time, because root may change how a kernel
+    preempts while it runs. Not knowing counts as yes.
+    """
+    return skips(point) and preempts() is not False
 
 
 def _configuration() -> str:
