@@ -13,10 +13,11 @@ import enum
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from agentd.approvals.book import Question
+from agentd.approvals.book import Approver, Pending, Question
 from agentd.errors import AgentdError
 
 MAX_STANDING: Final = 10_000  # more are refused: the operation is answered once, and asked about again
+MAX_STANDING_SECONDS: Final = 30 * 86400
 
 
 class Scope(enum.Enum):
@@ -135,3 +136,18 @@ class StandingAnswers:
 
     def __len__(self) -> int:
         return len(self._all)
+
+
+def may_answer(pending: Pending[Any], allow: bool, by: Approver, scope: Scope, seconds: int) -> None:
+    """Raises AgentdError `usage` or `approval-answered` for an answer this question can't have, or not from `by`."""
+    if (scope is Scope.TIME) != bool(seconds) or not 0 <= seconds <= MAX_STANDING_SECONDS:
+        most = MAX_STANDING_SECONDS // 86400
+        raise AgentdError("usage", "seconds", f"goes with the scope time, and is at most {most} days")
+    if not allow or pending.approvers <= 1:
+        return
+    if scope is not Scope.ONCE:
+        why = f"its rule wants {pending.approvers} approvers each time"
+        raise AgentdError("usage", f"approval {pending.id}", why, "approve it once")
+    if by.person in pending.votes:
+        why = f"{by.name} has said yes already; {pending.approvers - len(pending.votes)} more must"
+        raise AgentdError("approval-answered", f"approval {pending.id}", why, "another person must approve it")

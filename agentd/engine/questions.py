@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentd.approvals.book import Answer, ApprovalBook, Approver, Hold, Pending
-from agentd.approvals.standing import Scope, Standing
+from agentd.approvals.standing import Scope, Standing, may_answer
 from agentd.audit.canonical import Json
 from agentd.engine import records
 from agentd.engine.holds import HoldAnswers
@@ -34,7 +34,6 @@ from agentd.metrics import NOBODY, STANDING, Metrics
 from agentd.model import Point
 from agentd.workloads import processes
 
-MAX_STANDING_SECONDS: Final = 30 * 86400
 KINDS: Final = {
     Answer.APPROVED: "approved",
     Answer.DENIED: "approval_denied",
@@ -174,18 +173,9 @@ class Questions:
         came later stays a question. Raises AgentdError `no-such-approval`, `approval-answered`, `usage`.
         """
         pending = self.book.get(number)
-        if (scope is Scope.TIME) != bool(seconds) or not 0 <= seconds <= MAX_STANDING_SECONDS:
-            most = MAX_STANDING_SECONDS // 86400
-            raise AgentdError("usage", "seconds", f"goes with the scope time, and is at most {most} days")
-        if allow and pending.approvers > 1:
-            if scope is not Scope.ONCE:
-                why = f"its rule wants {pending.approvers} approvers each time"
-                raise AgentdError("usage", f"approval {number}", why, "approve it once")
-            if by.person in pending.votes:
-                why = f"{by.name} has said yes already; {pending.approvers - len(pending.votes)} more must"
-                raise AgentdError("approval-answered", f"approval {number}", why, "another person must approve it")
-            if len(pending.votes) + 1 < pending.approvers:
-                return self._vote(pending, by, reason, upto)
+        may_answer(pending, allow, by, scope, seconds)
+        if allow and len(pending.votes) + 1 < pending.approvers:
+            return self._vote(pending, by, reason, upto)
         seen = min(filter(None, (upto, pending.seen)), default=None)
         if seen is not None:
             self._split(pending, seen)
@@ -194,11 +184,10 @@ class Questions:
             standing = self.ledger.stand(pending, allow, str(by), reason, scope, boot_now(), seconds)
         answer = Answer.APPROVED if allow else Answer.DENIED
         count = len(pending.holds)
-        self.settle(pending, answer, reason, by, scope, standing)
-        if scope is Scope.TIME:
-            for other in self.book:
-                if other.question.action == pending.question.action and other.agent == pending.agent:
-                    self.settle(other, answer, reason, by, scope, standing)
+        # An answer for a time is for the agent, so for the same action of its other workloads too.
+        others = self._same_action(pending) if scope is Scope.TIME else []
+        for one in (pending, *others):
+            self.settle(one, answer, reason, by, scope, standing)
         self.confirm()
         return {
             "id": number,
@@ -208,6 +197,14 @@ class Questions:
             "waiting_threads": count,
             "standing": [one.id for one in standing],
         }
+
+    def _same_action(self, pending: Pending[HeldAction]) -> list[Pending[HeldAction]]:
+        """What else of the agent asks for the same."""
+        return [
+            other
+            for other in self.book
+            if other is not pending and (other.agent, other.question.action) == (pending.agent, pending.question.action)
+        ]
 
     def _vote(self, pending: Pending[HeldAction], by: Approver, reason: str, upto: int | None) -> dict[str, Any]:
         seen = min(filter(None, (upto, pending.seen, max(pending.holds, default=0))))

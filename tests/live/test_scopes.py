@@ -94,6 +94,13 @@ def waiting(host: Host, workload: Workload, count: int) -> dict[str, Any]:
     return there()[0]
 
 
+def asked_anew(live: Host, server: Server, agent: str = "bot") -> None:
+    """No answer covers what another workload of the agent does: it is a question, and denied."""
+    workload = live.start(connects(server, 1), agent)
+    answer(live, live.held(workload), allow=False)
+    assert workload.wait().lines == ["attempt", "errno 1"]
+
+
 @pytest.mark.parametrize("allow", [True, False])
 def test_processes_that_want_the_same_are_one_question(live: Host, server: Server, allow: bool) -> None:
     """Three processes held at the same action are one question with one answer, carried out for each of them."""
@@ -128,9 +135,7 @@ def test_for_this_process(live: Host, server: Server) -> None:
     approved = [record for record in run.records if record["event"] == "approved"]
     assert len(approved) == 5 and [r["metadata"].get("standing") for r in approved][1:] == made["standing"] * 4
     assert all("a test" in record["reason"] for record in approved)
-    other = live.start(connects(server, 1))
-    answer(live, live.held(other), allow=False)
-    assert other.wait().lines == ["attempt", "errno 1"]
+    asked_anew(live, server)
 
 
 def test_for_this_workload(live: Host, server: Server) -> None:
@@ -148,10 +153,8 @@ for _ in range(2):
     workload.wait()
     workload = live.start(twice)
     (name,) = answer(live, live.held(workload), scope=Scope.WORKLOAD)["standing"]
-    other = live.start(connects(server, 1))
-    answer(live, live.held(other), allow=False)
+    asked_anew(live, server)
     assert workload.wait().lines == ["attempt", "ok 0"] * 2 and server.arrived() == 2
-    assert other.wait().lines == ["attempt", "errno 1"]
     live.until(lambda: all(one.id != name for one in live.engine.questions.ledger.standing), "the end of the answer")
 
 
@@ -163,14 +166,10 @@ def test_for_a_time(live: Host, server: Server) -> None:
     (name,) = answer(live, asked, scope=Scope.TIME, seconds=3600)["standing"]
     assert first.wait().lines == second.wait().lines == ["attempt", "ok None"]  # both were asked about already
     assert live.run(connects(server, 2)).lines == ["attempt", "ok None"] * 2
-    foreign = live.start(connects(server, 1), "two")
-    answer(live, live.held(foreign), allow=False)
-    foreign.wait()
+    asked_anew(live, server, "two")
     standing = next(one for one in live.engine.questions.ledger.standing if one.id == name)
     standing.expires = 1  # its time is up
-    late = live.start(connects(server, 1))
-    answer(live, live.held(late), allow=False)
-    assert late.wait().lines == ["attempt", "errno 1"]
+    asked_anew(live, server)
 
 
 def test_revoke(live: Host, server: Server) -> None:
@@ -180,9 +179,7 @@ def test_revoke(live: Host, server: Server) -> None:
     workload.wait()
     assert live.run(connects(server, 1)).lines == ["attempt", "ok None"]
     live.engine.questions.revoke(name, BOB, "no more")
-    workload = live.start(connects(server, 1))
-    answer(live, live.held(workload), allow=False)
-    assert workload.wait().lines == ["attempt", "errno 1"]
+    asked_anew(live, server)
     record = [record for record in live.records() if record["event"] == "approval_revoked"][-1]
     assert record["reason"] == "no more" and record["metadata"]["by_uid"] == BOB.uid
     with pytest.raises(AgentdError, match="there is none"):

@@ -73,6 +73,8 @@ def test_killed_at_any_call(home: Path, tmp_path: Path, pytestconfig: pytest.Con
     signs all of it; no acknowledged record is missing, and no second private key stays.
     """
     pins = [keys.load(home / "keys").public]
+    shutil.copytree(home, tmp_path / "warm")
+    life(tmp_path / "warm", lambda seq, head: None)  # what is imported on the way is imported now
     calls, last, _ = lived(home, tmp_path / "whole", None)
     assert {"write", "fdatasync", "fsync", "rename", "unlink"} <= set(calls)
     assert len(keys.rotations(tmp_path / "whole/keys")) == 1
