@@ -86,6 +86,7 @@ def test_memory_does_not_grow_with_what_is_checked(tmp_path: Path, monkeypatch: 
         return tracemalloc.get_traced_memory()[1]
 
     monkeypatch.setattr(stream, "_STEP", 1 << 14)  # or the small one would be read in one go
+    monkeypatch.setattr("agentd.audit.merkle._FOLD", 16)  # leaves that wait to be hashed together
     small, big = made(60), made(360)
     assert big.stat().st_size > small.stat().st_size + (1 << 19)
     tracemalloc.start()
