@@ -15,8 +15,8 @@ from agentd.audit import export, keys
 from agentd.audit.evidence import bundle as maker
 from agentd.audit.evidence import check, order, stream
 from agentd.audit.evidence.order import Ordered
-from tests.unit.audit.samples import START, denied, opened
-from tests.unit.audit.signed import LogSigner
+from agentd.audit.segments import Limits
+from tests.unit.audit.signed import write
 from tests.unit.audit.test_bundle import NOW, build, good, home, ours, published
 
 __all__ = ["good", "home"]  # the fixtures
@@ -67,11 +67,7 @@ def test_memory_does_not_grow_with_what_is_checked(tmp_path: Path, monkeypatch: 
 
     def made(count: int) -> Path:
         folder = tmp_path / str(count)
-        writer = opened(folder / "log/audit.jsonl", clock=lambda: START)
-        LogSigner(writer, folder / "keys", interval=0)
-        for number in range(count):
-            writer.append([denied(number)])
-        writer.close()
+        write(folder, count, limits=Limits())  # signed every 25 records: a root's record holds the receipts of all
         path = folder / "bundle.json"
         path.write_text(json.dumps(build(folder)), encoding="utf-8")
         return path
