@@ -37,6 +37,7 @@ EVENTS: Final = (
     "workload_started",
     "workload_ended",
     "tagged",
+    "disconnected",  # a connection that a workload had, and that the policy does not allow, was destroyed
     "ended",  # the kernel ended a process without a verdict of its own
     "enforcement_failed",  # a probe showed that an operation is not held as it is claimed
     "enforcement_verified",  # and, later, that it is again

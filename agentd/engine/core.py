@@ -24,6 +24,7 @@ from agentd.engine.accounts import Accounts
 from agentd.engine.archive import Archive
 from agentd.engine.calls import LibraryCalls
 from agentd.engine.census import Census
+from agentd.engine.connections import Connections
 from agentd.engine.minimum import Minimum
 from agentd.engine.pending import object_text
 from agentd.engine.policies import CANARY, Compiled, PolicySet
@@ -79,6 +80,7 @@ class Engine:
         self.on_event: Callable[[Record], None] | None = None
         self._accounts = Accounts(loaded)
         self.workloads = Census(self.marks.list())
+        self.connections = Connections(self.marks, self.names, self.policies.names, self.policies.agent, self._record)
         seed = b"".join(number.to_bytes(8, "little") for number in loaded.control.hash_seed)
         self.reasons = Reasons(seed, self.policies.agent)
         around = Surroundings(
@@ -113,6 +115,7 @@ class Engine:
             self.supervision,
             self.reasons,
             self.calls,
+            self.connections,
             self._record,
         )
         self._handlers: dict[int, Callable[[KernelEvent, str, Names], None]] = {
@@ -145,6 +148,7 @@ class Engine:
             self.metrics.declare_agent(agent.name, agent.toolops, (rule.id for rule in agent.rules))
         self.metrics.policy_loaded(compiled.policy.sha256)
         self._record(records.policy_loaded(compiled.policy))
+        self.connections.judge("the policy was loaded")
 
     def policy_rejected(self, error: AgentdError) -> None:
         """A reload that failed: the old policy stays, whole."""

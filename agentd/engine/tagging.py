@@ -9,6 +9,7 @@ from agentd.audit.canonical import Json
 from agentd.audit.record import Record
 from agentd.engine.calls import LibraryCalls
 from agentd.engine.census import Census, Workload
+from agentd.engine.connections import Connections
 from agentd.engine.minimum import Minimum
 from agentd.engine.policies import PolicySet
 from agentd.engine.reasons import Reasons
@@ -29,6 +30,7 @@ class Tagging:
         supervision: Supervision,
         reasons: Reasons,
         calls: LibraryCalls,
+        connections: Connections,
         record: Callable[[Record], None],
     ) -> None:
         self._marks = marks
@@ -38,6 +40,7 @@ class Tagging:
         self._supervision = supervision
         self._reasons = reasons
         self._calls = calls
+        self._connections = connections
         self._record = record
 
     def _new(self, agent: str, origin: str, *, started: bool = False, runs: bool = False) -> tuple[Workload, int]:
@@ -73,6 +76,7 @@ class Tagging:
     def _tagged(self, workload: Workload, threads: int, what: dict[str, Json]) -> tuple[Workload, int]:
         self._calls.look(self.live(workload.number))
         self.tell("tagged", workload, {**what, "threads": threads, "io_uring": self._marks.rings_found()})
+        self._connections.judge(workload.origin, workload.number)
         return workload, threads
 
     def live(self, workload: int) -> set[int]:
