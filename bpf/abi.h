@@ -228,6 +228,7 @@ struct agentd_called {
 	agentd_u32 flags;
 	agentd_u64 text; /* user address */
 	agentd_u64 len;
+	agentd_u64 stream; /* what tells streams of texts apart (an SSL *); 0: each text is one by itself */
 };
 
 /* A file with code, as it was when a process mapped it. */

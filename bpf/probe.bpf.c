@@ -17,6 +17,7 @@ struct probe_request {
 	u32 args_len;
 	u64 args; /* user address of the argv block */
 	u64 netns; /* whose names count; 0: none */
+	u64 stream; /* of a call: see struct agentd_called */
 	u32 language; /* of a call, whose text is where `args` says */
 	u32 flags; /* AGENTD_CALLED_* */
 	/* the answer */
@@ -67,7 +68,8 @@ static __noinline void probe_judge(struct probe_request *request, u32 slot)
 	if (op == AGENTD_OP_CALL) {
 		struct agentd_called text = { .flags = request->flags,
 					      .text = request->args,
-					      .len = request->args_len };
+					      .len = request->args_len,
+					      .stream = request->stream };
 
 		s->text.sql.language = request->language;
 		request->netns = call_verdict(v, slot, agent, &text);

@@ -6,6 +6,10 @@
  * Loops: 129 pieces (256 KiB), 8 automata, blocks of 16 bytes. A longer text, a page that is not
  * in memory, SQL that can't be told: scratch->args.failed, and the call is `unresolved`.
  *
+ * Streams: what stands behind one another in several calls, as the writes to one connection, is looked through as one
+ * text: the states that the automata have come to are kept until the next call. The map evicts what was not used for the
+ * longest time, and may: such a stream begins anew.
+ *
  * Not trusted, and not held still: the text is the caller's memory, another thread of it may write there meanwhile.
  */
 #include "lib/sql.bpf.h"
@@ -13,6 +17,49 @@
 
 #define TEXT_PIECE 2048 /* a power of two; what comes of one fits into a page */
 #define TEXT_PIECES (AGENTD_ARGV_CHUNKS * AGENTD_ARGV_CHUNK / TEXT_PIECE + 1)
+
+struct stream_key {
+	u64 stream;
+	u32 process;
+	u32 agent;
+	u32 class;
+	u32 generation; /* whose tables the states are of */
+};
+struct stream {
+	u32 states[AGENTD_TEXTS_MAX];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct stream_key);
+	__type(value, struct stream);
+} streams SEC(".maps");
+
+static __noinline int stream_resume(struct scratch *s, struct stream_key *key)
+{
+	struct stream *stream;
+
+	if (!s || !key)
+		return 0;
+	stream = bpf_map_lookup_elem(&streams, key);
+	for (u32 i = 0; stream && i < AGENTD_TEXTS_MAX; i++)
+		s->text.dfa[i].state = stream->states[i];
+	return 0;
+}
+
+/* Fails to forgetting: without memory the next call begins anew. */
+static __noinline int stream_keep(struct scratch *s, struct stream_key *key)
+{
+	struct stream stream;
+
+	if (!s || !key)
+		return 0;
+	for (u32 i = 0; i < AGENTD_TEXTS_MAX; i++)
+		stream.states[i] = s->text.dfa[i].state;
+	bpf_map_update_elem(&streams, key, &stream, BPF_ANY);
+	return 0;
+}
 
 /* The automata and the list of the class `class` of calls. False: nothing is to be judged. */
 static __always_inline bool text_open(struct scratch *s, const u32 *a, const struct agentd_tables *t, u32 class)
@@ -179,6 +226,7 @@ __noinline int call_verdict(struct verdict *v, u32 slot, u32 agent, const struct
 	const struct agentd_agent *ag = agent_get(agent);
 	struct scratch *s = loop.s;
 	const struct agentd_tables *t;
+	struct stream_key key = {};
 	u32 class;
 	bool open_ended;
 
@@ -193,6 +241,13 @@ __noinline int call_verdict(struct verdict *v, u32 slot, u32 agent, const struct
 		return 1;
 	if (!text_open(s, loop.arena, t, class))
 		return 0;
+	key.stream = called->stream;
+	key.process = bpf_get_current_pid_tgid() >> 32;
+	key.agent = agent;
+	key.class = class;
+	key.generation = v->generation;
+	if (key.stream)
+		stream_resume(s, &key);
 	open_ended = called->flags & AGENTD_CALLED_STRING && !(called->flags & AGENTD_CALLED_LIMIT);
 	s->text.flags = called->flags;
 	s->text.ended = 0;
@@ -213,6 +268,8 @@ __noinline int call_verdict(struct verdict *v, u32 slot, u32 agent, const struct
 		bpf_loop(TEXT_PIECES, text_read, &loop, 0);
 	if (called->text && s->args.at < s->args.end && !s->text.ended)
 		s->args.failed = 1;
+	if (key.stream)
+		stream_keep(s, &key);
 	text_end(&loop);
 	if (!s->args.failed)
 		class_verdict(v, s, loop.arena, t, class, AGENTD_OP_CALL);

@@ -17,7 +17,7 @@ from typing import Any
 
 PROLOGUE = """
 #include <uapi/linux/ptrace.h>
-struct called { u32 call, flags; u64 text, len; };
+struct called { u32 call, flags; u64 text, len, stream; };
 """
 
 FETCHER = """
@@ -26,6 +26,7 @@ int fetch_{number}(struct pt_regs *ctx)
 	struct called c = {{ .call = {number}, .flags = {flags}, .text = PT_REGS_PARM{argument}(ctx) }};
 	u32 thread = bpf_get_current_pid_tgid();
 	{length}
+	{stream}
 	if (!bpf_map_update_elem_(bpf_pseudo_fd(1, {called}), &thread, &c, 0))
 		bpf_tail_call_(bpf_pseudo_fd(1, {fetchers}), ctx, 0);
 	bpf_send_signal(9);
@@ -49,8 +50,9 @@ def source(function: dict[str, Any], fetchers: int, called: int) -> str:
             length = f"s32 most = {register}; if (most >= 0) {{ c.len = most; c.flags |= {LIMIT}; }}"
         else:
             length = f"s32 most = {register}; c.len = most > 0 ? most : 0;"
+    stream = f"c.stream = PT_REGS_PARM{int(function['stream'])}(ctx);" if function["stream"] else ""
     return FETCHER.format(
-        number=int(function["number"]), argument=int(function["argument"]), flags=flags, length=length,
+        number=int(function["number"]), argument=int(function["argument"]), flags=flags, length=length, stream=stream,
         fetchers=fetchers, called=called,
     )  # fmt: skip
 

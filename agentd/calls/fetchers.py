@@ -33,6 +33,7 @@ def compile_fetchers(points: Mapping[int, CallPoint], fetchers: int, called: int
             "string": point.kind is TextKind.STRING,
             "length": point.length,
             "signed": point.signed,
+            "stream": point.stream,
         }
         for number, point in sorted(points.items())
     ]

@@ -361,7 +361,7 @@ class Call(ctypes.Structure):
 class Called(ctypes.Structure):
     """struct agentd_called."""
 
-    _fields_ = [("call", c_uint32), ("flags", c_uint32), ("text", c_uint64), ("len", c_uint64)]
+    _fields_ = [("call", c_uint32), ("flags", c_uint32), ("text", c_uint64), ("len", c_uint64), ("stream", c_uint64)]
 
 
 class Code(ctypes.Structure):

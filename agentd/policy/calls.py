@@ -21,7 +21,7 @@ from agentd.policy.sql import Sql
 from agentd.policy.texts import fragment
 
 REGISTERS: Final = 6  # arguments that the x86-64 calling convention passes in registers
-_KEYS: Final = ("library", "function", "argument", "as", "length", "signed", "language")
+_KEYS: Final = ("library", "function", "argument", "as", "length", "signed", "language", "stream")
 _LIBRARY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]{0,30}")
 _FUNCTION: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_@.]{0,60}")
 
@@ -43,13 +43,20 @@ def parse_call(reader: Reader) -> tuple[tuple[CallPoint, ...], tuple[TextAt, ...
     length = _argument(keys["length"]) if "length" in keys else 0
     signed = bool(keys["signed"].choice({"int": True, "size_t": False})) if "signed" in keys else False
     language = keys["language"].choice({one.word: one for one in Sql if one}) if "language" in keys else Sql.PLAIN
+    stream = _argument(keys["stream"]) if "stream" in keys else 0
+    if stream and language:
+        reader.error("SQL is no stream: each text is a statement", "write language or stream")
+        return (), ()
     if kind is TextKind.BYTES and "length" not in keys:
         reader.error("bytes have no end of their own", "say which argument is their length: `length: 3`")
         return (), ()
     functions = _functions(keys["function"])
-    if library is None or kind is None or argument is None or length is None or language is None or not functions:
+    if library is None or kind is None or argument is None or length is None or language is None:
         return (), ()
-    points = tuple(CallPoint(library, text.text, argument, kind, length, signed, language) for text in functions)
+    if stream is None or not functions:
+        return (), ()
+    told = argument, kind, length, signed, language, stream
+    points = tuple(CallPoint(library, text.text, *told) for text in functions)
     return points, tuple(TextAt(point.word, text.at) for point, text in zip(points, functions, strict=True))
 
 

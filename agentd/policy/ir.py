@@ -83,6 +83,7 @@ class CallPoint:
     """A function of a library, and where its caller has put the text. Arguments count from 1.
 
     length: the argument that holds the length; 0: none. signed: it is an `int`, and a negative one means up to the NUL.
+    stream: the argument that tells streams apart, whose texts are looked through as one; 0: each text is by itself.
     """
 
     library: str
@@ -92,6 +93,7 @@ class CallPoint:
     length: int = 0
     signed: bool = False
     language: Sql = Sql.PLAIN
+    stream: int = 0
 
     @property
     def word(self) -> str:

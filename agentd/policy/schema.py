@@ -143,6 +143,12 @@ _CALL: Final = _closed(
             "description": "Which argument is its length.",
         },
         "signed": {"enum": ["int", "size_t"], "description": "The length's type; a negative int means up to the NUL."},
+        "stream": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": REGISTERS,
+            "description": "Which argument tells streams apart, whose texts are looked through as one.",
+        },
         "language": {"enum": [one.word for one in Sql if one], "description": "The text is SQL of this kind."},
     },
     required=["library", "function", "argument", "as"],

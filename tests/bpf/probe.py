@@ -40,6 +40,7 @@ class Request(ctypes.Structure):
         ("args_len", c_uint32),
         ("args", c_uint64),
         ("netns", c_uint64),
+        ("stream", c_uint64),
         ("language", c_uint32),
         ("flags", c_uint32),
         ("outcome", c_uint32),
@@ -118,15 +119,19 @@ class Runner:
         ctypes.memmove(self._object, data, min(len(data), PATH_MAX))
         return self.again()
 
-    def call(self, agent: int, word: bytes, text: bytes, language: int = 0, *, flags: int = 0) -> Answer | None:
-        """The kernel's answer for a library call that is told `text`; None: no rule speaks of it."""
+    def call(
+        self, agent: int, word: bytes, text: bytes, language: int = 0, *, flags: int = 0, stream: int = 0
+    ) -> Answer | None:
+        """The kernel's answer for a library call that is told `text`; None: no rule speaks of it. stream: see
+        struct agentd_called.
+        """
         request = self._request
         self._block = ctypes.create_string_buffer(text, len(text) + 1)
         self._argv = ()
         request.args = ctypes.addressof(self._block)
         request.args_len = len(text)
         request.agent, request.op, request.len = agent, Op.CALL, len(word)
-        request.language, request.flags, request.netns = language, flags, 0
+        request.language, request.flags, request.netns, request.stream = language, flags, 0, stream
         ctypes.memmove(self._object, word, len(word))
         answer = self.again()
         return answer if request.netns else None

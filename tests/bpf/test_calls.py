@@ -140,6 +140,36 @@ def test_text_that_is_not_there_is_unresolved(probe: tuple[Probe, int]) -> None:
     assert runner.again().outcome.decision is Decision.ALLOW
 
 
+def test_a_stream_is_looked_through_as_one_text(probe: tuple[Probe, int]) -> None:
+    """What is split over two texts of one stream is found in the second, wherever it is split; not across streams."""
+    runner, number, word = probe[0].runners[0], probe[1], b"ssl:SSL_write"
+    secret = b"say: -----BEGIN PRIVATE KEY-----\n"
+    for at in range(10, 30):
+        answers = [
+            runner.call(number, word, part, stream=at) for part in (b"x" * 3000, secret[:at], secret[at:], b"more")
+        ]
+        assert [answer and answer.outcome.decision for answer in answers] == [
+            Decision.ALLOW, Decision.ALLOW, Decision.DENY, Decision.ALLOW,
+        ]  # fmt: skip
+        for one, other in ((0, 0), (1000 + at, 2000 + at)):
+            split = [
+                runner.call(number, word, secret[:at], stream=one),
+                runner.call(number, word, secret[at:], stream=other),
+            ]
+            assert [answer and answer.outcome.decision for answer in split] == [Decision.ALLOW, Decision.ALLOW]
+
+
+def test_a_stream_that_was_forgotten_begins_anew(probe: tuple[Probe, int]) -> None:
+    """Of more streams than are remembered those used last are."""
+    runner, number, word = probe[0].runners[0], probe[1], b"ssl:SSL_write"
+    secret = b"-----BEGIN PRIVATE KEY-----"
+    first, last = 1, 20_000
+    for stream in range(first, last + 1):
+        assert runner.call(number, word, secret[:15], stream=stream)
+    assert runner.call(number, word, secret[15:], stream=last).outcome.decision is Decision.DENY
+    assert runner.call(number, word, secret[15:], stream=first).outcome.decision is Decision.ALLOW
+
+
 def test_what_no_rule_speaks_of_is_not_judged(probe: tuple[Probe, int]) -> None:
     """A function that no rule's tool has isn't judged at all."""
     runner, number = probe[0].runners[0], probe[1]

@@ -37,7 +37,8 @@ context = ssl.create_default_context(cafile=sys.argv[2])
 made = context.wrap_socket(socket.create_connection(("127.0.0.1", int(sys.argv[1]))), server_hostname="localhost")
 made.sendall(b"ordinary")
 say("attempt")
-made.sendall(sys.argv[3].encode())
+for part in sys.argv[3:]:
+    made.sendall(part.encode())
 say("ok " + made.recv(10).decode())
 """
 CARD = "pay with 4111 1111 1111 1111 now"
@@ -184,9 +185,12 @@ def test_personal_data_does_not_leave_through_tls(live: Host, sink: Sink) -> Non
     assert (denial["tool_name"], denial["operation"]) == ("tls", "personal")
     assert "4111" not in str(denial)
     assert denial["metadata"]["text"]["detectors"] == ["card"]
+    parts = CARD[:17], CARD[17:21], CARD[21:]
+    run = live.run(probes.python(TLS, str(sink.port), sink.certificate, *parts))
+    assert run.killed and [denial["operation"] for denial in run.denials] == ["personal"], run
     assert untagged(probes.python(TLS, str(sink.port), sink.certificate, CARD)).value == "thanks"
-    live.until(lambda: len(sink.got) == 3, "the server")
-    assert sorted(CARD.encode() in got for got in sink.got) == [False, False, True]
+    live.until(lambda: len(sink.got) == 4, "the server")
+    assert sorted(CARD.encode() in got for got in sink.got) == [False, False, False, True]
 
 
 @pytest.mark.parametrize("client", ["curl", "node"])
