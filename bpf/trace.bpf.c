@@ -112,7 +112,9 @@ static __always_inline void judge_call(struct call *c)
 	s->nr = c->nr;
 	if (c->compat || c->nr & X32_BIT) {
 		len = c->compat ? word_set(s, "i386") : word_set(s, "x32");
-		if (!covered(AGENTD_OP_COMPAT) && !judge(c, AGENTD_OP_COMPAT, AGENTD_DETECTED, 0, len))
+		/* The filter of `agentd run` hands all calls of the 32-bit table over. */
+		if (!covered(AGENTD_OP_COMPAT) && !(c->compat && c->tag->flags & AGENTD_TAG_NOTIFIED) &&
+		    !judge(c, AGENTD_OP_COMPAT, AGENTD_DETECTED, 0, len))
 			goto out;
 		if (judged_before(c) || supervised(c))
 			goto out;

@@ -78,7 +78,7 @@ KINDS: Final = (
     Kind(Op.SOCKET, "source routes", Point.TRACE, DETECTED),
     Kind(Op.PERF, "", Point.TRACE, DETECTED, filtered=True),
     Kind(Op.PERF, "fanotify and userfaultfd", Point.TRACE, CONTAINED, filtered=True),
-    Kind(Op.COMPAT, "", Point.TRACE, DETECTED),
+    Kind(Op.COMPAT, "", Point.TRACE, DETECTED, filtered=True),
     Kind(Op.EXECMEM, "", Point.NONE, Guarantee.NONE),  # without LSM hooks nothing judges it
     Kind(Op.SIGNAL, "", Point.TRACE, DETECTED),
     Kind(Op.CALL, "", Point.UPROBE, CONTAINED, hooks=False),

@@ -249,7 +249,9 @@ class Supervision:
         targets = tuple((target.path, target.mark()) for target in question.targets)
         grant: Granted = (question.op, targets, now.generation, index)
         call = question.call
-        approved = workload.grants.get(call.id, {}).pop(grant, None)
+        granted = workload.grants.get(call.id, {})
+        # A 32-bit call may be asked about a second time, for what it does, and is looked at from its beginning then.
+        approved = granted.get(grant) if question.op is Op.COMPAT else granted.pop(grant, None)
         if approved is not None:
             event = _event(workload, question, agent, now, index, worst)
             self._tell(_as(event, abi.EVENT_GRANTED, Action.NONE, approved))

@@ -4,7 +4,8 @@ A classic BPF filter, installed in the child before its exec and inherited for e
 calls that every agent tolerates failing and that would get round the other points if they worked: io_uring (whose
 requests pass no system call exit), bpf(), kernel modules, kexec, userfaultfd, perf, fanotify, input typed on the
 terminal, and a few that only an administrator needs. Where the kernel has no LSM hooks for agentd, the calls of
-notify/table.py are handed to a supervisor besides; with the supervisor gone a keeper answers them (notify/keeper.py).
+notify/table.py, and all of the 32-bit table, are handed to a supervisor besides; with the supervisor gone a keeper
+answers them (notify/keeper.py).
 Sources: seccomp(2), seccomp_unotify(2), linux/seccomp.h, linux/audit.h, ioctl_tty(2).
 
 Not for processes that agentd did not start: those are judged after the call (the trace point).
@@ -91,16 +92,18 @@ def _block(column: int, *, supervised: bool) -> list[Instruction]:
     code: list[Instruction] = [(_LD_ABS, 0, 0, _NUMBER)]
     if column == 0:
         code += [(_JGE, 0, 1, X32_BIT), (_RET, 0, 0, RET_ERRNO | errno.EPERM)]
+    everything = supervised and column == 1  # each is the operation `compat`; what else it is, the supervisor looks
+    supervised = supervised and not everything
     opens = NOTIFIED[:2]  # by far the most frequent, whose number alone does not decide
     code += _handed_over(opens, column) if supervised else []
     code += _of(IOCTL[column], _is(1, (TIOCSTI, TIOCLINUX), RET_ERRNO | errno.EPERM))
     code += _handed_over(NOTIFIED[2:], column) if supervised else []
-    if supervised:
+    if supervised or everything:
         code += [(_JEQ, 0, 1, CLONE3), (_RET, 0, 0, RET_ERRNO | errno.ENOSYS)]
     numbers = [numbers[column] for numbers in REFUSED.values()]
     for position, number in enumerate(known := [number for number in numbers if number is not None]):
         code.append((_JEQ, len(known) - position, 0, number))
-    return [*code, (_RET, 0, 0, RET_ALLOW), (_RET, 0, 0, RET_ERRNO | errno.EPERM)]
+    return [*code, (_RET, 0, 0, RET_USER_NOTIF if everything else RET_ALLOW), (_RET, 0, 0, RET_ERRNO | errno.EPERM)]
 
 
 def _handed_over(calls: tuple[Notified, ...], column: int) -> list[Instruction]:

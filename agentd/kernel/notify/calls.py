@@ -17,15 +17,31 @@ Handler = Callable[[Request], Result]
 _NAMESPACES: Final = ((0x10000000, b"user"), (0x20000, b"mnt"), (0x20000000, b"pid"), (0x40000000, b"net"))
 
 
-def handler(number: int, *, compat: bool) -> Handler | None:
-    """Of a call by its number; None: the filter hands over no such call."""
-    name = (NARROW if compat else WIDE).get(number)
+def handler(number: int) -> Handler | None:
+    """Of a call of the 64-bit table; None: the filter hands over no such call."""
+    name = WIDE.get(number)
     return HANDLERS[name] if name else None
 
 
-def name_of(number: int, *, compat: bool) -> str:
-    """The name of a call."""
-    return (NARROW if compat else WIDE)[number]
+def narrow(number: int, args: tuple[int, ...]) -> Handler:
+    """Of a call of the 32-bit table, all of which are handed over: each is an operation by itself, and most are nothing
+    else.
+    """
+    call = NARROW.get(number)
+    handle = HANDLERS[call.name] if call and call.wanted(args) else None
+
+    def judged(r: Request) -> Result:
+        r.judge(Op.COMPAT, b"i386")
+        return handle(r) if handle else GO_ON
+
+    return judged
+
+
+def moves(number: int, *, compat: bool) -> bool:
+    """See MOVES."""
+    if compat:
+        return number in NARROW and NARROW[number].name in MOVES
+    return WIDE.get(number) in MOVES
 
 
 def _unshare(r: Request) -> Result:

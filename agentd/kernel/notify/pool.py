@@ -176,7 +176,7 @@ class _Worker:
     def _carry_out(self, call: Call) -> int | None:
         """The errno, None if it was answered, _NO_ANSWER if it is held or gone."""
         compat = call.arch == ARCH_I386
-        handle = calls.handler(call.number, compat=compat)
+        handle = calls.narrow(call.number, call.args) if compat else calls.handler(call.number)
         if handle is None:
             return errno.EPERM
         try:
@@ -196,7 +196,7 @@ class _Worker:
                 finally:
                     os.close(result.fd)
             elif isinstance(result, GoOn):
-                if calls.name_of(call.number, compat=compat) in calls.MOVES:
+                if calls.moves(call.number, compat=compat):
                     self._pool.where.moved = True
                 self._listener.go_on(call.id)
             else:

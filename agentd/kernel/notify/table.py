@@ -40,6 +40,15 @@ class Notified:
     argument: int = 0
     values: tuple[int, ...] = ()
 
+    def wanted(self, args: tuple[int, ...]) -> bool:
+        """What the filter asks of a call of the 64-bit table, asked of one that arrived for another reason."""
+        word = args[self.argument] & 0xFFFFFFFF
+        if self.when is When.OPENS:
+            return not word & O_PATH and bool(word & O_CHANGES)
+        if self.when is When.SET:
+            return bool(word & self.values[0])
+        return self.when is When.ALWAYS or word in self.values
+
 
 NOTIFIED: Final = (
     Notified("open", 2, 5, When.OPENS, 1),  # first, because most of them are let through
@@ -115,4 +124,4 @@ NOTIFIED: Final = (
 CLONE3: Final = 435
 
 WIDE: Final = {call.wide: call.name for call in NOTIFIED if call.wide is not None}
-NARROW: Final = {call.narrow: call.name for call in NOTIFIED if call.narrow is not None}
+NARROW: Final = {call.narrow: call for call in NOTIFIED if call.narrow is not None}
