@@ -119,7 +119,7 @@ def stage(wheel: Path, tree: Path) -> None:
         _write(tree / "usr/lib/systemd/system" / name, (units / name).read_bytes())
     _write(tree / "usr/lib/sysusers.d/agentd.conf", (units / "agentd.sysusers").read_bytes())
     _write(tree / "usr/lib/tmpfiles.d/agentd.conf", (units / "agentd.tmpfiles").read_bytes())
-    for name in ("without-hooks.conf",):
+    for name in ("library-calls.conf", "without-hooks.conf"):
         _write(tree / "usr/share/agentd" / name, (units / name).read_bytes())
     _write(tree / "usr/share/agentd/policy.schema.json", json.dumps(SCHEMA, indent=2) + "\n")
     for policy in sorted((ROOT / "policies").glob("*.yaml")):

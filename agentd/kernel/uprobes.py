@@ -26,6 +26,8 @@ from agentd.resources import bpf_object
 
 OBJECT: Final = "calls.bpf.o"
 NEW_CODE: Final = 1024  # processes
+# Why perf_event_open(2) is refused to root: the packaged service's sandbox (systemd/library-calls.conf).
+SANDBOX: Final = "under systemd copy /usr/share/agentd/library-calls.conf to /etc/systemd/system/agentd.service.d/"
 
 
 class CallPrograms:
@@ -76,7 +78,9 @@ class CallPrograms:
         program = program_of(self._obj, "call_entered")
         link = library().bpf_program__attach_uprobe_opts(program, -1, os.fsencode(file), place, ctypes.byref(opts))
         if not link:
-            raise KernelError("kernel-load", f"probe at {place:#x} in {file}", ctypes.get_errno() or errno.EINVAL)
+            failed = ctypes.get_errno() or errno.EINVAL
+            hint = SANDBOX if failed in (errno.EPERM, errno.EACCES) else ""
+            raise KernelError("kernel-load", f"probe at {place:#x} in {file}", failed, hint)
         self._links[name] = link
         if self._pins is not None and self._in_charge():
             obj_pin(library().bpf_link__fd(link), self._pins / "links" / f"{name}-{self.epoch}")
