@@ -89,11 +89,10 @@ def checked(suite: Suite) -> Iterator[Checked]:
 
 
 @contextlib.contextmanager
-def changing(
-    suite: Suite, folder: Path, changers: int, only: int | None = None
-) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes outside the workload that change the tree in `folder`."""
-    subprocess.run(suite.probe("stormlay", folder), check=True)
+def changing(suite: Suite, folder: Path, changers: int, only: int | None = None, *, lay: bool = True) -> Iterator[None]:
+    """Processes outside the workload that change the tree in `folder`, which is laid first unless it is there."""
+    if lay:
+        subprocess.run(suite.probe("stormlay", folder), check=True)
     stop = suite.ground.dir / "state/storm.stop"
     stop.unlink(missing_ok=True)
     words = suite.probe("stormchange", folder, stop, *([] if only is None else [only]))
