@@ -99,8 +99,10 @@ enum agentd_guarantee {
 #define AGENTD_TEXTS_MAX 8 /* automata that look through one text */
 #define AGENTD_LIST_MAX 512 /* pairs of a list; user space refuses longer ones */
 #define AGENTD_NO_GROUP 0xffffffffu
+#define AGENTD_BY_OP 0x80000000u
 #define AGENTD_RULE_DEFAULT 0xffffffffu /* no rule matched: default deny */
 #define AGENTD_RULE_GUARD 0xfffffffdu /* an attempt on agentd itself: no policy allows it */
+#define AGENTD_RULE_ABOVE 0xfffffffcu /* the renaming of a folder above something that a rule denies or asks about */
 #define AGENTD_RULE_UNRESOLVED 0xfffffffeu /* the object could not be resolved completely */
 
 struct agentd_dfa {
@@ -120,7 +122,7 @@ struct agentd_dfa {
  * group is AGENTD_NO_GROUP: the first candidate whose group bit is set in the union of the masks of all arguments
  * (argv[1..]) gives o.
  * accept[s] of the rules DFA is r; rule_classes[r] is the offset of a list {count, (o, instead) * count}: if o is in it,
- * `instead` is the outcome, else o. Lists hold at most AGENTD_LIST_MAX pairs.
+ * `instead` is the outcome, else o; AGENTD_BY_OP | op in the place of an outcome means every one of this operation. Lists hold at most AGENTD_LIST_MAX pairs.
  * accept[s] of the host DFA is h; host_classes[h * AGENTD_HOST_OPS + (op - AGENTD_PATH_OPS)] is an outcome index.
  * accept[s] of the name DFA is the class of a host name, 0 to n_names: the last byte of a host key.
  * accept[s] of the args DFA is a; arg_masks[a * AGENTD_ARG_WORDS ...] are 256 group bits, bit g = word g/32, bit g%32.
@@ -277,6 +279,7 @@ struct agentd_tag {
 #define AGENTD_TAG_SIGNALED 256u /* has sent a signal to a process of no workload: judged at the exit of the call */
 #define AGENTD_TAG_SIGNALED_WORKLOAD 512u /* the same, to one of another workload */
 #define AGENTD_TAG_LOOKED_AT 1024u /* stopped until user space has looked at a file that it has mapped */
+#define AGENTD_TAG_SIGNALED_AGENTD 2048u /* has sent one to agentd */
 
 /* What the daemon and the programs tell each other; one entry, mapped. */
 struct agentd_control {

@@ -7,6 +7,7 @@
  * open brings along is an effect already: detected.
  */
 #include "lib/call.bpf.h"
+#include "lib/guard.bpf.h"
 
 #define FMODE_PATH 0x4000
 #define FMODE_CREATED 0x100000
@@ -20,6 +21,28 @@ static __always_inline bool stray_device(u32 slot, struct file *f)
 	struct scratch *s = scratch_get(slot);
 
 	return s && is_node(KREAD(f, f_inode)) && !in_dev(s);
+}
+
+/* What the guard forbids, seen at the exit of the call: the end. The object: `len` bytes of path, or `agentd`. */
+static __noinline void judge_guarded(struct call *c, u32 op, u32 guarantee, u32 len)
+{
+	struct scratch *s = scratch_get(c->slot);
+	struct emission *m;
+
+	if (!s) {
+		kill_current(c->tag, NULL);
+		return;
+	}
+	verdict_guard(&s->v[0], c->tag->agent);
+	s->hash[0] = s->hash[1] = 0;
+	if (!len)
+		len = word_set(s, "agentd");
+	m = emission_begin(s, op, AGENTD_POINT_TRACE, guarantee);
+	m->syscall = c->nr;
+	m->flags = event_flags(c);
+	m->object_off = s->path_off;
+	m->object_len = len;
+	act(c->slot, c->tag, &s->v[0], m, false);
 }
 
 static __noinline void judge_open(struct call *c)
@@ -59,6 +82,10 @@ static __noinline void judge_open(struct call *c)
 	len = path_of_file(c->slot, f);
 	if (len && stray_device(c->slot, f))
 		len = 0;
+	if (mode & FMODE_WRITE && is_proc_of_agentd(KREAD(f, f_inode))) {
+		judge_guarded(c, AGENTD_OP_WRITE, guarantee, len);
+		return;
+	}
 	/* writing is judged first: it is the one that is denied when only reading is allowed */
 	if (mode & FMODE_CREATED && !judge(c, AGENTD_OP_CREATE, AGENTD_DETECTED, flags, len))
 		return;

@@ -12,6 +12,7 @@
  * nothing. A second SIGCONT in between takes that SIGSTOP back; so the task has work to do before it returns to user mode
  * (lib/keep.bpf.h), which kills it. No order of signals leads past both.
  */
+#include "lib/guard.bpf.h"
 #include "lib/syscall.bpf.h"
 
 /* The mark of a process that waits for an answer which it has not got, or NULL. */
@@ -91,6 +92,10 @@ static __always_inline void note_signal(struct task_struct *from, struct task_st
 		return;
 	if ((u64)info > 1 && KREAD(info, si_code) >= SI_KERNEL_LOWEST)
 		return;
+	if (is_agentd(to)) {
+		__sync_fetch_and_or(&sender->flags, AGENTD_TAG_SIGNALED_AGENTD);
+		return;
+	}
 	other = bpf_task_storage_get(&tags, to, 0, 0);
 	if (!other)
 		__sync_fetch_and_or(&sender->flags, AGENTD_TAG_SIGNALED);

@@ -11,6 +11,7 @@
  * task_alloc                             a child gets its mark before it exists, io_uring's workers too; no memory for
  *                                        the mark: the fork fails
  */
+#include "lib/guard.bpf.h"
 #include "lib/namespaces.bpf.h"
 #include "lib/prevent.bpf.h"
 
@@ -21,29 +22,23 @@
 #define READING_KEXEC_INITRAMFS 4
 #define ENOMEM 12
 
-/* Is that agentd? Then no, whatever the policy says and in whatever mode: 0, or -EPERM, recorded as `ptrace` of `agentd`. */
-static __always_inline int guard(struct task_struct *victim)
+/* The guard says no to an operation on the object `agentd`, whatever the policy says and in whatever mode: -EPERM. */
+static __always_inline int guard_refuses(u32 op)
 {
-	struct agentd_control *c = control_get();
-	struct agentd_tag *tag;
+	struct agentd_tag *tag = current_tag();
 	struct emission *m;
 	struct scratch *s;
-	u32 slot;
+	u32 slot, len;
 
-	if (!c || !c->daemon || (u32)KREAD(victim, tgid) != c->daemon)
-		return 0;
-	tag = current_tag();
 	if (!tag)
 		return 0;
 	s = begin(&slot);
 	if (!s)
 		return -EPERM;
-	verdict_deny(&s->v[0]);
-	s->v[0].rule = AGENTD_RULE_GUARD;
-	s->v[0].toolop = 0xffffffff;
-	s->v[0].unresolved = 0;
+	verdict_guard(&s->v[0], tag->agent);
+	len = word_set(s, "agentd");
 	s->hash[0] = s->hash[1] = 0;
-	m = emission_here(s, AGENTD_OP_PTRACE, word_set(s, "agentd"));
+	m = emission_here(s, op, len);
 	m->object_off = s->path_off;
 	m->details = true;
 	m->type = AGENTD_EVENT_VIOLATION;
@@ -53,16 +48,24 @@ static __always_inline int guard(struct task_struct *victim)
 	return -EPERM;
 }
 
+/* Is that agentd? Then no: 0, or -EPERM, recorded as `ptrace` of `agentd`. */
+static __always_inline int guard(struct task_struct *victim)
+{
+	return is_agentd(victim) ? guard_refuses(AGENTD_OP_PTRACE) : 0;
+}
+
 SEC("?lsm/task_kill")
 int BPF_PROG(lsm_task_kill, struct task_struct *victim, struct kernel_siginfo *info, int sig)
 {
 	struct agentd_tag *tag, *other;
-	int error = guard(victim);
 	struct scratch *s;
 	u32 slot, len;
+	int error;
 
-	if (error || !sig) /* 0 asks whether it is there */
-		return error;
+	if (is_agentd(victim))
+		return guard_refuses(AGENTD_OP_SIGNAL);
+	if (!sig) /* asks whether it is there */
+		return 0;
 	tag = current_tag();
 	if (!tag)
 		return 0;
@@ -123,6 +126,8 @@ int BPF_PROG(lsm_userns_create, const struct cred *cred)
 SEC("?lsm/bpf")
 int BPF_PROG(lsm_bpf, int cmd)
 {
+	if (takes_by_number(cmd) && current_tag())
+		return guard_refuses(AGENTD_OP_BPF);
 	return PREVENT_WORD(AGENTD_OP_BPF, "bpf");
 }
 

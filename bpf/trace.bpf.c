@@ -194,19 +194,28 @@ static __noinline void judge_signals(struct call *c, u32 sent)
 		return;
 	}
 	s->nr = c->nr;
+	if (sent == AGENTD_TAG_SIGNALED_AGENTD) {
+		judge_guarded(c, AGENTD_OP_SIGNAL, AGENTD_DETECTED, 0);
+		scratch_give(c->slot);
+		return;
+	}
 	len = sent & AGENTD_TAG_SIGNALED ? word_set(s, "signal:outside") : word_set(s, "signal:workload");
 	judge(c, AGENTD_OP_SIGNAL, AGENTD_DETECTED, 0, len);
 	scratch_give(c->slot);
 }
 
+#define SIGNALED_ANY (AGENTD_TAG_SIGNALED | AGENTD_TAG_SIGNALED_WORKLOAD | AGENTD_TAG_SIGNALED_AGENTD)
+
 static __always_inline void settle_signals(struct call *c)
 {
-	u32 sent = c->tag->flags & (AGENTD_TAG_SIGNALED | AGENTD_TAG_SIGNALED_WORKLOAD);
+	u32 sent = c->tag->flags & SIGNALED_ANY;
 
 	if (!sent)
 		return;
 	c->tag->flags &= ~sent;
-	if (sent & AGENTD_TAG_SIGNALED)
+	if (sent & AGENTD_TAG_SIGNALED_AGENTD)
+		judge_signals(c, AGENTD_TAG_SIGNALED_AGENTD);
+	if (sent & AGENTD_TAG_SIGNALED && !(c->tag->flags & AGENTD_TAG_KILLED))
 		judge_signals(c, AGENTD_TAG_SIGNALED);
 	if (sent & AGENTD_TAG_SIGNALED_WORKLOAD && !(c->tag->flags & AGENTD_TAG_KILLED))
 		judge_signals(c, AGENTD_TAG_SIGNALED_WORKLOAD);

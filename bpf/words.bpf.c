@@ -82,6 +82,10 @@ static __noinline void judge_words(struct call *c)
 		len = word_set(s, "ptrace:pidfd_getfd");
 		break;
 	case CALL_BPF:
+		if (takes_by_number(argument(c, 0))) {
+			judge_guarded(c, AGENTD_OP_BPF, AGENTD_DETECTED, 0);
+			return;
+		}
 		op = AGENTD_OP_BPF;
 		len = word_set(s, "bpf");
 		break;

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from agentd.cli.policy_log import ENVIRONMENT, diff_command, report_command
 from agentd.cli.render import as_json, printable
+from agentd.daemon.own import guarded
 from agentd.errors import EXIT_FAILURE, EXIT_USAGE, AgentdError
 from agentd.model import OP_BY_WORD, RISK_BY_WORD, Endpoint, Family, Op
 from agentd.policy import resolve
@@ -149,7 +151,14 @@ def explain(
     NAME:PORT, resolvers:53 or a word like unshare:user. ARGV is the command's argv, its name first.
     """
     approved = resolve.Overlay(read_file(overlay), overlay) if overlay else None
-    loaded = resolve.load(policy_file, workspace=_absolute(workspace), overlay=approved, environment=environment)
+    kept = [Path(file) for file in (policy_file, overlay) if file]
+    loaded = resolve.load(
+        policy_file,
+        workspace=_absolute(workspace),
+        overlay=approved,
+        environment=environment,
+        guarded=guarded(kept=kept),
+    )
     agent = _agent(loaded, agent_name)
     if tool is not None or operation is not None:
         if tool is None or operation is None or op is not None:

@@ -7,7 +7,7 @@ import fcntl
 import os
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,7 @@ from agentd.audit.signer import LogSigner
 from agentd.audit.sinks import Feeds
 from agentd.audit.writer import FILE_NAME, AuditWriter
 from agentd.daemon.evidence import Evidence
+from agentd.daemon.own import guarded
 from agentd.daemon.places import BPFFS_RUNS, RUN_DIR
 from agentd.engine.core import Engine
 from agentd.engine.policies import Compiled, compile_policy
@@ -33,9 +34,21 @@ from agentd.workloads.processes import start_ticks, ticks
 MIB_WORDS: Final = (1 << 20) // WORD
 
 
-def read_policy(path: Path, workspace: str, overlay: resolve.Overlay | None = None, environment: str = "") -> Compiled:
-    """A policy file or folder, checked and compiled. Raises PolicyError, AgentdError `policy-too-large`."""
-    return compile_policy(resolve.load(path, workspace=workspace, overlay=overlay, environment=environment))
+def read_policy(
+    path: Path,
+    workspace: str,
+    overlay: resolve.Overlay | None = None,
+    environment: str = "",
+    own: Iterable[Path] = (),
+) -> Compiled:
+    """A policy file or folder, checked and compiled. own: folders of this agentd that no workload may touch.
+
+    Raises PolicyError, AgentdError `policy-too-large`.
+    """
+    mine = guarded(own, [path])
+    return compile_policy(
+        resolve.load(path, workspace=workspace, overlay=overlay, environment=environment, guarded=mine)
+    )
 
 
 def boot_id() -> str:

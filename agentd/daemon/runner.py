@@ -148,12 +148,12 @@ async def _run_alone(request: RunRequest, say: Callable[[str], None], preparatio
     features.require_host()
     for folder in host.collect_stale_runs():
         say(f"{folder}: left by an agentd that is gone; its processes are still held to their policy")
-    compiled = host.read_policy(request.policy, os.getcwd())
+    state = request.state or STATE_ROOT / f"run-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+    compiled = host.read_policy(request.policy, os.getcwd(), own=[state])
     agent = compiled.policy.agents.get(request.agent)
     if agent is None:
         known = ", ".join(sorted(compiled.policy.agents))
         raise AgentdError("unknown-agent", f"agent {request.agent!r}", "the policy doesn't name it", f"choose: {known}")
-    state = request.state or STATE_ROOT / f"run-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
     with contextlib.ExitStack() as stack:
         on_event = _event_writer(stack, request.events) if request.events else None
         engine = host.start(compiled, pins=run_pins(), audit_dir=state, preparation=preparation)

@@ -170,7 +170,14 @@ class _Service:
 def _read_policy(config: Config, overlay: Overlay | None = None) -> Compiled:
     """overlay: instead of the one that is kept."""
     overlay = overlay or read_overlay(config.overlay_file)
-    return host.read_policy(config.policy, config.workspace, overlay, config.environment)
+    own = [
+        config.audit_dir,
+        config.audit.keys_dir,
+        config.overlay_file,
+        config.bpffs_dir,
+        *([config.file] if config.file else []),
+    ]
+    return host.read_policy(config.policy, config.workspace, overlay, config.environment, own)
 
 
 def _say(text: str) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 
 from agentd.kernel import abi
 from agentd.model import Action, Decision, Risk
-from agentd.policy.resolved import RULE_DEFAULT, RULE_UNRESOLVED, Outcome, ResolvedAgent
+from agentd.policy.resolved import RULE_ABOVE, RULE_DEFAULT, RULE_GUARD, RULE_UNRESOLVED, Outcome, ResolvedAgent
 
 KEPT: Final = 2  # generations of each agent
 
@@ -40,8 +40,10 @@ class AgentView:
         """The stable id of a rule index that the kernel gave (AGENTD_RULE_*)."""
         if number in (abi.RULE_DEFAULT, RULE_DEFAULT):
             return "default-deny"
-        if number == abi.RULE_GUARD:
+        if number in (abi.RULE_GUARD, RULE_GUARD):
             return "guard"
+        if number in (abi.RULE_ABOVE, RULE_ABOVE):
+            return "above"
         if number in (abi.RULE_UNRESOLVED, RULE_UNRESOLVED):
             return "unresolved"
         return self.rules[number] if number < len(self.rules) else f"rule-{number}"

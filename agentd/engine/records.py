@@ -17,7 +17,7 @@ from agentd.engine.calltext import excerpt, told
 from agentd.kernel import abi
 from agentd.kernel.ring import KernelEvent
 from agentd.model import Action, Decision, Endpoint, Family, Guarantee, Op, Point, Risk
-from agentd.policy.resolved import RULE_DEFAULT, RULE_UNRESOLVED, ResolvedPolicy
+from agentd.policy.resolved import RULE_ABOVE, RULE_DEFAULT, RULE_GUARD, RULE_UNRESOLVED, ResolvedPolicy
 from agentd.workloads import processes
 
 
@@ -54,8 +54,10 @@ def process_of(event: KernelEvent) -> Process:
 
 def reason_of(decision: Decision, rule: int, tool: str, operation: str) -> str:
     """Why, in aegize's words where aegize has them."""
-    if rule == abi.RULE_GUARD:
+    if rule in (abi.RULE_GUARD, RULE_GUARD):
         return "no workload may touch agentd (deny)"
+    if rule in (abi.RULE_ABOVE, RULE_ABOVE):
+        return "a rule denies or asks about what is below this folder (deny)"
     if rule in (abi.RULE_UNRESOLVED, RULE_UNRESOLVED):
         return f"the object could not be resolved for tool '{tool}' operation '{operation}' (deny)"
     if rule in (abi.RULE_DEFAULT, RULE_DEFAULT):

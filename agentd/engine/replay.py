@@ -16,7 +16,15 @@ from agentd.engine.automata import for_this_host
 from agentd.engine.policies import MAX_ARENA_WORDS
 from agentd.model import OP_BY_WORD, Action, Decision, Endpoint, Family, Op
 from agentd.policy.evaluate import decide, first_of, judged_by, matched_patterns
-from agentd.policy.resolved import RULE_DEFAULT, RULE_UNRESOLVED, Outcome, ResolvedAgent, ResolvedPolicy
+from agentd.policy.resolved import (
+    RULE_ABOVE,
+    RULE_DEFAULT,
+    RULE_GUARD,
+    RULE_UNRESOLVED,
+    Outcome,
+    ResolvedAgent,
+    ResolvedPolicy,
+)
 from agentd.policy.tables import AgentTables, build
 from agentd.policy.walk import lookup
 
@@ -155,7 +163,9 @@ def _as_named(agent: ResolvedAgent, operation: Operation, obj: bytes | Endpoint)
 
 def rule_id(agent: ResolvedAgent, rule: int) -> str:
     """As records name it."""
-    return {RULE_DEFAULT: "default-deny", RULE_UNRESOLVED: "unresolved"}.get(rule) or agent.rules[rule].id
+    return {RULE_DEFAULT: "default-deny", RULE_UNRESOLVED: "unresolved", RULE_GUARD: "guard", RULE_ABOVE: "above"}.get(
+        rule
+    ) or agent.rules[rule].id
 
 
 def changes(

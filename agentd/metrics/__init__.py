@@ -30,7 +30,7 @@ __all__ = ["CONNECTION_SECONDS", "MAX_CONNECTIONS", "Metrics", "MetricsServer", 
 OTHER: Final = "other"
 LOST_REASONS: Final = ("ring-full", "counts-full", "event-malformed", "audit-queue-full", OTHER)
 RELOAD_RESULTS: Final = ("loaded", "rejected")
-NO_RULE: Final = ("default-deny", "unresolved", "guard")  # what decides where no rule does
+NO_RULE: Final = ("default-deny", "unresolved", "guard", "above")  # what decides where no rule does
 OUTCOMES: Final = ((Decision.ALLOW, Action.NONE), *product((Decision.REQUIRE_APPROVAL, Decision.DENY), Action))
 
 APPROVAL_BUCKETS: Final = (0.1, 1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600)  # seconds

@@ -20,7 +20,7 @@ from agentd.policy import source
 from agentd.policy.evaluate import decide, endpoint_of, evaluate_call
 from agentd.policy.problem import PolicyError, Problems
 from agentd.policy.reader import Reader, printable, shown
-from agentd.policy.resolved import RULE_DEFAULT, ResolvedAgent, ResolvedPolicy
+from agentd.policy.resolved import NO_RULE, ResolvedAgent, ResolvedPolicy
 from agentd.policy.source import Scalar
 
 _EXPECT = {decision.word: decision for decision in (Decision.ALLOW, Decision.DENY, Decision.REQUIRE_APPROVAL)}
@@ -108,7 +108,7 @@ def _run(policy: ResolvedPolicy, case: Case) -> str:
 def _run_kernel(agent: ResolvedAgent, case: Case, question: KernelQuestion) -> str:
     outcome = decide(agent, question.op, question.obj, question.argv)
     tool, operation = agent.toolops[outcome.toolop]
-    rule = "default" if outcome.rule == RULE_DEFAULT else agent.rules[outcome.rule].id
+    rule = NO_RULE.get(outcome.rule) or agent.rules[outcome.rule].id
     by = "default deny" if rule == "default" else f"decided by {rule}"
     if outcome.decision is not case.expect:
         return f"got {outcome.decision.word} — it is {tool}/{operation}, {by}"

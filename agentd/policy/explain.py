@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from agentd.model import Action, Decision, Endpoint, Family, Op, Risk
 from agentd.policy.evaluate import evaluate, first_of, groups_of, judged_by, matched_patterns, rule_reaches
 from agentd.policy.reader import shown
-from agentd.policy.resolved import RULE_DEFAULT, RULE_UNRESOLVED, Entry, ResolvedAgent, Rule
+from agentd.policy.resolved import (
+    NO_RULE,
+    RULE_ABOVE,
+    RULE_DEFAULT,
+    RULE_GUARD,
+    RULE_UNRESOLVED,
+    Entry,
+    ResolvedAgent,
+    Rule,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,9 @@ def explain_kernel(
     forms = [(agent.outcome(op, found, groups), found) for found in _matched(agent, op, obj)]
     stands = first_of([outcome for outcome, _ in forms])
     matched = next(found for outcome, found in forms if outcome == stands)
+    if stands.rule in (RULE_GUARD, RULE_ABOVE):
+        entry = Entry(*agent.toolops[stands.toolop], stands.risk, op, (), None, "before the catalogue")
+        return _explanation(agent, entry, (), stands.action, 0, stands.rule, matched)
     passed: list[tuple[Entry, str]] = []
     for entry in agent.entries:
         if entry.op is not op or matched.isdisjoint(entry.patterns):
@@ -115,6 +127,14 @@ def _explanation(
     if number >= 0:
         rule = agent.rules[number]
         decision, name, reason = rule.decision, rule.id, f"{rule.decision.word} by {rule.id}"
+    elif number == RULE_GUARD:
+        decision, name, reason = (
+            Decision.DENY,
+            "guard",
+            "it is agentd's own, which no workload may touch (always denied)",
+        )
+    elif number == RULE_ABOVE:
+        decision, name, reason = Decision.DENY, "above", "a rule denies or asks about what is below it (always denied)"
     elif number == RULE_UNRESOLVED:
         decision, name, reason = Decision.DENY, "unresolved", "the object could not be resolved (always denied)"
     else:
@@ -153,6 +173,8 @@ def _note(agent: ResolvedAgent, rule: Rule, winner: int, why: str) -> RuleNote:
         return RuleNote(rule, True, "decides")
     if why:
         return RuleNote(rule, False, why)
+    if winner in (RULE_GUARD, RULE_ABOVE):
+        return RuleNote(rule, False, f"`{NO_RULE[winner]}` stands before any rule")
     if winner == RULE_UNRESOLVED:
         return RuleNote(rule, False, "what is unresolved is denied before any rule")
     if winner == RULE_DEFAULT:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agentd.model import Action, Decision, Family, Guarantee, Mode, Op, Risk
+from agentd.policy import guard
+from agentd.policy.guard import Fence
 from agentd.policy.hosts import HostPattern
 from agentd.policy.ir import CallPoint, Language, Match
 from agentd.policy.patterns import Glob
@@ -20,6 +22,9 @@ from agentd.policy.problem import Problem
 
 RULE_DEFAULT: Final = -1  # no rule covers the operation: default deny
 RULE_UNRESOLVED: Final = -2  # the object could not be resolved completely
+RULE_GUARD: Final = -3  # it is agentd's own (guard.py): denied, whatever the rules and the mode say
+RULE_ABOVE: Final = -4  # a folder above something that a rule denies or asks about: its renaming is denied
+NO_RULE: Final = {RULE_DEFAULT: "default", RULE_UNRESOLVED: "unresolved", RULE_GUARD: "guard", RULE_ABOVE: "above"}
 DEFAULT_TIMEOUT: Final = 300  # seconds that a held operation waits when its rule says nothing
 BASELINE: Final = frozenset({("runtime", "load"), ("runtime", "code"), ("runtime", "generate")})
 
@@ -99,7 +104,7 @@ class Outcome:
     decision: Decision
     action: Action
     risk: Risk
-    rule: int  # index into the agent's rules, RULE_DEFAULT or RULE_UNRESOLVED
+    rule: int  # index into the agent's rules, or RULE_...
     toolop: int  # index into the agent's toolops
     timeout: int  # seconds; 0 unless the action is pause
 
@@ -148,6 +153,7 @@ class ResolvedAgent:
     where: str
     text_groups: tuple[tuple[str, ...], ...] = ()
     calls: tuple[CallPoint, ...] = ()  # the library functions that some rule of the agent speaks of
+    fences: tuple[Fence, ...] = ()  # they stand before every rule; the first one decides
     _index: _Index = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -159,6 +165,9 @@ class ResolvedAgent:
         Each is (argument group that must match, outcome); the last one has no group. An object that matches no entry
         at all (the catalogue's catch-all entries leave none) is unresolved, and so denied.
         """
+        for fence in self.fences:
+            if op in fence.ops and not matched.isdisjoint(fence.patterns):
+                return ((None, self.fenced(fence)),)
         by_pattern = self._index.entries[op]
         numbers = sorted({number for pattern in matched for number in by_pattern.get(pattern, ())})
         found: list[tuple[int | None, Outcome]] = []
@@ -177,6 +186,16 @@ class ResolvedAgent:
     def last_entry(self, op: Op) -> int:
         """The number of the entry that matches whatever no other one does."""
         return self._index.catch_all[op]
+
+    def fenced(self, fence: Fence) -> Outcome:
+        """The outcome of what a fence keeps from. Monitor mode doesn't open the guard."""
+        if fence.rule == RULE_GUARD:
+            action = Action.KILL if self.on_violation is Action.KILL else Action.DENY
+            toolop = self._index.toolops[guard.TOOL, guard.OPERATION]
+            return Outcome(Decision.DENY, action, Risk.CRITICAL, fence.rule, toolop, 0)
+        toolop = self._index.toolops["file", "rename"]
+        action = Action.DENY if self.on_violation is Action.PAUSE else self.on_violation
+        return self._outcome(Decision.DENY, action, 0, Risk.HIGH, fence.rule, toolop)
 
     def unresolved(self, op: Op) -> Outcome:
         """The outcome for an object that could not be resolved completely: always deny."""

@@ -34,6 +34,7 @@ from agentd.policy.stored import Automata, automaton_key
 STATE_WORDS: Final = 4
 COMB_WORDS: Final = 2
 OUTCOME_WORDS: Final = 4
+BY_OP: Final = 0x80000000
 MAX_LIST: Final = 512  # what the kernel's loops over a list of pairs examine
 UNRESOLVED: Final = -1
 _U32: Final = 0xFFFFFFFF
@@ -193,8 +194,11 @@ class _Builder:
 
     def rules_dfa(self, max_states: int) -> Dfa:
         """The automaton of the rules' own paths."""
-        plans = self.plans()
+        plans = {**self.fences(), **self.plans()}
         users: dict[int, list[int]] = {}
+        for number, fence in enumerate(self.agent.fences, -len(self.agent.fences)):
+            for pattern in fence.patterns:
+                users.setdefault(pattern, []).append(number)
         for rule in self.agent.rules:
             for pattern in dict.fromkeys(rule.paths or ()):
                 users.setdefault(pattern, []).append(rule.index)
@@ -214,6 +218,14 @@ class _Builder:
             lambda: self.used_dfa(users, payload, max_states),
             max_states,
         )
+
+    def fences(self) -> dict[int, list[tuple[int, int]]]:
+        """For each fence, by a number below every rule's: the operations that it keeps from, and the outcome."""
+        fences = self.agent.fences
+        return {
+            number: [(BY_OP | op, self.number(self.agent.fenced(fence))) for op in sorted(fence.ops)]
+            for number, fence in enumerate(fences, -len(fences))
+        }
 
     def plans(self) -> dict[int, list[tuple[int, int]]]:
         """For each rule with paths: the outcomes without such rules that it takes the place of, and its own there."""

@@ -17,7 +17,7 @@ from agentd.model import Action, Decision, Family, Mode
 from agentd.policy.automaton import StateLimit, compile_globs, compile_hosts
 from agentd.policy.nameclasses import NamePatterns
 from agentd.policy.problem import PolicyError, Problem
-from agentd.policy.resolved import RULE_DEFAULT, Entry, Outcome, ResolvedAgent, ResolvedPolicy
+from agentd.policy.resolved import Entry, Outcome, ResolvedAgent, ResolvedPolicy
 
 MAX_STATES: Final = 400_000
 _SEVERITY: Final = {Action.NONE: 0, Action.PAUSE: 1, Action.DENY: 2, Action.KILL: 3}
@@ -128,7 +128,7 @@ class _Comparison:
 
     def _note(self, entry: Entry, matched: frozenset[int], was: Outcome, will: Outcome) -> None:
         after = self.after
-        where = after.where if will.rule == RULE_DEFAULT else after.rules[will.rule].where
+        where = after.where if will.rule < 0 else after.rules[will.rule].where
         texts = [after.path_patterns[n].text for n in matched] if entry.op.family is Family.PATH else []
         like = f" of what matches {min(texts)}" if texts else ""
         words = f"{entry.tool}/{entry.operation}{like} would be {_word(will)}, and is {_word(was)} without this file"

@@ -11,7 +11,7 @@ from typing import Final
 from agentd.model import HOST_OPS, PATH_OPS, Family, Op
 from agentd.policy.calltables import ARG_WORDS, NO_GROUP, NOT_ASKED, TEXT_WORDS, DfaHeader
 from agentd.policy.resolved import Outcome
-from agentd.policy.tables import COMB_WORDS, STATE_WORDS, AgentTables, TablesHeader
+from agentd.policy.tables import BY_OP, COMB_WORDS, STATE_WORDS, AgentTables, TablesHeader
 
 MAX_REMEMBERED: Final = 4096  # directories
 
@@ -40,7 +40,7 @@ def lookup(
     else:
         outcome = words[header.path_classes + _walk(words, header.path, obj) * len(PATH_OPS) + op]
     for plain, instead in _pairs(words, words[header.rule_classes + _walk(words, header.rules, obj)]):
-        if plain == outcome:
+        if plain in (outcome, BY_OP | op):
             return tables.outcomes[instead]
     return tables.outcomes[outcome]
 

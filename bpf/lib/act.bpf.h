@@ -110,7 +110,7 @@ static __always_inline void act(u32 slot, struct agentd_tag *tag, const struct v
 				bool fresh)
 {
 	const struct agentd_agent *agent = agent_get(tag->agent);
-	bool monitor = agent && agent->flags & AGENTD_AGENT_MONITOR;
+	bool monitor = agent && agent->flags & AGENTD_AGENT_MONITOR && v->rule != AGENTD_RULE_GUARD;
 
 	if (v->decision == AGENTD_ALLOW) {
 		if (agent && !monitor && unrecorded(agent)) {

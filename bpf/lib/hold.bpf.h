@@ -141,7 +141,7 @@ static __always_inline int answer(u32 slot, struct agentd_tag *tag, const struct
 {
 	const struct agentd_agent *agent = agent_get(tag->agent);
 	struct scratch *s = scratch_get(slot);
-	bool monitor = agent && agent->flags & AGENTD_AGENT_MONITOR;
+	bool monitor = agent && agent->flags & AGENTD_AGENT_MONITOR && v->rule != AGENTD_RULE_GUARD;
 
 	if (!s)
 		return -EPERM;

@@ -220,6 +220,14 @@ struct task_struct {
 	struct css_set *cgroups;
 	void *io_uring;
 	struct bpf_local_storage *bpf_storage;
+	struct hlist_node pid_links[4];
+};
+struct pid {
+	struct hlist_head tasks[4];
+};
+struct proc_inode {
+	struct pid *pid;
+	struct inode vfs_inode;
 };
 struct linux_binprm {
 	struct file *file;

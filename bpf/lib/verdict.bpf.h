@@ -112,7 +112,9 @@ static long candidate_step(u32 i, struct list_loop *l)
 
 static long override_step(u32 i, struct list_loop *l)
 {
-	if (arena_word(l->arena, l->at) == l->outcome) {
+	u32 plain = arena_word(l->arena, l->at);
+
+	if (plain == l->outcome || plain == (AGENTD_BY_OP | l->s->op)) {
 		l->outcome = arena_word(l->arena, l->at + 1);
 		return 1;
 	}
@@ -141,6 +143,7 @@ static __always_inline void class_verdict(struct verdict *v, struct scratch *s, 
 	} else {
 		l.outcome = arena_word(a, t->base + t->path_classes + class * AGENTD_PATH_OPS + op);
 	}
+	s->op = op;
 	list = t->base + arena_word(a, t->base + t->rule_classes + s->rules_class);
 	count = arena_word(a, list);
 	if (count > AGENTD_LIST_MAX)

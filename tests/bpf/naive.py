@@ -29,7 +29,7 @@ FILE_OPS: Final = (
 WORD_OPS: Final = ("ptrace", "namespace", "bpf", "module", "kexec", "io_uring", "socket", "perf", "compat")
 PATH_OPS: Final = (*FILE_OPS, *WORD_OPS, "execmem", "signal")
 HOST_OPS: Final = ("connect", "bind", "listen", "send", "accept")
-DEFAULT, UNRESOLVED = -1, -2
+DEFAULT, UNRESOLVED, ABOVE = -1, -2, -4
 NAMELESS: Final = (
     *("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "100.100.100.200", "168.63.129.16", "192.0.0.192"),
     *("::/96", "fe80::/10", "ff00::/8", "fd00:ec2::254", "fd20:ce::254"),
@@ -121,6 +121,10 @@ class Naive:
         return tuple(text for text in entry.patterns if not re.search("[a-z]", text))
 
     def decide_one(self, op: str, obj: bytes | Peer | None, argv: Sequence[bytes] = ()) -> Decided:
+        if op == "rename" and isinstance(obj, bytes) and self.is_above(obj):
+            action = self.agent.get("on_violation", "deny")
+            renamed = Entry("file", "rename", op, (), None, RISKS.index("high"))
+            return self.decided(2, "deny" if action == "pause" else action, renamed, ABOVE, None)
         entry = None if obj is None else self.entry(op, obj, argv)
         if entry is None:
             last = self.entries[op][-1]
@@ -157,6 +161,15 @@ class Naive:
         if paths is None and hosts is None:
             return True
         return any(self.is_object(text, obj, None) for text in (hosts if isinstance(obj, Peer) else paths) or ())
+
+    def is_above(self, obj: bytes) -> bool:
+        """Is it a folder that the paths of a rule which doesn't allow name on their way?"""
+        rules = [rule for section in ("deny", "require_approval") for rule in self.agent.get(section) or []]
+        texts = [text for rule in rules for text in rule.get("paths") or ()]
+        # aegize heeds no paths outside allow
+        return not self.aegize and any(
+            is_path(folder, obj) for text in texts for one in self.texts(text) for folder in folders(one)
+        )
 
     def decided(self, decision: int, action: str | None, entry: Entry, rule: int, timeout: int | None) -> Decided:
         if decision == 2:
@@ -198,6 +211,15 @@ class Naive:
         folder = self.workspace.rstrip("/").encode() + b"/"
         inside = not text.startswith("/") and obj.startswith(folder) and is_fnmatch(text, obj[len(folder) :])
         return inside or is_fnmatch(text, obj)
+
+
+@cache
+def folders(text: str) -> list[str]:
+    """The folders that a glob names before its last part; behind `**` none of wildcards only."""
+    parts = text.split("/")
+    below = next((i for i, part in enumerate(parts) if "**" in part), len(parts))
+    named = [i for i, part in enumerate(parts[:-1]) if part and "**" not in part and (i < below or part.strip("*?"))]
+    return ["/".join(parts[: i + 1]) for i in named]
 
 
 @cache

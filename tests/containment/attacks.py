@@ -258,28 +258,29 @@ def signals_out(suite: Suite) -> Told:
     return Told("signal", point, guarantee)
 
 
-def guard(row: int, name: str, words: str, effect: Callable[[Seen], bool], **how: Any) -> Probe:
+def guard(row: int, name: str, words: str, effect: Callable[[Seen], bool], kind: str = "guard", **how: Any) -> Probe:
     """An attempt on agentd that no rule of the policy speaks of: only a guard could stop it."""
-    return Probe(row, name, "guard", words, effect, **{"agent": "roamer", "prepare": note_signals, **how})
+    return Probe(row, name, kind, words, effect, **{"agent": "roamer", "prepare": note_signals, **how})
 
 
 PROBES: Final[tuple[Probe | Scenario, ...]] = (
-    guard(60, "a signal", f"signal {{pid}} {USR1}", got_signal),
+    guard(60, "a signal", f"signal {{pid}} {USR1}", got_signal, "signal"),
     Probe(60, "ptrace", "ptrace", "ptrace {pid}", came_back, prepare=note_signals),
     Probe(60, "process_vm_writev", "ptrace", "poke {pid} {byte}", poked, prepare=note_signals),
     Probe(60, "/proc/PID/mem", "write, nothing truncated", "open 2 /proc/{pid}/mem", came_back,
           "/proc/{pid}/mem", prepare=note_signals),
     guard(60, "ptrace, where it is allowed", "ptrace {pid}", came_back),
-    guard(60, "oom_score_adj", "number /proc/{pid}/oom_score_adj {oom}", came_back),
+    guard(60, "oom_score_adj", "number /proc/{pid}/oom_score_adj {oom}", came_back, "write, nothing truncated"),
     guard(60, "prlimit", "limit {pid}", limited),
     Probe(61, "a link by its id", "bpf", "bpf take", came_back, "bpf"),
     Probe(61, "a link by its id, of a command that agentd starts", "bpf", "bpf take", came_back, seccomp=True),
-    guard(61, "a link by its id, where bpf is allowed", "bpf take", came_back),
-    guard(61, "removal of a pin", "rmdir {pin}", unpinned, prepare=pin),
+    guard(61, "a link by its id, where bpf is allowed", "bpf take", came_back, "bpf"),
+    guard(61, "removal of a pin", "rmdir {pin}", unpinned, "delete", prepare=pin),
     Probe(61, "unmount of a bpffs", "mount", "umount {free}/mount", unmounted, "{free}/mount", prepare=bpffs,
           records=None),
-    guard(62, "the audit log, opened to write", "open 0x402 {audit}", came_back),
-    guard(62, "the policy, opened to write", "open 0x402 {policy}", came_back),
+    guard(62, "the audit log, opened to write", "open 0x402 {audit}", came_back, "write, nothing truncated"),
+    guard(62, "the audit log, read", "open 0 {audit}", came_back, "read"),
+    guard(62, "the policy, opened to write", "open 0x402 {policy}", came_back, "write, nothing truncated"),
     Scenario(60, "signals to others than agentd", signals_out),
     Scenario(62, "an answer given twice", replayed),
     Scenario(63, "a ring that is full", flood),

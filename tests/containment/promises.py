@@ -35,14 +35,10 @@ class Gap:
 _CODE: Final = Gap("without LSM hooks nothing judges memory that is made executable")
 _ELSEWHERE: Final = Gap("a descriptor is judged where it was opened, and that was outside the workload")
 _GUARD: Final = Gap("agentd has no guard for itself on this kind of host")
-_GUARDED: Final = Gap("agentd guards its process where there are LSM hooks; its files are the policy's", frozenset())
 _RING: Final = Gap("where the policy allows io_uring, its requests pass no system call")
 
 # (row, name of the probe): why it is open.
 GAPS: Final[dict[tuple[int, str], Gap]] = {
-    (2, "rename of the parent of a denied file"): Gap(
-        "a rename is judged by the folder's own path, and rules for what is in it don't name it", frozenset()
-    ),
     (12, "LD_PRELOAD of a file of its own"): _CODE,
     (12, "machine code in memory"): _CODE,
     (12, "machine code in memory that may be written to"): _CODE,
@@ -63,14 +59,9 @@ GAPS: Final[dict[tuple[int, str], Gap]] = {
     (24, "open into registered files, where rings are allowed"): _RING,
     (31, "a source route, by an option of a message"): Gap("options of a message are not looked at"),
     (34, "the second message of sendmmsg"): Gap("of several messages only the first is judged"),
-    (60, "a signal"): _GUARD,
-    (60, "oom_score_adj"): _GUARDED,
+    (60, "oom_score_adj"): Gap("its files in /proc are guarded where the trace point judges", frozenset({Point.TRACE})),
     (60, "prlimit"): _GUARD,
     (60, "ptrace, where it is allowed"): _GUARD,
-    (61, "a link by its id, where bpf is allowed"): _GUARDED,
-    (61, "removal of a pin"): _GUARDED,
-    (62, "the audit log, opened to write"): _GUARDED,
-    (62, "the policy, opened to write"): _GUARDED,
 }
 
 

@@ -115,7 +115,7 @@ class Host:
             document["tools"] = tools
         policy = folder / "policy.yaml"
         policy.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
-        self.compiled = composition.read_policy(policy, str(folder))
+        self.compiled = composition.read_policy(policy, str(folder), own=[folder / "audit"])
         composition.collect_stale_runs()
         self.engine: Engine = composition.start(
             self.compiled, pins=pins or run_pins(), audit_dir=folder / "audit", resolvers=resolvers

@@ -83,7 +83,7 @@ ACTS = {
         "attempt(in_child(lambda: (checked(libc.umount2(T, 2)))))", "mount", "taken", "detected"
     ),
     "fsopen": ("attempt(lambda: syscall(430, b'tmpfs', 0))", "mount", "mount", "detected"),
-    "open_tree": ("attempt(lambda: syscall(428, -100, b'/etc', 1))", "mount", "/etc", "detected"),
+    "open_tree": ("attempt(lambda: syscall(428, -100, b'/usr/share', 1))", "mount", "/usr/share", "detected"),
     "unshare user": ("attempt(in_child(lambda: syscall(272, 0x10000000)))", "namespace", "unshare:user", "detected"),
     "unshare mnt": ("attempt(in_child(lambda: syscall(272, 0x20000)))", "namespace", "unshare:mnt", "detected"),
     "unshare pid": ("attempt(in_child(lambda: syscall(272, 0x20000000)))", "namespace", "unshare:pid", "detected"),

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * What is agentd's own and has no path that a policy could name once and for all: its process, the files of it in /proc, and
+ * the objects of bpf() by their number. No policy and no mode allows it. (Its files stand in the tables of every agent,
+ * agentd/policy/guard.py.)
+ */
+#ifndef AGENTD_GUARD_BPF_H
+#define AGENTD_GUARD_BPF_H
+
+#include "act.bpf.h"
+
+#define PROC_SUPER_MAGIC 0x9fa0
+#define BPF_NUMBER_COMMANDS ((1ull << 13) | (1ull << 14) | (1ull << 30)) /* BPF_PROG_, MAP_, LINK_GET_FD_BY_ID */
+
+static __always_inline void verdict_guard(struct verdict *v, u32 agent)
+{
+	const struct agentd_agent *ag = agent_get(agent);
+
+	verdict_deny(v);
+	if (ag)
+		v->generation = ag->generation[ag->active & 1];
+	v->rule = AGENTD_RULE_GUARD;
+	v->toolop = 0xffffffff;
+	v->unresolved = 0;
+}
+
+static __always_inline bool is_agentd(const struct task_struct *task)
+{
+	struct agentd_control *c = control_get();
+
+	return c && c->daemon && (u32)KREAD(task, tgid) == c->daemon;
+}
+
+/* A file of /proc that belongs to agentd's process, or to one of its threads. */
+static __always_inline bool is_proc_of_agentd(const struct inode *inode)
+{
+	struct hlist_node *first;
+	struct proc_inode *proc;
+	struct pid *pid;
+
+	if (KREAD(inode, i_sb, s_magic) != PROC_SUPER_MAGIC)
+		return false;
+	proc = (void *)inode - bpf_core_field_offset(struct proc_inode, vfs_inode);
+	pid = KREAD(proc, pid);
+	first = pid ? KREAD(pid, tasks[0].first) : NULL;
+	return first && is_agentd((void *)first - bpf_core_field_offset(struct task_struct, pid_links));
+}
+
+/* Would this command of bpf() take an object by its number, which may be agentd's? */
+static __always_inline bool takes_by_number(u32 cmd)
+{
+	return cmd < 64 && BPF_NUMBER_COMMANDS >> cmd & 1;
+}
+
+#endif
