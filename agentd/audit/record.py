@@ -39,6 +39,7 @@ EVENTS: Final = (
     "tagged",
     "disconnected",  # a connection that a workload had, and that the policy does not allow, was destroyed
     "ended",  # the kernel ended a process without a verdict of its own
+    "calls_unseen",  # a program has TLS of its own, whose calls no probe can see
     "enforcement_failed",  # a probe showed that an operation is not held as it is claimed
     "enforcement_verified",  # and, later, that it is again
     "below_minimum",  # a running workload has less than its policy's minimum_guarantee, and was paused or killed

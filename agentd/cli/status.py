@@ -50,6 +50,11 @@ def _print(found: dict[str, Any]) -> None:
     click.echo(f"verdicts   {found['verdicts']} in the kernel, {found['unresolved']} unresolved; lost: {lost}")
     click.echo(f"approvals  {found['approvals_pending']} pending")
     click.echo(f"probes     {_probes(found['verification'])}")
+    calls = found.get("calls", {"probed": [], "unseen": []})  # an older agentd has none
+    if calls["probed"]:
+        click.echo(f"calls      judged in {', '.join(render.printable(one['file']) for one in calls['probed'])}")
+    for one in calls["unseen"]:
+        click.echo(f"           NOT SEEN: {render.printable(one['file'])} has {one['has']}")
     for low in found["below_minimum"]:
         click.echo(f"           workload {low['workload']} IS BELOW ITS MINIMUM: {render.printable(low['reason'])}")
     click.echo("")

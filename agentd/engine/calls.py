@@ -10,7 +10,7 @@ import errno
 import signal
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from agentd.actions import signals
 from agentd.audit.record import Record
@@ -32,6 +32,7 @@ from agentd.workloads import modules
 from agentd.workloads.modules import Module
 from agentd.workloads.processes import start_ticks, ticks
 
+TLS: Final = ("ssl", "gnutls")
 MANY: Final = 100  # processes, whose mappings aren't read each second
 ROUNDS: Final = 60  # with more of them, of tick(), until they are
 
@@ -41,10 +42,11 @@ Points = dict[int, CallPoint]
 
 @dataclass(slots=True)
 class Seen:
-    """A file that was looked at. functions: those that it has and that are probed now."""
+    """A file that was looked at. functions: those that it has and that are probed now. unseen: what it has instead."""
 
     module: Module
     functions: list[str] = field(default_factory=list)
+    unseen: str = ""
 
 
 class LibraryCalls:
@@ -85,9 +87,9 @@ class LibraryCalls:
             seen: dict[Key, Seen] = {}
             for library in {point.library for point in wanted}:
                 for module in modules.installed(library):
-                    _probe(programs, points, seen, module, program=False)
+                    _probe(programs, points, seen, module, inside=False)
             for module in modules.programs():
-                _probe(programs, points, seen, module, program=True)
+                _probe(programs, points, seen, module, inside=True)
             installed = set(seen)
             self._look(programs, points, seen, pids)
             programs.take_charge()
@@ -141,7 +143,7 @@ class LibraryCalls:
                 if module.key in seen:
                     continue
                 try:
-                    _probe(programs, points, seen, module, program=program)
+                    _probe(programs, points, seen, module, inside=True)
                 except KernelError as error:  # it has the name of a library, or of its functions, and is none
                     seen.pop(module.key, None)
                     _unprobe(programs, module)
@@ -149,6 +151,15 @@ class LibraryCalls:
                         signals.send(pid, start, signal.SIGKILL, start_ticks)
                     said = f"process {pid} was ended: it has mapped a file that can't be probed"
                     self._record(records.note("enforcement_failed", f"{said}: {error}"))
+                    continue
+                if program and any(point.library in TLS for point in points.values()):
+                    self._tell_unseen(seen[module.key])
+
+    def _tell_unseen(self, seen: Seen) -> None:
+        seen.unseen = modules.own_tls(seen.module)
+        if seen.unseen:
+            said = f"{seen.module.path} has {seen.unseen}: no library call shows what it sends"
+            self._record(records.note("calls_unseen", said))
 
     def _forget_gone(self, pids: Collection[int]) -> None:
         """Takes the probes off copies that no process of a workload maps any more: a workload can make any number.
@@ -173,6 +184,15 @@ class LibraryCalls:
     def files(self) -> list[Seen]:
         """The files that have probes."""
         return [seen for seen in self._seen.values() if seen.functions]
+
+    def status(self) -> dict[str, list[dict[str, Any]]]:
+        """What `agentd status` shows of library calls."""
+        return {
+            "probed": [{"file": seen.module.path, "functions": sorted(seen.functions)} for seen in self.files()],
+            "unseen": [
+                {"file": seen.module.path, "has": seen.unseen} for seen in self._seen.values() if seen.unseen
+            ],
+        }  # fmt: skip
 
     def _check(self, wanted: Collection[CallPoint]) -> None:
         if len(wanted) >= abi.MAX_CALLS:
@@ -224,16 +244,16 @@ def _probe(
     seen: dict[Key, Seen],
     module: Module,
     *,
-    program: bool,
+    inside: bool,
 ) -> Seen:
-    """Probes the functions of a file that are asked for. A program may have any library inside. Raises KernelError."""
+    """Probes the functions of a file that are asked for. inside: it may have any library in it. Raises KernelError."""
     entry = seen.setdefault(module.key, Seen(module))
-    inside = modules.mentioned(module, {point.function for point in points.values()}) if program else frozenset()
+    named = modules.mentioned(module, {point.function for point in points.values()}) if inside else frozenset()
     wanted = {
         number: point
         for number, point in points.items()
         if point.function not in entry.functions
-        and (point.function in inside or modules.is_library(module.path, point.library))
+        and (point.function in named or modules.is_library(module.path, point.library))
     }
     if not wanted:
         return entry

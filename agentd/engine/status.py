@@ -50,4 +50,5 @@ def status_of(engine: Engine) -> dict[str, Any]:
         "pins": str(engine.loaded.pins),
         "attached": engine.loaded.watching,
         "names": engine.resolvers.status(stats),
+        "calls": engine.calls.status(),
     }

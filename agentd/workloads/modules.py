@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import subprocess
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,10 @@ from typing import Final
 
 PROGRAM_DIRS: Final = ("/usr/local/bin", "/usr/local/sbin", "/usr/bin", "/usr/sbin", "/bin", "/sbin")
 LARGE: Final = 4 << 20  # bytes
+OWN_TLS: Final = {
+    "Go's crypto/tls": b"crypto/tls.(*Conn).Write",
+    "rustls": b"rustls",
+}  # stripped programs have them too
 _MAPPING = re.compile(
     r"(?P<range>[0-9a-f]+-[0-9a-f]+) r.x. [0-9a-f]+ (?P<device>[0-9a-f]+:[0-9a-f]+) (?P<inode>\d+) +(?P<path>/.*)"
 )
@@ -90,13 +94,22 @@ def mapped(pids: Iterable[int]) -> Iterator[tuple[Module, bool]]:
                 yield module, module.inode == program.st_ino and module.device == program.st_dev
 
 
+def own_tls(module: Module) -> str:
+    """The TLS that a program has of its own and that no probe can be set in, by the names it carries; empty: none."""
+    return next(iter(_carries(module, OWN_TLS)), "")
+
+
 def mentioned(module: Module, functions: Collection[str]) -> frozenset[str]:
     """Which of the names stand in the file as strings, as every symbol's does: a quick no for most files."""
+    return frozenset(_carries(module, {name: b"\0" + name.encode() + b"\0" for name in functions}))
+
+
+def _carries(module: Module, signs: Mapping[str, bytes]) -> list[str]:
     try:
         with open(module.opens, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return frozenset(name for name in functions if data.find(b"\0" + name.encode() + b"\0") >= 0)
+            return [name for name, sign in signs.items() if data.find(sign) >= 0]
     except (OSError, ValueError):
-        return frozenset()
+        return []
 
 
 def _module(opens: str, path: str) -> Module | None:

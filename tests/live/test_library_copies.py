@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,40 @@ def test_a_copy_that_can_not_be_read_ends_who_maps_it(tmp_path: Path) -> None:
         assert run.killed and "made 1" not in run.lines, run
         assert [r for r in live.records() if r["event"] == "enforcement_failed" and str(broken) in r["reason"]]
         assert live.run(probes.python(SQLITE, tmp_path / "b.db", "select 1")).value == "1"
+
+
+EMBEDDED = """
+#include <stdio.h>
+int sqlite3_exec(void *db, const char *text, void *a, void *b, void *c) { return printf("%p ran %s\\n", db, text) > 0; }
+"""
+
+
+def test_a_library_inside_of_another_file_is_found(tmp_path: Path) -> None:
+    """A module that has the functions of a library in it, whatever it is called: its calls are judged."""
+    (tmp_path / "a.c").write_text(EMBEDDED)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "plugin.so", tmp_path / "a.c"], check=True)
+    call = "plugin = ctypes.CDLL(sys.argv[1])\nsay('attempt')\n" + (
+        "say('ok ' + str(plugin.sqlite3_exec(None, sys.argv[2].encode(), None, None, None)))\n"
+    )
+    with querying(tmp_path) as live:
+        assert live.run(probes.python(call, tmp_path / "plugin.so", "select 1")).value == "1"
+        run = live.run(probes.python(call, tmp_path / "plugin.so", "drop table kept"))
+        assert run.killed and run.lines == ["attempt"], run
+    assert untagged(probes.python(call, tmp_path / "plugin.so", "drop table kept")).value == "1"
+
+
+def test_a_program_with_tls_of_its_own_is_told(tmp_path: Path) -> None:
+    """What no probe can see is in the log and in the status: a program that carries the names of Go's TLS."""
+    agent = harness.agent(allow=[{"tool": "tls", "operations": ["send"]}], on_violation="kill")
+    (tmp_path / "go.c").write_text(
+        'const char name[] = "crypto/tls.(*Conn).Write";\nint main(void) { return !name[0]; }\n'
+    )
+    subprocess.run(["gcc", "-o", tmp_path / "go", tmp_path / "go.c"], check=True)
+    with harness.enforcing(tmp_path, {"bot": agent}) as live:
+        assert live.run(["/bin/true"]).status == 0
+        assert live.engine.status()["calls"]["unseen"] == []
+        for _ in range(2):
+            assert live.run([tmp_path / "go"]).status == 0
+        assert live.engine.status()["calls"]["unseen"] == [{"file": str(tmp_path / "go"), "has": "Go's crypto/tls"}]
+        (told,) = [record for record in live.records() if record["event"] == "calls_unseen"]
+        assert str(tmp_path / "go") in told["reason"]

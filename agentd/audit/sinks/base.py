@@ -31,7 +31,7 @@ _SEVERITIES: Final = {
     "denied": WARNING, "ended": WARNING, "approval_required": NOTICE, "approval_denied": NOTICE,
     "approval_expired": NOTICE, "approved": NOTICE, "approval_vote": NOTICE, "approval_revoked": NOTICE,
     "policy_rejected": ERROR, "gap": ERROR, "enforcement_failed": ERROR, "below_minimum": ERROR,
-    "log_repaired": WARNING, "pruned": NOTICE,
+    "log_repaired": WARNING, "calls_unseen": WARNING, "pruned": NOTICE,
     "workload_resumed": NOTICE, "key_rotated": NOTICE, "policy_loaded": NOTICE,
 }  # fmt: skip
 
