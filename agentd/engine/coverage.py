@@ -184,7 +184,7 @@ def markdown() -> str:
         cells[0] = in_words(hosts[0], op) if op in _hooked() else "as without"
         rows.setdefault(tuple(cells), []).append(f"`{op.word}`")
     lines = [
-        "| kernel operation | with `lsm` (`fmod_ret`: see above) | without, started by `agentd run` | without, tagged |",
+        "| kernel operation | with `lsm` (`fmod_ret`: above) | without, started by `agentd run` | without, tagged |",
         "|---|---|---|---|",
     ]
     lines += [f"| {', '.join(ops)} | {' | '.join(cells)} |" for cells, ops in rows.items()]
