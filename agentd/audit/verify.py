@@ -102,9 +102,13 @@ def verify(
     bytes of each file; 0: none, and every record is read here. The result is the same. Raises OSError if a file can't
     be read.
     """
-    run = _Run(path, head, count, strict, progress, tuple(pins), time.time() if now is None else now)
-    run.jobs, run.part, run.first = 0 if strict else jobs, part, first
-    return run.result()
+    while True:
+        run = _Run(path, head, count, strict, progress, tuple(pins), time.time() if now is None else now)
+        run.jobs, run.part, run.first = 0 if strict else jobs, part, first
+        result = run.result()
+        # A live log may have got its first signed head while it was read: from the start, then, with that head.
+        if result.bad is None or run.signed_head is not None or read_head(path) is None:
+            return result
 
 
 class _Run:

@@ -249,12 +249,11 @@ def _probe(
     """Probes the functions of a file that are asked for. inside: it may have any library in it. Raises KernelError."""
     entry = seen.setdefault(module.key, Seen(module))
     named = modules.mentioned(module, {point.function for point in points.values()}) if inside else frozenset()
-    wanted = {
-        number: point
-        for number, point in points.items()
-        if point.function not in entry.functions
-        and (point.function in named or modules.is_library(module.path, point.library))
-    }
+    wanted: dict[int, CallPoint] = {}
+    for number, point in sorted(points.items(), key=lambda one: not modules.is_library(module.path, one[1].library)):
+        taken = {*entry.functions, *(other.function for other in wanted.values())}  # two libraries may have this name
+        if point.function not in taken and (point.function in named or modules.is_library(module.path, point.library)):
+            wanted[number] = point
     if not wanted:
         return entry
     try:

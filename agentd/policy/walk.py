@@ -39,10 +39,7 @@ def lookup(
             return tables.outcomes[header.unresolved[op]]
     else:
         outcome = words[header.path_classes + _walk(words, header.path, obj) * len(PATH_OPS) + op]
-    for plain, instead in _pairs(words, words[header.rule_classes + _walk(words, header.rules, obj)]):
-        if plain in (outcome, BY_OP | op):
-            return tables.outcomes[instead]
-    return tables.outcomes[outcome]
+    return tables.outcomes[_instead(words, header, _walk(words, header.rules, obj), op, outcome)]
 
 
 class PathWalk:
@@ -69,15 +66,20 @@ class PathWalk:
         state = _end(words, header.path, path[cut:], ends[0])
         rules = _end(words, header.rules, path[cut:], ends[1])
         outcome = words[header.path_classes + _accepts(words, header.path, state) * len(PATH_OPS) + op]
-        for plain, instead in _pairs(words, words[header.rule_classes + _accepts(words, header.rules, rules)]):
-            if plain == outcome:
-                return instead
-        return outcome
+        return _instead(words, header, _accepts(words, header.rules, rules), op, outcome)
 
 
 def name_class(tables: AgentTables, name: str) -> int:
     """The class of a name, the last byte of a `host_key`."""
     return _walk(tables.words, tables.header.name, name.encode("ascii"))
+
+
+def _instead(words: array[int], header: TablesHeader, number: int, op: Op, outcome: int) -> int:
+    """What fences and the rules' own paths make of an outcome. number: the class of the path for them."""
+    for plain, instead in _pairs(words, words[header.rule_classes + number]):
+        if plain in (outcome, BY_OP | op):
+            return instead
+    return outcome
 
 
 def _first_candidate(words: array[int], header: TablesHeader, number: int, argv: Sequence[bytes]) -> int | None:

@@ -10,6 +10,7 @@ import ctypes
 import os
 import socket
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ class World:
     truncate: bool = False
     mute: bool = False
     servers: list[socket.socket] = field(default_factory=list)
+    mounts: str = ""  # the mount namespace as a file
 
     @property
     def place(self) -> str:
@@ -52,7 +54,7 @@ class World:
 
     def inside(self, command: list[str]) -> list[str]:
         """The command line that runs `command` in the namespace, with a resolv.conf that names the resolver."""
-        return ["/usr/sbin/ip", "netns", "exec", self.space, *command]
+        return ["/usr/bin/nsenter", f"--net={self.place}", f"--mount={self.mounts}", *command]
 
     def enter(self) -> None:
         """Takes the calling thread into the namespace."""
@@ -141,6 +143,29 @@ def _bits(address: str) -> int:
 
 
 @contextlib.contextmanager
+def kept_mounts(through: list[str]) -> Iterator[str]:
+    """The mounts that `ip netns exec` makes, as a file to enter: made by a workload, the one over /sys is denied."""
+    with tempfile.TemporaryDirectory(prefix="agentd-names-") as folder:
+        place = f"{folder}/mounts"
+        subprocess.run(["mount", "-t", "tmpfs", "none", folder], check=True)
+        subprocess.run(["mount", "--make-private", folder], check=True)
+        Path(place).touch()
+        with subprocess.Popen(
+            [*through, "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as kept:
+            try:
+                assert kept.stdout is not None and kept.stdout.readline() == b"\n"
+                subprocess.run(["mount", "--bind", f"/proc/{kept.pid}/ns/mnt", place], check=True)
+                try:
+                    yield place
+                finally:
+                    subprocess.run(["umount", place], check=True)
+            finally:
+                kept.kill()
+                subprocess.run(["umount", folder], check=True)
+
+
+@contextlib.contextmanager
 def world() -> Iterator[World]:
     """A named namespace with those servers, whose programs find the resolver in their resolv.conf."""
     made = World(f"agentd-names-{os.getpid()}")
@@ -151,7 +176,7 @@ def world() -> Iterator[World]:
         config.mkdir(parents=True)
         (config / "resolv.conf").write_text(f"nameserver {RESOLVER}\noptions timeout:2 attempts:1\n")
         (config / "nsswitch.conf").write_text("hosts: dns\n")
-        with serving(made):
+        with kept_mounts([*run, "exec", made.space]) as made.mounts, serving(made):
             yield made
     finally:
         subprocess.run([*run, "del", made.space], check=True)

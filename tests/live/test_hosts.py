@@ -28,7 +28,8 @@ FILTERED = (
 # unshare(2) answers EPERM, as with RestrictNamespaces=yes.
 NO_NAMESPACES = (
     "import os, sys; from agentd.kernel import canary, seccomp as s; import struct;"
-    "code = [(s._LD_ABS, 0, 0, 0), (s._JEQ, 0, 1, 272), (s._RET, 0, 0, s.RET_ERRNO | 1), (s._RET, 0, 0, s.RET_ALLOW)];"
+    "code = [(s._LD_ABS, 0, 0, 0), (s._JEQ, 0, 3, 272), (s._LD_ABS, 0, 0, 16), (s._JSET, 0, 1, 0x7e020000),"
+    "(s._RET, 0, 0, s.RET_ERRNO | 1), (s._RET, 0, 0, s.RET_ALLOW)];"  # by the flags, as RestrictNamespaces= of systemd
     "canary.restrict(b''.join(struct.pack('HBBI', *one) for one in code)); os.execv(sys.argv[1], sys.argv[1:])"
 )
 CONNECT = "import socket; socket.create_connection(('127.0.0.1', 9))"

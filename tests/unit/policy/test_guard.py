@@ -13,7 +13,7 @@ from agentd.policy.patterns import Dialect, Glob
 from agentd.policy.resolve import ResolvedAgent
 from agentd.policy.resolved import RULE_ABOVE, RULE_GUARD
 from agentd.policy.tables import AgentTables, build
-from agentd.policy.walk import lookup
+from agentd.policy.walk import PathWalk, lookup
 from tests.unit.policy.test_tables import matched_paths
 
 OWN = guard.Guarded(secret=("/var/lib/agentd", "/odd/[x]*"), kept=("/opt/agentd", "/w/policy.yaml"))
@@ -44,6 +44,8 @@ def tables() -> AgentTables:
 def rule(tables: AgentTables, op: Op, path: str) -> int:
     """Decided by the tables, and by the rules themselves."""
     outcome = lookup(tables, op, path.encode())
+    if op is not Op.EXEC:  # and the point that judges outside of the kernel
+        assert tables.outcomes[PathWalk(tables).outcome(op, path.encode())] == outcome
     assert outcome == agent().outcome(op, matched_paths(agent().path_patterns, path.encode()))
     return outcome.rule
 
