@@ -62,6 +62,7 @@ class LibraryCalls:
         self._seen: dict[Key, Seen] = {}
         self._installed: set[Key] = set()  # of the host's own files
         self._round = 0
+        self._let_go: set[int] = set()  # threads, by the last tick
 
     def prepare(self, agents: Iterable[ResolvedAgent], pids: Collection[int]) -> None:
         """Sets the probes that the agents' policies ask for, before any of them is in force. pids: of the workloads.
@@ -119,9 +120,11 @@ class LibraryCalls:
         """Once a second: processes that nobody has let go on since they were stopped, and copies that nobody maps any
         more. lines: all marked threads.
         """
-        for line in lines:
-            if line.flags & abi.TAG_LOOKED_AT:
+        stopped = {line.tid: line for line in lines if line.flags & abi.TAG_LOOKED_AT}
+        for tid, line in stopped.items():
+            if self._programs is not None or tid not in self._let_go:  # without programs nobody takes the flag off
                 self.look_at(line.pid, line.start_time)
+        self._let_go = set(stopped)
         self._forget_gone([line.pid for line in lines])
 
     def look_at(self, pid: int, start_time: int) -> None:
