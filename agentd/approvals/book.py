@@ -159,6 +159,7 @@ class ApprovalBook(Generic[Detail]):
             flood.denied += 1
             flood.last = now
             self.version += 1
+            self.unasked(hold.hold_id, Answer.DENIED)
             return None, False
         if known is not None:
             pending = self._pending[known]
@@ -211,7 +212,7 @@ class ApprovalBook(Generic[Detail]):
         return hold_id in self._by_hold
 
     def answered(self, hold_id: int) -> bool:
-        """Did an approval that spoke of this hold end, lately?"""
+        """Was this hold answered, lately: by an approval that ended, or unasked?"""
         return str(hold_id) in self._answered
 
     def take(self, hold_id: int) -> Pending[Detail] | None:
@@ -267,9 +268,17 @@ class ApprovalBook(Generic[Detail]):
             self._unfile(pending, hold.hold_id, answer)
         self._answered[pending.id] = answer
         self.version += 1
+        self._forget_answers()
+        return left
+
+    def unasked(self, hold_id: int, answer: Answer) -> None:
+        """This hold was answered without a question: whoever still finds its thread held must not ask."""
+        self._answered[str(hold_id)] = answer
+        self._forget_answers()
+
+    def _forget_answers(self) -> None:
         while len(self._answered) > MAX_ANSWERED:
             self._answered.pop(next(iter(self._answered)))
-        return left
 
     def carry(self, question: Question, carried: Carried) -> None:
         """Should this be asked again, it is the same question."""

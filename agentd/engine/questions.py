@@ -138,6 +138,7 @@ class Questions:
             self.around.denied(event, standing.agent, names, reason, at_once=True)
         if self.around.strict(standing.agent):
             self.around.commit()
+        self.book.unasked(hold.hold_id, Answer.APPROVED if standing.allow else Answer.DENIED)
         self.answers.settle([hold], standing.allow, self.book)
         self.memory.forget(hold.hold_id)
 

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import yaml
 
 from agentd.approvals.book import Approver
+from agentd.audit import segments
 from agentd.daemon import host as composition
 from agentd.daemon.launch import Marked, launch
 from agentd.daemon.places import run_pins
@@ -121,7 +123,7 @@ class Host:
             self.compiled, pins=pins or run_pins(), audit_dir=folder / "audit", resolvers=resolvers
         )
         self._log = folder / "audit" / "audit.jsonl"
-        self._parsed = 0  # bytes of it
+        self._parsed: Counter[int] = Counter()  # bytes of each of its files, by inode
         self._records: list[dict[str, Any]] = []
         self._number = 0
         self._ticked = 0.0
@@ -212,13 +214,21 @@ class Host:
     def records(self, after: int = 0) -> list[dict[str, Any]]:
         """The audit log's records, from the one behind number `after`."""
         self.engine.pump()
-        with self._log.open("rb") as log:
-            log.seek(self._parsed)
-            new = log.read()
-        new = new[: new.rfind(b"\n") + 1]
-        self._parsed += len(new)
-        self._records += [json.loads(line) for line in new.splitlines()]
+        self._records += [json.loads(line) for line in self._new_lines()]
         return self._records[bisect.bisect_right(self._records, after, key=lambda record: record["seq"]) :]
+
+    def _new_lines(self) -> Iterator[bytes]:
+        """What was written since the last call; a long run's log goes on in new files."""
+        files, last = segments.opened(self._log)
+        with last:
+            for file in files:
+                with file.open("rb") if file is not files[-1] else last as log:
+                    inode = os.fstat(log.fileno()).st_ino
+                    log.seek(self._parsed[inode])
+                    new = log.read()
+                    new = new[: new.rfind(b"\n") + 1]
+                    self._parsed[inode] += len(new)
+                    yield from new.splitlines()
 
     def counted(self, name: str) -> list[dict[str, Any]]:
         """Flushes the exact counts; all of this agent's so far."""
