@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentd.audit import chain, files, keys, receipts, segments
 from agentd.audit.canonical import Json
@@ -43,6 +43,14 @@ _SIGNED: Final = b'"event":"signed"'
 _OWN: Final = frozenset({"signed", "signing_key", "key_rotated"})
 
 
+class _Unsaid(NamedTuple):
+    """key: that signs; statements: how it came to be the one; missing: the log, or its last file, names no key."""
+
+    key: SigningKey
+    statements: list[keys.Statement]
+    missing: bool
+
+
 class LogSigner:
     """Signs one open log with the key in a folder. Make it before the first record, `start` it, the writer ends it."""
 
@@ -57,7 +65,8 @@ class LogSigner:
         self._delay = delay
         self._key: SigningKey | None = None
         self._signs = "", ""  # kid and PEM of the key that the log says signs: an older one until the change is said
-        self._bare = False  # a file was begun before the key was there
+        self._unsaid: _Unsaid | None = None  # what the log has to be told of the key before anything is signed
+        self._bare = False  # a file was begun before that was said
         self._key_file: tuple[int, int] | None = None
         self._tree = Tree()
         self._first = 0  # seq of the tree's first leaf
@@ -155,10 +164,11 @@ class LogSigner:
                 if self._key is None:
                     self._begin()
                 if not self._head_there:
-                    # Before the first signature: a signed log without a head would look cut.
+                    # Before the first word about signatures: a signed log without a head would look cut.
                     if not segments.head_of(self._writer.path).exists():
                         self._write_head()
                     self._head_there = True
+                self._introduce()
                 self._change_key()
                 self._round(last)
                 self.failed = ""
@@ -264,9 +274,17 @@ class LogSigner:
             self._waiting.extendleft(reversed(state.receipts))
             self._key = found
         self._key_file = self._key_identity()
+        self._unsaid = _Unsaid(found, statements, not state.kid or _begins_bare(self._writer.path))
+
+    def _introduce(self) -> None:
+        """Says in the log who signs, if that isn't said yet."""
+        if self._unsaid is None:
+            return
+        found, statements, missing = self._unsaid
+        self._unsaid = None
         first = statements[0] if statements else {"from": found.kid, "from_pem": found.public.pem}
         self._signs = str(first["from"]), str(first["from_pem"])
-        if not state.kid or self._bare or _begins_bare(self._writer.path):
+        if missing or self._bare:
             # Or a log whose older files were removed would begin with signatures by nobody.
             self._append("signing_key", f"signed by key {self._signs[0][:16]} from here on", self.introduction())
         for statement in statements:

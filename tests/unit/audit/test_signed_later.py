@@ -6,11 +6,12 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from agentd.audit import keys, segments, verify
+from agentd.audit import files, keys, segments, verify
 from agentd.audit.segments import Limits
 from tests.unit.audit.samples import START, allowed, denied, opened
 from tests.unit.audit.signed import NOW, begin, judge, pin, read, reseal, write
@@ -37,6 +38,26 @@ def test_what_a_crash_left_unsigned_is_signed_at_the_next_start(tmp_path: Path) 
     result = judge(crashed, crashed, strict=True)
     assert (result.bad, result.unsigned) == (None, 0)
     assert signer.receipts == 5
+
+
+def test_a_head_that_takes_long_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the first signed head is on its way to a slow disk, whatever the log holds by then passes without it."""
+    seen = []
+
+    def slow(path: Path, data: bytes, mode: int = 0o600) -> None:
+        writer.commit()  # the engine's loop goes on meanwhile
+        seen.append((path.exists(), judge(tmp_path).bad))
+        files.replace(path, data, mode)
+
+    slowed = SimpleNamespace(replace=slow)
+    monkeypatch.setattr("agentd.audit.signer.files", slowed)
+    writer, signer = begin(tmp_path)
+    writer.append([denied(number) for number in range(5)])
+    writer.commit()
+    signer.round()
+    writer.close()
+    assert seen[0] == (False, None)
+    assert judge(tmp_path, tmp_path, strict=True).bad is None
 
 
 def test_changed_records_are_not_signed_after_a_crash(tmp_path: Path) -> None:
