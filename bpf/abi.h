@@ -16,7 +16,7 @@ typedef unsigned long long agentd_u64;
 typedef long long agentd_s64;
 typedef int agentd_s32;
 
-#define AGENTD_ABI_VERSION 5
+#define AGENTD_ABI_VERSION 6
 
 enum agentd_op {
 	AGENTD_OP_EXEC = 0,
@@ -292,7 +292,7 @@ struct agentd_control {
 	agentd_u32 doomed; /* workloads in the map of that name: 0 saves the look-up */
 	agentd_u32 point; /* of the LSM hooks: AGENTD_POINT_LSM or _FMOD_RET */
 	agentd_u32 daemon; /* process id of the agentd in charge, which no workload may touch; 0: none */
-	agentd_u32 reserved;
+	agentd_u32 foreign; /* entries in the map of that name: 0 saves the look-up */
 	agentd_u64 prevented; /* one bit an operation: LSM hooks judge it, before its effect */
 	agentd_u64 hash_seed[2]; /* secret keys of the object hashes; never changed while a workload lives */
 	agentd_u32 name_ttl_min; /* seconds; an answer is good for at least this, and at most that */
@@ -327,6 +327,26 @@ struct agentd_task_line {
 	agentd_u64 hold_id;
 	agentd_u32 hold_op;
 	agentd_u32 reserved;
+};
+
+/* A file that a workload has open from before its mark, and that its policy does not allow (map `foreign`). */
+struct agentd_foreign_key {
+	agentd_u32 workload;
+	agentd_u32 device; /* as the kernel counts it: s_dev */
+	agentd_u64 inode;
+};
+
+/* One line of the iterator over the descriptors of a workload (request: workload; 0: of all). */
+struct agentd_file_line {
+	agentd_u32 pid;
+	agentd_u32 tid; /* of the process, or of a thread with descriptors of its own */
+	agentd_u32 fd;
+	agentd_u32 mode; /* f_mode: 1 to read, 2 to write */
+	agentd_u32 agent;
+	agentd_u32 workload;
+	agentd_u32 device;
+	agentd_u32 reserved;
+	agentd_u64 inode;
 };
 
 /* Constants that the loader sets before the object is loaded (.rodata.agentd). */

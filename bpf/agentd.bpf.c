@@ -25,6 +25,7 @@
 #include "number.bpf.c"
 
 #include "lsm_file.bpf.c"
+#include "foreign.bpf.c"
 #include "lsm_exec.bpf.c"
 #include "lsm_socket.bpf.c"
 #include "notes.bpf.c"

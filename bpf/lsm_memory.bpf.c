@@ -3,14 +3,14 @@
  * Memory that is made executable, before the effect (LSM hooks; see lib/prevent.bpf.h): `execmem`, by the file that it shows,
  * or as `anon:memory` where the process can write there what it then runs.
  *
- * mmap_file        libraries, and code that is made in place
+ * mmap_file        libraries, and code that is made in place; to show a file from before the mark is to use it
  * file_mprotect    memory that is written first and made executable then; a private copy of a file that was written to
  *                  is no longer that file
  *
  * Not the program itself (`exec` judged it), but its dynamic loader, which no other hook sees. What a debugger writes is
  * `ptrace`, /proc/PID/mem is a file.
  */
-#include "lib/prevent.bpf.h"
+#include "lib/foreign.bpf.h"
 
 #define PROT_READ 1
 #define PROT_WRITE 2
@@ -49,6 +49,14 @@ static __always_inline bool own_program(struct file *file)
 	return KREAD(file, f_inode) == KREAD(task, mm, exe_file, f_inode);
 }
 
+/* What a mapping of `file` may come to: mprotect() can make a shared one of a file that is open to write writable. */
+static __always_inline u32 shown_kinds(struct file *file, u64 flags)
+{
+	bool writes = (flags & MAP_TYPE) != MAP_PRIVATE && KREAD(file, f_mode) & FMODE_WRITE;
+
+	return 1 << MEMORY_READ | (writes ? 1 << MEMORY_WRITE : 0);
+}
+
 /* Linux hands `lsm` programs the protection as it was asked for besides the one that will be, `fmod_ret` only the former. */
 SEC("?lsm/mmap_file")
 int lsm_mmap_file(u64 *ctx)
@@ -69,11 +77,17 @@ int lsm_mmap_file(u64 *ctx)
 		prot = ctx[2];
 		flags = ctx[3];
 	}
-	if (!(prot & PROT_EXEC))
-		return 0;
 	/* as memory: Linux before 7.0 takes it for granted that there is a file, and drops a test for NULL */
 	bpf_probe_read_kernel(&first, sizeof(first), ctx);
 	file = (struct file *)first;
+	if (file && is_foreign(tag, file)) {
+		int error = judge_foreign(tag, file, shown_kinds(file, flags));
+
+		if (error)
+			return error;
+	}
+	if (!(prot & PROT_EXEC))
+		return 0;
 	if (prot & PROT_WRITE && (flags & MAP_TYPE) == MAP_PRIVATE)
 		file = NULL;
 	else if (file && own_program(file))

@@ -38,6 +38,7 @@ EVENTS: Final = (
     "workload_ended",
     "tagged",
     "disconnected",  # a connection that a workload had, and that the policy does not allow, was destroyed
+    "descriptor_found",  # a workload has a file open from before its policy, which does not allow it
     "ended",  # the kernel ended a process without a verdict of its own
     "calls_unseen",  # a program has TLS of its own, whose calls no probe can see
     "enforcement_failed",  # a probe showed that an operation is not held as it is claimed

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agentd.kernel import abi
+from agentd.kernel.foreign import ForeignFiles
 from agentd.kernel.hits import Hits
 from agentd.kernel.hosts import HostNames
 from agentd.kernel.loader import LoadedObject
@@ -15,7 +16,7 @@ from agentd.metrics import VerdictTimes
 
 
 def of(
-    loaded: LoadedObject, tables: PolicyTables, names: HostNames
+    loaded: LoadedObject, tables: PolicyTables, names: HostNames, foreign: ForeignFiles
 ) -> tuple[Mapping[str, int], Callable[[], Mapping[str, int]]]:
     """(What each map can hold, a function that says how much it holds). The arena is counted in words.
 
@@ -28,6 +29,7 @@ def of(
         "counts0": loaded.counts[0],
         "counts1": loaded.counts[1],
         "doomed": loaded.doomed,
+        "foreign": foreign.table,
     }
     capacities = {
         **{name: found.capacity for name, found in hashes.items()},

@@ -25,6 +25,7 @@ from agentd.engine.archive import Archive
 from agentd.engine.calls import LibraryCalls
 from agentd.engine.census import Census
 from agentd.engine.connections import Connections
+from agentd.engine.descriptors import Descriptors
 from agentd.engine.minimum import Minimum
 from agentd.engine.pending import object_text
 from agentd.engine.policies import CANARY, Compiled, PolicySet
@@ -42,6 +43,8 @@ from agentd.engine.upkeep import Upkeep
 from agentd.engine.verify import Verification
 from agentd.errors import AgentdError
 from agentd.kernel import abi
+from agentd.kernel.foreign import ForeignFiles
+from agentd.kernel.hooks import Need
 from agentd.kernel.hosts import HostNames, Resolver
 from agentd.kernel.loader import LoadedObject
 from agentd.kernel.ring import EventRing, KernelEvent, parse
@@ -80,7 +83,10 @@ class Engine:
         self.on_event: Callable[[Record], None] | None = None
         self._accounts = Accounts(loaded)
         self.workloads = Census(self.marks.list())
-        self.connections = Connections(self.marks, self.names, self.policies.names, self.policies.agent, self._record)
+        self.foreign = ForeignFiles(loaded)
+        lookups = (self.policies.names, self.policies.agent, self._record)
+        self.connections = Connections(self.marks, self.names, *lookups)
+        self.descriptors = Descriptors(self.foreign, self.marks, *lookups)
         seed = b"".join(number.to_bytes(8, "little") for number in loaded.control.hash_seed)
         self.reasons = Reasons(seed, self.policies.agent)
         around = Surroundings(
@@ -116,6 +122,7 @@ class Engine:
             self.reasons,
             self.calls,
             self.connections,
+            self.descriptors,
             self._record,
         )
         self._handlers: dict[int, Callable[[KernelEvent, str, Names], None]] = {
@@ -129,7 +136,7 @@ class Engine:
         }
         metrics.read_verdicts(lambda: capacity.verdict_times(loaded.stats.read()))
         metrics.read_programs(loaded.programs, loaded.program_seconds, loaded.skipped)
-        metrics.read_maps(*capacity.of(loaded, self._tables, self.names))
+        metrics.read_maps(*capacity.of(loaded, self._tables, self.names, self.foreign))
         metrics.read_audit(lambda: (audit.bytes_written, audit.head.seq), audit.status)
 
     # -- policy
@@ -138,17 +145,18 @@ class Engine:
         """Puts a compiled policy in force and records it."""
         self.resolvers.refresh()
         if compiled.names:
-            self.loaded.watch_names(True)
+            self.loaded.watch_for(Need.NAMES, True)
         self.calls.prepare(compiled.policy.agents.values(), {line.pid for line in self.marks.list()})
         self.policies.install(compiled)
         self.calls.settle(compiled.policy.agents.values())
         if not compiled.names:
-            self.loaded.watch_names(False)
+            self.loaded.watch_for(Need.NAMES, False)
         for agent in compiled.policy.agents.values():
             self.metrics.declare_agent(agent.name, agent.toolops, (rule.id for rule in agent.rules))
         self.metrics.policy_loaded(compiled.policy.sha256)
         self._record(records.policy_loaded(compiled.policy))
         self.connections.judge("the policy was loaded")
+        self.descriptors.judge("the policy was loaded")
 
     def policy_rejected(self, error: AgentdError) -> None:
         """A reload that failed: the old policy stays, whole."""
@@ -334,6 +342,7 @@ class Engine:
 
     def _census(self, lines: list[abi.TaskLine]) -> None:
         ended, counts = self.workloads.take(lines, self.policies.names())
+        self.descriptors.forget({line.workload for line in lines})
         self.reasons.forget([workload.number for workload in ended])
         for workload in ended:
             self.marks.forget_doom(workload.number)

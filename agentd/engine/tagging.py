@@ -10,12 +10,14 @@ from agentd.audit.record import Record
 from agentd.engine.calls import LibraryCalls
 from agentd.engine.census import Census, Workload
 from agentd.engine.connections import Connections
+from agentd.engine.descriptors import Descriptors
 from agentd.engine.minimum import Minimum
 from agentd.engine.policies import PolicySet
 from agentd.engine.reasons import Reasons
 from agentd.engine.records import note
 from agentd.engine.supervision import Supervision
 from agentd.kernel.tasks import TaskMarks
+from agentd.workloads.descriptors import process_of
 
 
 class Tagging:
@@ -31,6 +33,7 @@ class Tagging:
         reasons: Reasons,
         calls: LibraryCalls,
         connections: Connections,
+        descriptors: Descriptors,
         record: Callable[[Record], None],
     ) -> None:
         self._marks = marks
@@ -41,6 +44,7 @@ class Tagging:
         self._reasons = reasons
         self._calls = calls
         self._connections = connections
+        self._descriptors = descriptors
         self._record = record
 
     def _new(self, agent: str, origin: str, *, started: bool = False, runs: bool = False) -> tuple[Workload, int]:
@@ -54,10 +58,13 @@ class Tagging:
         return self._workloads.new(agent, origin, launched=started), slot
 
     def started(self, pidfd: int, agent: str, origin: str, command: list[str], *, supervised: bool = False) -> Workload:
-        """Marks a process that waits to exec its command: the root of a workload. supervised: supervise() follows."""
+        """Marks a process that waits to exec its command: the root of a workload. supervised: supervise() follows.
+        Raises KernelError, and what _new() does: it must not exec then.
+        """
         workload, slot = self._new(agent, origin, started=True)
         self._marks.mark_process(pidfd, slot, workload.number, root_exec=True, supervised=supervised)
         self.tell("workload_started", workload, {"command": [*command]})
+        self._descriptors.started(process_of(pidfd), origin, workload.number)
         self._reasons.begin(workload.number, agent)
         return workload
 
@@ -77,6 +84,7 @@ class Tagging:
         self._calls.look(self.live(workload.number))
         self.tell("tagged", workload, {**what, "threads": threads, "io_uring": self._marks.rings_found()})
         self._connections.judge(workload.origin, workload.number)
+        self._descriptors.judge(workload.origin, workload.number)
         return workload, threads
 
     def live(self, workload: int) -> set[int]:

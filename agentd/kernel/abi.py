@@ -10,7 +10,7 @@ from typing import Final
 
 from agentd.model import Op
 
-ABI_VERSION: Final = 5
+ABI_VERSION: Final = 6
 MAX_AGENTS: Final = 256
 HITS: Final = 16384
 CHECK_PATH: Final = 256
@@ -162,7 +162,7 @@ class Control(ctypes.Structure):
         ("doomed", c_uint32),
         ("point", c_uint32),
         ("daemon", c_uint32),
-        ("reserved", c_uint32),
+        ("foreign", c_uint32),
         ("prevented", c_uint64),
         ("hash_seed", c_uint64 * 2),
         ("name_ttl_min", c_uint32),

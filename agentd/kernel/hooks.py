@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 from agentd.model import Op, Point
+
+
+class Need(Enum):
+    """What some programs are attached for, and only while there is such a thing."""
+
+    NAMES = "dns_answers"  # a policy with host names is in force
+    FOREIGN = "lsm_file_permission"  # a workload has files open from before its mark that it may not use
+
+    @property
+    def witness(self) -> str:
+        """A program that is attached exactly then."""
+        return self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +28,7 @@ class Hook:
     program: str
     point: Point
     cgroup: bool = False
-    names: bool = False  # attached only while a policy with host names is in force
+    need: Need | None = None  # attached only while there is need
     ops: tuple[Op, ...] = ()  # those that it judges, and that no other program does
     after: bool = False  # sees to what is judged after its effect: not attached where LSM hooks judge everything
     newer: str = ""  # the trace point, where some kernels lack it: they do without
@@ -35,8 +48,8 @@ HOOKS: Final = (
     Hook("net_bind4", Point.CGROUP, cgroup=True, ops=(Op.BIND,)),
     Hook("net_bind6", Point.CGROUP, cgroup=True, ops=(Op.BIND,)),
     Hook("net_sock_create", Point.CGROUP, cgroup=True, ops=(Op.SOCKET,)),
-    Hook("dns_asks", Point.NONE, cgroup=True, names=True),
-    Hook("dns_answers", Point.NONE, cgroup=True, names=True),
+    Hook("dns_asks", Point.NONE, cgroup=True, need=Need.NAMES),
+    Hook("dns_answers", Point.NONE, cgroup=True, need=Need.NAMES),
 )
 
 
@@ -51,8 +64,7 @@ class LsmHook:
     ops: tuple[Op, ...] = ()
     function: str = ""
     newer: bool = False
-
-    names = False
+    need: Need | None = None
 
     @property
     def program(self) -> str:
@@ -62,6 +74,7 @@ class LsmHook:
 LSM_HOOKS: Final = (
     LsmHook("file_open", (Op.READ, Op.WRITE, Op.COMPAT)),  # every hook judges `compat`
     LsmHook("file_receive"),
+    LsmHook("file_permission", need=Need.FOREIGN),
     LsmHook("path_mknod", (Op.CREATE,)),
     LsmHook("path_mkdir", (Op.CREATE,)),
     LsmHook("path_symlink", (Op.LINK,)),
@@ -119,8 +132,8 @@ LSM_HOOKS: Final = (
 NOTES: Final = (
     Hook("note_created", Point.NONE),
     Hook("note_bound", Point.NONE),
-    Hook("note_connected", Point.NONE, names=True),
-    Hook("note_sent", Point.NONE, names=True),
+    Hook("note_connected", Point.NONE, need=Need.NAMES),
+    Hook("note_sent", Point.NONE, need=Need.NAMES),
 )
 
 

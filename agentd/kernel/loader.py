@@ -18,7 +18,7 @@ from pathlib import Path
 
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi, features
-from agentd.kernel.hooks import Hook, LsmHook, prevented
+from agentd.kernel.hooks import Hook, LsmHook, Need, prevented
 from agentd.kernel.libbpf import (
     KernelError,
     TestRunOpts,
@@ -35,7 +35,7 @@ from agentd.kernel.maps import HashMap, MappedArray, PerCpuCounters
 from agentd.kernel.pins import (
     PINNED_MAPS,
     drop_stale_links,
-    names_watched,
+    is_pinned,
     pin_links,
     unpin_links,
 )
@@ -80,7 +80,7 @@ class LoadedObject:
             fds["doomed"], ctypes.c_uint32, ctypes.c_uint32, map_info(fds["doomed"]).max_entries, "doomed"
         )
         self.stats = PerCpuCounters(fds["stats"], abi.STAT_COUNT)
-        self._with_names = any(hook.program in links for hook in hooks if hook.names)
+        self._needs = {need for need in Need if need.witness in links}
 
     def program_seconds(self) -> dict[str, float]:
         """Run time of each program in seconds; zeros unless kernel.bpf_stats_enabled is on."""
@@ -138,22 +138,22 @@ class LoadedObject:
         Before every mark: a task must not carry one while the programs are away.
         """
         if not self._links:
-            self._links = self._attach([hook for hook in self._hooks if self._with_names or not hook.names])
+            self._links = self._attach([hook for hook in self._hooks if hook.need is None or hook.need in self._needs])
 
-    def watch_names(self, wanted: bool) -> None:
-        """Are answers of resolvers to be read? Attaches or detaches what reads them, now or with the other programs.
+    def watch_for(self, need: Need, wanted: bool) -> None:
+        """Attaches or detaches the programs that are there for this need, now or with the other programs.
 
         Raises KernelError; nothing has changed then.
         """
-        hooks = [hook for hook in self._hooks if hook.names]
-        if wanted and not self._with_names and self._links:
+        hooks = [hook for hook in self._hooks if hook.need is need]
+        if wanted and need not in self._needs and self._links:
             self._links |= self._attach(hooks)
-        elif not wanted and self._with_names and self._links:
+        elif not wanted and need in self._needs and self._links:
             going = {hook.program: self._links.pop(hook.program) for hook in hooks}
             if self.pinned:
                 unpin_links(self.pins, self.control.epoch, going)
             _destroy(going)
-        self._with_names = wanted
+        self._needs = self._needs | {need} if wanted else self._needs - {need}
 
     def _attach(self, hooks: Sequence[Hook | LsmHook]) -> dict[str, int]:
         links = _attach_hooks(self._obj, hooks)
@@ -249,9 +249,9 @@ def _attach(prepared: Prepared, pins: Path, pin: bool) -> LoadedObject:
     links: dict[str, int] = {}
     try:
         fds = {name: _map_fd(obj, name) for name in (*PINNED_MAPS, ".data.request")}
-        # An agentd before this one may have read answers: until the policy is in force they must not go unread.
-        answers = pin and names_watched(pins)
-        links = _attach_hooks(obj, [hook for hook in prepared.hooks if answers or not hook.names])
+        # What an agentd before this one had need of: until the policy is in force no answer must go unread, say.
+        needs = {need for need in Need if pin and is_pinned(pins, need.witness)}
+        links = _attach_hooks(obj, [hook for hook in prepared.hooks if hook.need is None or hook.need in needs])
         loaded = LoadedObject(obj, fds, prepared.hooks, links, pins)
         if not prepared.adopted:
             loaded.control.hash_seed[:] = [int.from_bytes(os.urandom(8), "little") for _ in range(2)]

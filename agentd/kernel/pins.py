@@ -29,6 +29,7 @@ PINNED_MAPS: Final = (
     "grants",
     "answers",
     "doomed",
+    "foreign",
     "resolvers",
     "asked",
     "names",
@@ -49,8 +50,7 @@ def adopt(pins: Path) -> dict[str, int]:
         return {}
     fds: dict[str, int] = {}
     try:
-        for name in PINNED_MAPS:
-            fds[name] = obj_get(folder / name)
+        fds["control"] = obj_get(folder / "control")
         version = MappedArray(fds["control"], ctypes.sizeof(abi.Control)).view(abi.Control).abi
         if version != abi.ABI_VERSION:
             raise AgentdError(
@@ -60,6 +60,9 @@ def adopt(pins: Path) -> dict[str, int]:
                 "end the workloads and run agentd release with the old version",
                 exit_code=EXIT_CANNOT_ENFORCE,
             )
+        for name in PINNED_MAPS:
+            if name != "control":  # the first: another layout may lack a map
+                fds[name] = obj_get(folder / name)
     except BaseException:
         close_all(fds)
         raise
@@ -104,9 +107,9 @@ def unpin_links(pins: Path, epoch: int, programs: Collection[str] | None = None)
                 entry.unlink()
 
 
-def names_watched(pins: Path) -> bool:
-    """Does a pinned set of programs read the answers of resolvers?"""
-    return any((pins / "links").glob("dns_answers-*"))
+def is_pinned(pins: Path, program: str) -> bool:
+    """Is this program attached, in any of the pinned sets?"""
+    return any((pins / "links").glob(f"{program}-*"))
 
 
 def remove_pins(pins: Path) -> None:

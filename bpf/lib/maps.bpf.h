@@ -19,6 +19,8 @@
  * answers  answers to holds that must not resume before one (hold id -> 1). Full: the same.
  * doomed   workloads that end as a whole: a process of theirs gave a denied file another name, which any other could
  *          use. Full: that process ends, and user space the others when it reads so (engine/core.py).
+ * foreign  files that a workload has open from before its mark and that its policy doesn't allow (lib/foreign.bpf.h). Full:
+ *          user space starts no such workload, and ends one that runs (engine/descriptors.py).
  * resolvers
  *          the servers whose answers are believed, by address and port. User space refuses more than 64.
  * asked    what a socket of a workload has asked a resolver, in socket storage: freed with the socket, can't evict. No
@@ -121,6 +123,13 @@ struct doomed_map {
 	__type(key, u32); /* workload */
 	__type(value, u32);
 };
+struct foreign_map {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct agentd_foreign_key);
+	__type(value, u32);
+};
 struct resolvers_map {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 64);
@@ -184,6 +193,7 @@ struct checks_map checks SEC(".maps");
 struct grants_map grants SEC(".maps");
 struct answers_map answers SEC(".maps");
 struct doomed_map doomed SEC(".maps");
+struct foreign_map foreign SEC(".maps");
 struct resolvers_map resolvers SEC(".maps");
 struct asked_map asked SEC(".maps");
 struct names_map names SEC(".maps");

@@ -13,6 +13,7 @@ enum walk_state {
 
 #define S_IFMT_BITS 00170000
 #define S_IFLNK_BITS 0120000
+#define S_IFREG_BITS 0100000
 #define S_IFDIR_BITS 0040000
 #define S_IFSOCK_BITS 0140000
 #define S_IFBLK_BITS 0060000

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import pytest
 
-from agentd.kernel import abi
+from agentd.kernel import abi, foreign
 from agentd.model import HOST_OPS, PATH_OPS, Action, Decision, Endpoint, Guarantee, Op, Point, Risk
 from agentd.policy import calltables, resolved, tables
 from agentd.policy.hosts import host_key
@@ -50,6 +50,8 @@ ENUMS: Final[Mapping[str, tuple[str, Mapping[str, int]]]] = {
         {n[5:]: v for n, v in vars(abi).items() if n.startswith("STAT_") and n != "STAT_BUCKETS"},
     ),
 }
+
+STRUCTURES: Final = {**abi.STRUCTURES, **foreign.STRUCTURES}
 
 CONSTANTS: Final[Mapping[str, int]] = {
     "AGENTD_ABI_VERSION": abi.ABI_VERSION,
@@ -166,7 +168,7 @@ def python_shape(kind: Any) -> Shape:
     if issubclass(kind, ctypes.Array):
         return ("array", kind._length_, python_shape(kind._type_))
     if issubclass(kind, ctypes.Structure):
-        return ("struct", next(name for name, mirror in abi.STRUCTURES.items() if mirror is kind))
+        return ("struct", next(name for name, mirror in STRUCTURES.items() if mirror is kind))
     if kind is ctypes.c_char:
         return ("char",)
     return ("int", ctypes.sizeof(kind), kind(-1).value < 0)
@@ -188,10 +190,10 @@ def differences(btf: Btf, *, complete: bool) -> list[str]:
     found: list[str] = []
     structs, enums = btf.named("STRUCT"), btf.named("ENUM")
     if complete:
-        found += [f"struct {name}: on one side only" for name in structs.keys() ^ abi.STRUCTURES.keys()]
+        found += [f"struct {name}: on one side only" for name in structs.keys() ^ STRUCTURES.keys()]
         found += [f"enum {name}: on one side only" for name in enums.keys() ^ ENUMS.keys()]
-    for name in sorted(structs.keys() & abi.STRUCTURES.keys()):
-        mirror = abi.STRUCTURES[name]
+    for name in sorted(structs.keys() & STRUCTURES.keys()):
+        mirror = STRUCTURES[name]
         if structs[name]["size"] != ctypes.sizeof(mirror):
             found.append(f"struct {name}: {structs[name]['size']} bytes in C, {ctypes.sizeof(mirror)} in Python")
         ours, theirs = python_layout(mirror), btf.layout(structs[name])

@@ -9,9 +9,11 @@ import socket
 import subprocess
 from typing import Final
 
+from agentd.engine.coverage import INLINE
 from tests.containment.ground import Ground
 from tests.containment.paths import KEY, reads
-from tests.containment.suite import Probe, Scenario, arrived, came_back, changed, plain, secret
+from tests.containment.suite import Probe, Scenario, Suite, Told, arrived, came_back, changed, plain, secret
+from tests.containment.tag import tagged_later
 
 TARGET: Final = "{denied}/file"
 # how -> (kind, the object below the denied folder). Each is a case of change() in c/files.c.
@@ -72,6 +74,36 @@ def inherited(ground: Ground) -> list[int]:
     descriptor = os.open(ground.dir / "denied/key", os.O_RDONLY)
     ground.names["fd"] = descriptor
     return [descriptor]
+
+
+def inherited_to_write(ground: Ground) -> list[int]:
+    """The same to write."""
+    descriptor = os.open(ground.say(TARGET), os.O_RDWR)
+    ground.names["fd"] = descriptor
+    return [descriptor]
+
+
+def inherited_free(ground: Ground) -> list[int]:
+    """A file that is allowed."""
+    descriptor = os.open(ground.dir / "free/plain", os.O_RDONLY)
+    ground.names["fd"] = descriptor
+    return [descriptor]
+
+
+def opened_before(suite: Suite) -> Told:
+    """What a process has open when it is tagged is judged when it is used."""
+    words = ("before", str(suite.ground.dir / "state/go"), "read")
+    out, denials = tagged_later(suite, *words, KEY, tags=(), says=b"open\n")
+    assert b"data secret" in out and not denials, "untagged it reads"
+    out, denials = tagged_later(suite, *words, "{free}/plain", says=b"open\n")
+    assert b"data plain" in out and not denials, "what is allowed"
+    out, denials = tagged_later(suite, *words, KEY, says=b"open\n")
+    if not suite.points & INLINE:
+        found = [record for record in suite.host.records() if record["event"] == "descriptor_found"]
+        assert b"data secret" in out and found[-1]["metadata"]["path"] == suite.ground.say(KEY), (out, found)
+        return Told("read", detail="seen, and not judged")
+    assert b"data secret" not in out and len(denials) == 1, (out, denials)
+    return Told("read", str(denials[0]["point"]), str(denials[0]["guarantee"]))
 
 
 def sent(ground: Ground) -> list[int]:
@@ -152,7 +184,12 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
     Probe(21, "utimes below a denied folder, in an overlay", "setattr",
           ["change", "utimes", "{denied}/below", "{free}"], came_back, "{denied}/below/file", prepare=over_denied),
     reads(22, "over a unix socket", "received {fd}", keep=sent),
-    reads(22, "inherited", "inherited {fd}", keep=inherited),
+    *(reads(22, f"inherited, {how}", ["inherited", how, "{fd}"], keep=inherited)
+      for how in ("read", "readv", "splice", "duplicate", "map")),
+    *(Probe(22, f"inherited, {how}", "write, nothing truncated", ["inherited", how, "{fd}"], changed, TARGET,
+            keep=inherited_to_write) for how in ("write", "map to write", "map, then write")),
+    Scenario(22, "opened before tagging", opened_before),
+    Probe(22, "inherited, what is allowed", "", ["inherited", "read", "{fd}"], plain, keep=inherited_free),
     Probe(22, "pidfd_getfd", "ptrace, descriptor", "taken {pid} {fd}", secret, keep=inherited),
     *(reads(23, how, f"through {how} {KEY}") for how in ("splice", "sendfile", "copy_file_range", "mmap")),
     *(Probe(23, f"{how} of what is allowed", "", f"through {how} {{free}}/plain", plain)

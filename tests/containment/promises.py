@@ -50,7 +50,12 @@ GAPS: Final[dict[tuple[int, str], Gap]] = {
         for started in ("", ", started")
     },
     (22, "over a unix socket"): _ELSEWHERE,
-    (22, "inherited"): Gap(_ELSEWHERE.why, frozenset()),
+    **{(22, f"inherited, {how}"): _ELSEWHERE for how in ("read", "readv", "splice", "duplicate", "map")},
+    **{
+        (22, f"inherited, {how}{started}"): _ELSEWHERE
+        for how in ("write", "map to write", "map, then write")
+        for started in ("", ", started")
+    },
     **{
         (24, f"{operation}{how}, where rings are allowed"): _RING
         for operation in ("open", "unlink", "rename", "link")

@@ -128,16 +128,22 @@ def short_threads(suite: Suite) -> Told:
     return Told("read", record["point"], record["guarantee"], f"{number} threads")
 
 
-def tagged_later(suite: Suite, *words: str, tags: tuple[str, ...] = ("bot",)) -> tuple[bytes, list[dict[str, object]]]:
-    """Starts a program untagged, marks it while it runs, lets it go; (what it printed, the records of denials)."""
+def tagged_later(
+    suite: Suite, *words: str, tags: tuple[str, ...] = ("bot",), says: bytes = b""
+) -> tuple[bytes, list[dict[str, object]]]:
+    """Starts a program untagged, marks it while it runs (once it has said something, if `says` is given), lets it go;
+    (what it printed, the records of denials).
+    """
     ground, host = suite.ground, suite.host
     ground.fresh()
     go = ground.dir / "state/go"
     go.unlink(missing_ok=True)
     first = host.engine.audit.head.seq
     command = [str(ground.say(word)) if "{" in word else word for word in words]
-    child = subprocess.Popen([str(ground.programs / "probe"), *command], stdout=subprocess.PIPE)
+    child = subprocess.Popen([str(ground.programs / "probe"), *command], stdout=subprocess.PIPE, bufsize=0)
     try:
+        if says:
+            assert child.stdout and child.stdout.read(len(says)) == says
         for name in tags:
             host.engine.tagging.tree(child.pid, name, "the containment suite")
         touch(go)

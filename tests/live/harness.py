@@ -160,15 +160,17 @@ class Host:
         def prepare() -> None:
             for target, source in enumerate(opened):
                 os.dup2(source, target)
-            for descriptor in keep:
-                os.set_inheritable(descriptor, True)
             if cwd is not None:
                 os.chdir(cwd)
 
         try:
+            for descriptor in keep:
+                os.set_inheritable(descriptor, True)
             words = [os.fspath(word) for word in command]
             child = launch(words, mark, prepare=prepare, restrict=restrict if seccomp else None, listen=listen)
         finally:
+            for descriptor in keep:
+                os.set_inheritable(descriptor, False)
             for descriptor in opened:
                 os.close(descriptor)
         return Workload(self, child.pid, child.pidfd, number, out, first)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Rows 20 to 23 and 25: opens, changes, descriptors from elsewhere, other system call tables. */
+/* Rows 20, 21, 23 and 25: opens, changes, other system call tables. */
 #include "probe.h"
 
 #include <linux/fs.h>
@@ -276,52 +276,6 @@ static int through_word(int argc, char **argv)
 	return 0;
 }
 
-/* received: a descriptor that comes over the unix socket 3 */
-static int received_word(int argc, char **argv)
-{
-	char control[64], byte;
-	struct iovec part = { &byte, 1 };
-	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = 64 };
-	int fd;
-
-	say("attempt\n");
-	if (recvmsg(atoi(argv[1]), &message, 0) < 0) {
-		result(-1);
-		return 0;
-	}
-	if (!CMSG_FIRSTHDR(&message)) {
-		errno = EPERM;
-		result(-1);
-		return 0;
-	}
-	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
-	result(fd);
-	show(fd);
-	return 0;
-}
-
-/* inherited FD: a descriptor that was open before the workload began */
-static int inherited_word(int argc, char **argv)
-{
-	say("attempt\n");
-	result(lseek(atoi(argv[1]), 0, SEEK_SET));
-	show(atoi(argv[1]));
-	return 0;
-}
-
-/* taken PID FD: pidfd_getfd */
-static int taken_word(int argc, char **argv)
-{
-	int pidfd = syscall(434, atoi(argv[1]), 0), fd;
-
-	say("attempt\n");
-	fd = syscall(438, pidfd, atoi(argv[2]), 0);
-	result(fd);
-	lseek(fd, 0, SEEK_SET);
-	show(fd);
-	return 0;
-}
-
 /* narrow open|unlink PATH: a call of 32 bits */
 static int narrow_word(int argc, char **argv)
 {
@@ -356,8 +310,7 @@ static int wide_word(int argc, char **argv)
 }
 
 const struct word file_words[] = {
-	{ "open", 2, open_word },	  { "reopen", 1, reopen_word },	      { "handle", 2, handle_word },
-	{ "openat2", 1, openat2_word },	  { "change", 3, change_word },	      { "through", 2, through_word },
-	{ "received", 1, received_word }, { "inherited", 1, inherited_word }, { "taken", 2, taken_word },
-	{ "narrow", 2, narrow_word },	  { "wide", 1, wide_word },	      { 0 },
+	{ "open", 2, open_word },	{ "reopen", 1, reopen_word }, { "handle", 2, handle_word },
+	{ "openat2", 1, openat2_word }, { "change", 3, change_word }, { "through", 2, through_word },
+	{ "narrow", 2, narrow_word },	{ "wide", 1, wide_word },     { 0 },
 };

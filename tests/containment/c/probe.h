@@ -20,8 +20,8 @@ struct word {
 	int (*run)(int argc, char **argv); /* argv[0] is the word */
 };
 
-extern const struct word path_words[], exec_words[], file_words[], ring_words[], network_words[], tag_words[],
-	race_words[], attack_words[], name_words[], storm_words[], swap_words[];
+extern const struct word path_words[], exec_words[], file_words[], descriptor_words[], ring_words[], network_words[],
+	tag_words[], race_words[], attack_words[], name_words[], storm_words[], swap_words[];
 
 /* Reads a little of a descriptor and prints it. */
 static inline void show(int fd)
