@@ -65,6 +65,11 @@ class Workload:
         self._first = first
         self._status: int | None = None
 
+    @classmethod
+    def under(cls, owner: Host, other: Workload) -> Workload:
+        """The same workload under another engine, which has taken over."""
+        return cls(owner, other.pid, other._pidfd, other.number, other._out, other._first)
+
     @property
     def ended(self) -> bool:
         """Its first process is gone."""
@@ -97,6 +102,15 @@ class Workload:
         """Ends it now."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
+
+
+def wait_for(done: Callable[[], bool], what: str) -> None:
+    """Waits while no engine runs."""
+    deadline = time.monotonic() + PATIENCE
+    while not done():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited in vain for {what}")
+        time.sleep(0.01)
 
 
 class Host:
