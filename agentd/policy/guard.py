@@ -7,20 +7,21 @@ own paths. No section of the policy, because no policy could take them back.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from agentd.model import Op
 from agentd.policy.anchor import escape
-from agentd.policy.patterns import Dialect, Glob
+from agentd.policy.patterns import Dialect, Glob, OneOf, Token, parse
 
 TOOL: Final = "agentd"
 OPERATION: Final = "guard"
 CHANGES: Final = frozenset({Op.WRITE, Op.CREATE, Op.DELETE, Op.RENAME, Op.LINK, Op.SETATTR, Op.MOUNT})
 EVERYTHING: Final = CHANGES | {Op.READ, Op.EXEC, Op.EXECMEM, Op.CHROOT, Op.UNIX_CONNECT}
 OVER: Final = frozenset({Op.RENAME, Op.MOUNT})  # would give what is below another name, or hide it
-_WILD: Final = frozenset("*?[")
+_SLASH_OR_ESCAPE: Final = re.compile(r"/|\\.", re.DOTALL)  # `\/` is a slash, too; no class holds one
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +74,39 @@ def above(glob: Glob) -> Iterator[Glob]:
     `**/.ssh` of `**/.ssh/**`, none of `**/.env`.
 
     A part `**` names no folder, and neither does a part of wildcards only behind one. In aegize's globs, where `*`
-    crosses `/`, nothing behind the first wildcard names any.
+    crosses `/`, nothing behind the first wildcard names any. Raises ValueError when the glob is malformed.
     """
-    parts = glob.text.split("/")
+    if glob.dialect is not Dialect.AGENTD:
+        yield from _above_wildcards(glob)
+        return
     anywhere = False
-    for end, part in enumerate(parts[:-1], 1):
-        if "**" in part or (glob.dialect is not Dialect.AGENTD and _WILD & set(part)):
-            if glob.dialect is not Dialect.AGENTD:
-                return
+    start = 0
+    for slash in _SLASH_OR_ESCAPE.finditer(glob.text):
+        if not slash[0].endswith("/"):
+            continue
+        part, start = glob.text[start : slash.start()], slash.end()
+        if part == "**":
             anywhere = True
-        elif part and not (anywhere and not set(part) - set("*?")):
-            yield Glob("/".join(parts[:end]), glob.dialect)
+        elif part and not (anywhere and set(part) <= set("*?")):
+            yield Glob(glob.text[: slash.start()], glob.dialect)
+
+
+def _above_wildcards(glob: Glob) -> Iterator[Glob]:
+    """The folders that an aegize glob names before its first wildcard. `[*]` is none, but how to write a `*`."""
+    data = bytearray()
+    for byte in map(_byte, parse(glob)):
+        if byte < 0:
+            break
+        data.append(byte)
+    named = data.decode("utf-8", "surrogateescape")
+    written = set("*?]").isdisjoint(named)  # a bracket that nothing closes is one
+    for end, char in enumerate(named):
+        if char == "/" and end:
+            yield Glob(named[:end] if written else escape(named[:end], glob.dialect), glob.dialect)
+
+
+def _byte(token: Token) -> int:
+    """The one byte that a token stands for; -1: it stands for others, too."""
+    if isinstance(token, OneOf) and token.mask.bit_count() == 1:
+        return token.mask.bit_length() - 1
+    return token if isinstance(token, int) else -1

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agentd.model import Action, Decision, Op
 from agentd.policy import guard, resolve
 from agentd.policy.explain import explain_kernel
-from agentd.policy.patterns import Dialect, Glob
+from agentd.policy.patterns import Dialect, Glob, matches
 from agentd.policy.resolve import ResolvedAgent
 from agentd.policy.resolved import RULE_ABOVE, RULE_GUARD
 from agentd.policy.tables import AgentTables, build
@@ -103,12 +107,73 @@ def test_other_folders_are_renamed_as_before(tables: AgentTables, path: str) -> 
         ("**/.env", Dialect.AGENTD, []),
         ("/home/*/.ssh/id*", Dialect.AGENTD, ["/home", "/home/*", "/home/*/.ssh"]),
         ("/a/**/*/b", Dialect.AGENTD, ["/a"]),
+        (r"/a/\**/b/**", Dialect.AGENTD, ["/a", r"/a/\**", r"/a/\**/b"]),
+        ("/a/[**]/b", Dialect.AGENTD, ["/a", "/a/[**]"]),
+        (r"/a\/b\\/c", Dialect.AGENTD, ["/a", r"/a\/b\\"]),
+        (r"/**/\*/b", Dialect.AGENTD, [r"/**/\*"]),
         ("/a/b*/c/*", Dialect.FNMATCH, ["/a"]),
+        ("/a/[*]/[]]/[[]/c/d?/e", Dialect.FNMATCH, ["/a", "/a/[*]", "/a/[*]/]", "/a/[*]/]/[[]", "/a/[*]/]/[[]/c"]),
+        ("/a/[/b/c", Dialect.FNMATCH, ["/a", "/a/[", "/a/[/b"]),
     ],
 )
 def test_the_folders_that_a_pattern_names(text: str, dialect: Dialect, found: list[str]) -> None:
     """Each part up to the last one, but for those that stand for any folder."""
     assert [glob.text for glob in guard.above(Glob(text, dialect))] == found
+
+
+PLAIN = st.sampled_from("ab.*?[]\\-é\udc80")
+NAMES = st.text(PLAIN, min_size=1, max_size=3)
+ATOMS = st.one_of(  # (as written, what it stands for)
+    st.tuples(st.just("*"), st.text(PLAIN, max_size=3)),
+    st.tuples(st.just("?"), st.sampled_from("ab.*?[\\")),
+    st.sampled_from([("[**]", "*"), ("[!a]", "b"), (r"[\\*-]", "-"), ("[]a]", "]")]),
+    st.sampled_from("*?[]\\ab").map(lambda char: ("\\" + char, char)),
+    st.sampled_from("ab.-é\udc80").map(lambda char: (char, char)),
+)
+PARTS = (  # that stand for one name
+    st.lists(ATOMS, min_size=1, max_size=4)
+    .filter(lambda atoms: all((one[0], other[0]) != ("*", "*") for one, other in itertools.pairwise(atoms)))
+    .map(lambda atoms: tuple(map("".join, zip(*atoms, strict=True))))
+    .filter(lambda part: part[1])
+)
+ANY = st.lists(NAMES, max_size=2).map(lambda names: ("**", "/".join(names)))
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(PARTS, ANY), min_size=1, max_size=5), PARTS, st.sampled_from(["/", r"\/"]))
+def test_no_part_that_names_a_folder_is_overlooked(
+    parts: list[tuple[str, str]], last: tuple[str, str], slash: str
+) -> None:
+    """A path that a pattern matches: each folder of it that a part stands for is one of those above."""
+    glob, path, before, named = "", "", "", []
+    for text, meant in (*parts, last):
+        glob += ("/" if "**" in (text, before) else slash) + text
+        path += "/" * bool(meant) + meant
+        if text != "**" and ("/**/" not in glob or not set(text) <= set("*?")):
+            named.append(path)
+        before = text
+    assert matches(Glob(glob, Dialect.AGENTD), path.encode("utf-8", "surrogateescape"))
+    folders = list(guard.above(Glob(glob, Dialect.AGENTD)))
+    for folder in named:
+        if folder != path:
+            assert any(matches(one, folder.encode("utf-8", "surrogateescape")) for one in folders), (glob, folder)
+
+
+@settings(deadline=None)
+@given(st.lists(NAMES.filter(lambda name: "\\" not in name), min_size=2, max_size=5), st.booleans())
+def test_no_folder_before_an_aegize_wildcard_is_overlooked(names: list[str], escaped: bool) -> None:
+    """Written out, or with what has a meaning in brackets."""
+    written = [re.sub(r"([*?\[])", r"[\1]", name) for name in names] if escaped else names
+    glob = Glob("".join(f"/{name}" for name in written) + "/x*/y", Dialect.FNMATCH)
+    folders = list(guard.above(glob))
+    if not escaped and set("".join(names)) & set("*?["):
+        assert len(folders) <= len(names)
+        return
+    assert len(folders) == len(names)
+    path = ""
+    for name, folder in zip(names, folders, strict=True):
+        path += f"/{name}"
+        assert matches(folder, path.encode("utf-8", "surrogateescape"))
 
 
 def test_explain_says_what_stands_before_the_rules() -> None:
