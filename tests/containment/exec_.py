@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import struct
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from tests.containment.ground import Ground
-from tests.containment.suite import Probe, Scenario, came_back, marked, secret
+from tests.containment.suite import Probe, Scenario, Suite, Told, came_back, marked, secret
+from tests.live.probes import untagged
 
 BAD: Final = "{nobin}/bad"
 
@@ -70,6 +74,51 @@ def opened(ground: Ground) -> None:
 def preloaded(ground: Ground) -> None:
     """A library in the free folder."""
     shutil.copy(ground.programs / "effect.so", ground.dir / "free/effect.so")
+
+
+@contextlib.contextmanager
+def formats(ground: Ground, **programs: str) -> Iterator[bool]:
+    """Files whose names end in .agentd-NAME are started by a program of binfmt_misc. False: this kernel has none."""
+    subprocess.run(["modprobe", "-q", "binfmt_misc"], check=False)
+    place = ground.dir / "free/formats"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "binfmt_misc", "none", place], check=False, capture_output=True).returncode:
+        yield False
+        return
+    entries = {place / f"agentd-{name}": program for name, program in programs.items()}
+    try:
+        for entry, program in entries.items():
+            if entry.exists():  # of a run that was killed
+                entry.write_text("-1")
+            (place / "register").write_text(f":{entry.name}:E::{entry.name}::{ground.say(program)}:")
+        yield True
+    finally:
+        for entry in entries:
+            if entry.exists():
+                entry.write_text("-1")
+
+
+def registered(suite: Suite) -> Told:
+    """What binfmt_misc starts for a file is a program as any other."""
+    ground = suite.ground
+    ground.fresh()
+    with formats(ground, bad=BAD, good="{bin}/good") as there:
+        if not there:
+            return Told("exec", detail="no binfmt_misc in this kernel")
+        bad, good = (ground.dir / f"free/x.agentd-{name}" for name in ("bad", "good"))
+        for file in (bad, good):
+            file.write_text("text")
+            file.chmod(0o755)
+        untagged(suite.probe("spawn", "fork", bad, "x", ground.mark))
+        assert ground.mark.exists(), "untagged it has no effect"
+        ground.mark.unlink()
+        run = suite.host.run(suite.probe("spawn", "fork", bad, "x", ground.mark))
+        assert not ground.mark.exists(), f"it ran: {run}"
+        record = run.denials[-1]
+        assert record["object"] == ground.say(BAD), record
+        fine = suite.host.run(suite.probe("spawn", "fork", good, "x", ground.mark))
+        assert ground.mark.exists() and not fine.denials, f"what may run did not: {fine}"
+    return Told("exec", record["point"], record["guarantee"])
 
 
 # name, words, effect, object
@@ -136,6 +185,7 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
                            "import sys; open(sys.argv[1], 'w')", "{mark}"], object="*"),
     runs(13, "an applet", "spawn fork {bin}/busybox busybox rm {mark}", object="{bin}/busybox"),
     may(13, "another applet", "spawn fork {bin}/busybox busybox ls {mark}"),
+    Scenario(13, "binfmt_misc", registered),
     *(runs(14, f"an argument at place {place}", [*TOOL, *words, "{mark}"], object="{bin}/tool")
       for place, words in ARGUMENTS.items()),
     *(may(14, f"another argument at place {place}",
