@@ -39,7 +39,7 @@ class Supervised(Timed):
         ins, outs = os.pipe(), os.pipe()
 
         def mark(pid: int, pidfd: int) -> Marked:
-            self.number = engine.mark_started(pidfd, "bench", "bench", ["cost"], supervised=True).number
+            self.number = engine.tagging.started(pidfd, "bench", "bench", ["cost"], supervised=True).number
             return Marked(supervised=True)
 
         def listen(pid: int, pidfd: int, listener: int) -> None:
@@ -116,7 +116,7 @@ def main() -> None:
             raise SystemExit("supervised: there are LSM hooks on this host: nothing is supervised")
         timed = {name: Timed(folder / "cost", str(folder / "file")) for name in ("untagged", "marked")}
         pidfd = os.pidfd_open(timed["marked"].pid)
-        engine.mark_started(pidfd, "bench", "bench", ["cost"])
+        engine.tagging.started(pidfd, "bench", "bench", ["cost"])
         os.close(pidfd)
         fds = len(os.listdir("/proc/self/fd"))
         timed["supervised"] = supervised = Supervised(engine, folder / "cost", str(folder / "file"))
