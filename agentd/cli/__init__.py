@@ -26,6 +26,7 @@ COMMANDS: Final = (
     ("config", "agentd.cli.config:config"),
     ("tag", "agentd.cli.tag:tag"),
     ("status", "agentd.cli.status:status"),
+    ("top", "agentd.cli.top:top"),
     ("doctor", "agentd.cli.doctor:doctor"),
     ("approvals", "agentd.cli.approvals:approvals"),
     ("why", "agentd.cli.why:why"),

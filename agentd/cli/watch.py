@@ -8,26 +8,20 @@ the marked question goes away by itself the mark moves, and for a moment no key 
 from __future__ import annotations
 
 import json
-import os
-import select
-import shutil
 import sys
-import termios
 import time
-import tty
 from typing import Any, Final
 
 import click
 
-from agentd.cli import render
 from agentd.cli.approvals import details, everything, flood_lines, outcome, proposal_lines, span_of, waiting
+from agentd.cli.screen import bold, cut, dim, reverse, screen
 from agentd.errors import AgentdError
 
 POLL_SECONDS: Final = 0.2
 MOVED_SECONDS: Final = 0.8  # after the mark has moved by itself no key answers
 HELP: Final = "a once  s session  p process  t time  r rule  d deny  enter show  j/k  q quit"
 SCOPES: Final = {"a": "once", "p": "process", "s": "workload", "w": "workload"}  # a session is a workload, to its end
-ARROWS: Final = {b"\x1b[A": "k", b"\x1b[B": "j", b"\x1bOA": "k", b"\x1bOB": "j"}
 Row = dict[str, Any]
 
 
@@ -177,15 +171,7 @@ class View:
 def run(client: Any) -> None:
     """The live view, until q."""
     view = View()
-    keyboard = sys.stdin.fileno()
-    if not os.isatty(keyboard):
-        raise AgentdError("usage", "approvals watch", "standard input is no terminal", "use --json in scripts")
-    before = termios.tcgetattr(keyboard)
-    out = sys.stdout
-    out.write("\x1b[?1049h\x1b[?25l")
-    try:
-        tty.setcbreak(keyboard)
-        shown: list[str] = []
+    with screen("approvals watch") as terminal:
         version = None
         fetched = float("-inf")
         while True:
@@ -196,24 +182,14 @@ def run(client: Any) -> None:
                 if summary["version"] != version or view.rows:
                     view.take(everything(client), summary, now)
                     version = summary["version"]
-            width, height = shutil.get_terminal_size()
-            lines = view.lines(width, height)
-            if lines != shown:
-                out.write("\x1b[H" + "\x1b[K\r\n".join(lines) + "\x1b[K\x1b[J")
-                out.flush()
-                shown = lines
-            if select.select([keyboard], [], [], POLL_SECONDS)[0]:
-                data = os.read(keyboard, 1024)
-                if not data:
+            terminal.draw(view.lines(*terminal.size()))
+            keys = terminal.keys(POLL_SECONDS)
+            if keys is None:
+                return
+            for key in keys:
+                if not _do(client, view, key):
                     return
-                for key in keys_of(data):
-                    if not _do(client, view, key):
-                        return
-                    fetched = float("-inf")
-    finally:
-        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
-        out.write("\x1b[?25h\x1b[?1049l")
-        out.flush()
+                fetched = float("-inf")
 
 
 def _do(client: Any, view: View, key: str) -> bool:
@@ -240,30 +216,3 @@ def _do(client: Any, view: View, key: str) -> bool:
     else:
         view.message = outcome(result)
     return True
-
-
-def keys_of(data: bytes) -> list[str]:
-    """What was read from the keyboard as single keys; an arrow is j or k, other sequences are nothing."""
-    if data in ARROWS:
-        return [ARROWS[data]]
-    if data.startswith(b"\x1b") and len(data) > 1:
-        return []
-    return list(data.decode("utf-8", "ignore"))
-
-
-def cut(text: str, width: int) -> str:
-    """One line of visible characters that fits."""
-    shown = render.printable(text)
-    return shown if len(shown) <= width else shown[: max(width - 1, 0)] + "…"
-
-
-def bold(text: str) -> str:
-    return f"\x1b[1m{text}\x1b[0m"
-
-
-def dim(text: str) -> str:
-    return f"\x1b[2m{text}\x1b[0m"
-
-
-def reverse(text: str) -> str:
-    return f"\x1b[7m{text}\x1b[0m"

@@ -191,6 +191,10 @@ def _status(server: Server, peer: Peer, params: Params) -> Any:
     return {**server.engine.status(), "notifications": told}
 
 
+def _top(server: Server, peer: Peer, params: Params) -> Any:
+    return server.engine.top()
+
+
 async def _doctor(server: Server, peer: Peer, params: Params) -> Any:
     await server.probing.round()
     return report.of(server.engine.verification, Point(server.engine.loaded.control.point))
@@ -313,6 +317,7 @@ def _reload(server: Server, peer: Peer, params: Params) -> Any:
 # A method may be a coroutine: then it is awaited, and other peers are answered meanwhile.
 METHODS: Final[dict[str, Callable[[Server, Peer, Params], Any]]] = {
     "status": _status,
+    "top": _top,
     "doctor": _doctor,
     "approvals.list": answers.listing,
     "approvals.summary": answers.summary,

@@ -34,7 +34,7 @@ from agentd.engine.reasons import Reasons
 from agentd.engine.records import Names
 from agentd.engine.refused import Refused
 from agentd.engine.resolvers import Resolvers
-from agentd.engine.status import status_of
+from agentd.engine.status import status_of, top_of
 from agentd.engine.supervision import Supervision
 from agentd.engine.surroundings import Surroundings
 from agentd.engine.tagging import Tagging
@@ -354,6 +354,10 @@ class Engine:
         """Everything `agentd status` shows."""
         self._census(self.marks.list())
         return status_of(self)
+
+    def top(self) -> dict[str, Any]:
+        """What `agentd top` shows."""
+        return top_of(self)
 
     def close(self) -> None:
         """Takes the last events and counts, and lets go of the rings (not of the kernel's programs)."""

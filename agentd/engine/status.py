@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from agentd.engine import coverage
 from agentd.kernel import abi
-from agentd.model import Point
+from agentd.model import Decision, Point
 
 if TYPE_CHECKING:
     from agentd.engine.core import Engine
@@ -51,4 +53,34 @@ def status_of(engine: Engine) -> dict[str, Any]:
         "attached": engine.loaded.watching,
         "names": engine.resolvers.status(stats),
         "calls": engine.calls.status(),
+    }
+
+
+def top_of(engine: Engine) -> dict[str, Any]:
+    """What `agentd top` shows: cheap enough for every second. Counts are totals since this agentd started; those of
+    allowed operations are kept in the kernel and arrive every FLUSH_SECONDS (engine/core.py).
+    """
+    policy = engine.policies.current
+    totals = engine.metrics.totals()
+    pending = Counter(held.agent for held in engine.questions.book)
+    workloads: Counter[str] = Counter()
+    processes: Counter[str] = Counter()
+    for workload in engine.workloads.workloads.values():
+        workloads[workload.agent] += 1
+        processes[workload.agent] += workload.processes
+    names = {*(policy.agents if policy else ()), *totals, *workloads}
+    return {
+        "seconds": time.monotonic(),
+        "policy": policy.sha256 if policy else "",
+        "verdicts": engine.loaded.stats.read()[abi.STAT_VERDICTS],
+        "agents": [
+            {
+                "agent": name,
+                "workloads": workloads[name],
+                "processes": processes[name],
+                "pending": pending[name],
+                "decisions": totals.get(name, dict.fromkeys((decision.word for decision in Decision), 0)),
+            }
+            for name in sorted(names)
+        ],
     }

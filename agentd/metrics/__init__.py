@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any, Final
@@ -52,6 +53,7 @@ class Metrics:
         self._agents: set[str] = set()
         self._rule_names: set[tuple[str, str]] = set()
         self._approvers: set[str] = set()
+        self._totals: defaultdict[str, dict[Decision, int]] = defaultdict(lambda: dict.fromkeys(Decision, 0))
         self._lock = threading.Lock()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -148,11 +150,21 @@ class Metrics:
         if rule is not None:
             known = rule if (agent, rule) in self._rule_names else OTHER
             self._rules.labels(self._agent(agent), known).inc(count)
+        with self._lock:
+            self._totals[self._agent(agent)][decision] += count
         if (agent, tool, operation) not in self._toolops:
             agent, tool, operation = self._agent(agent), OTHER, OTHER
         if (decision, action) not in OUTCOMES:
             action = Action.NONE
         self._decisions.labels(agent, tool, operation, decision.word, action.word).inc(count)
+
+    def totals(self) -> dict[str, dict[str, int]]:
+        """Agent -> decision in a word -> how many, since the start."""
+        with self._lock:
+            return {
+                agent: {decision.word: count for decision, count in counts.items()}
+                for agent, counts in self._totals.items()
+            }
 
     def set_pending(self, agent: str, count: int) -> None:
         """How many operations of the agent are held."""

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from agentd.cli.approvals import span_of
-from agentd.cli.watch import HELP, View, keys_of
+from agentd.cli.screen import keys_of
+from agentd.cli.watch import HELP, View
 from agentd.errors import AgentdError
 
 
