@@ -4,8 +4,8 @@ The suite starts one engine for everything, because Python, imports and the veri
 has compiled its probes and its policy (tests/vm/__main__.py). Left out: the rows whose subject is a daemon that dies or
 loads its policy very often (63 and above), which don't depend on the kernel and take minutes here; with --brief, what
 is permitted, which one kernel tries for all; and without --thorough what takes minutes more: the storms on remembered
-verdicts, which have an engine of their own, the probes on overlays, ordinary programs (row 70), and other kinds of
-hosts (hosts.py).
+verdicts, which have an engine of their own, the probes on overlays, ordinary programs (row 70), doctor beside what
+happens (tests/containment/compared.py), and other kinds of hosts (hosts.py).
 
 Reports go to the file that AGENTD_VM_REPORT names, a JSON object a line; see table.py. Exit status 1: something failed.
 """
@@ -103,12 +103,14 @@ def main() -> int:
         programs()
         return 1
     report(found)
-    hosts = True
-    if "--thorough" in sys.argv and lsm.point() is Point.LSM:
-        hosts = subprocess.run([sys.executable, "-m", "tests.vm.hosts"], check=False).returncode == 0
+    more = []
+    if "--thorough" in sys.argv:
+        more.append("tests.containment.compared")
+        more += ["tests.vm.hosts"] if lsm.point() is Point.LSM else []
+    codes = [subprocess.run([sys.executable, "-m", name], check=False).returncode for name in more]
     bad = sum(bool(finding.problem) for finding in found)
     print(f"{len(found)} probes, {bad} failed", flush=True)
-    return 1 if bad or not hosts else 0
+    return 1 if bad or any(codes) else 0
 
 
 if __name__ == "__main__":
