@@ -16,7 +16,7 @@ typedef unsigned long long agentd_u64;
 typedef long long agentd_s64;
 typedef int agentd_s32;
 
-#define AGENTD_ABI_VERSION 6
+#define AGENTD_ABI_VERSION 7
 
 enum agentd_op {
 	AGENTD_OP_EXEC = 0,
@@ -300,7 +300,29 @@ struct agentd_control {
 	agentd_u64 resolver_ports; /* bit (port % 64) of every resolver: a quick no for other ports */
 	agentd_u32 memory_epoch; /* what was remembered under another one counts no more */
 	agentd_u32 next_hit; /* the last number given out in the map `hits` */
+	agentd_u32 match; /* the slot of the agent `(match)`, plus one; 0: programs that begin are not looked at */
+	agentd_u32 match_variables; /* does a rule look at the environment? */
+	agentd_u32 next_matched; /* of the workloads that the kernel begins */
+	agentd_u32 host_mounts; /* inode number of the mount namespace of PID 1 */
 };
+
+/*
+ * What a rule of `match:` means, by its number; and, behind the rules, the variables that they look at. Two sets, as an
+ * agent has two tables.
+ */
+#define AGENTD_MATCHES 512
+#define AGENTD_MATCHED 0x40000000u /* in the number of a workload: the kernel began it */
+struct agentd_match {
+	agentd_u32 agent; /* slot */
+	agentd_u32 flags;
+	agentd_u64 variables; /* all of them must have been seen; 0: it isn't about any */
+	agentd_u32 bit; /* of a variable */
+	agentd_u32 reserved;
+};
+#define AGENTD_MATCH_USED 1u
+#define AGENTD_MATCH_EXEMPT 2u /* no agent, whatever matches behind it */
+#define AGENTD_MATCH_REFUSE 4u /* may not run */
+#define AGENTD_MATCH_VARIABLE 8u
 
 /* What the tagging iterator is asked to do, and how many tasks it marked (.data.request of the object). */
 struct agentd_tag_request {
@@ -375,6 +397,8 @@ enum agentd_event_type {
 	AGENTD_EVENT_REFUSED = 8, /* a denied hold came back and got EPERM */
 	AGENTD_EVENT_ENDED = 9, /* a process was ended without a verdict of its own; `reason` says why */
 	AGENTD_EVENT_MAPPED = 10, /* a file with code that nobody has looked at: stopped until somebody has */
+	AGENTD_EVENT_MATCHED = 11, /* a program began a workload; `reason` is the number of the rule that it matches */
+	AGENTD_EVENT_UNMATCHED = 12, /* it may not run, by that rule, and was killed */
 };
 
 enum agentd_end {
@@ -495,9 +519,10 @@ enum agentd_stat {
 	AGENTD_STAT_FORKS = 9, /* marks that forks have passed on */
 	AGENTD_STAT_NAMES = 10, /* addresses learned */
 	AGENTD_STAT_NAMES_LOST = 11, /* addresses that could not be kept: they have no name */
+	AGENTD_STAT_UNMATCHED = 12, /* programs of which could not be told whose they are: killed */
 	AGENTD_STAT_BUCKET0 =
-		12, /* verdicts that took < 2^(8+i) ns, i = 0..15, not cumulative; the last one holds the rest */
-	AGENTD_STAT_COUNT = 28,
+		13, /* verdicts that took < 2^(8+i) ns, i = 0..15, not cumulative; the last one holds the rest */
+	AGENTD_STAT_COUNT = 29,
 };
 
 #endif

@@ -13,6 +13,7 @@
 
 #include "task.bpf.c"
 #include "held.bpf.c"
+#include "match.bpf.c"
 #include "exec.bpf.c"
 #include "message.bpf.c"
 #include "dns.bpf.c"

@@ -7,6 +7,8 @@
  * space. A script is judged twice: by its interpreter and by the script's own name, and the worse verdict stands.
  *
  * Guarantee: contained. The old program is gone, the new one dies or stops before its first instruction.
+ * A program that belongs to no workload may begin one: match.bpf.c.
+ *
  * Fails: to deny (kill), for a path or a script that can't be resolved, and for an argv that can't be read completely
  * where an argument could decide.
  * Trusted: bprm, the mm just built. Not trusted: comm, argv[0], AT_EXECFN.
@@ -82,8 +84,10 @@ int BPF_PROG(exec_loaded, struct task_struct *task, int old_pid, struct linux_bi
 {
 	struct agentd_tag *tag = current_tag();
 
-	if (!tag)
+	if (!tag) {
+		match_begin(bprm);
 		return 0;
+	}
 	if (tag->flags & AGENTD_TAG_KILL_AT_EXIT) {
 		kill_marked(tag);
 		return 0;

@@ -115,11 +115,11 @@ def stage(wheel: Path, tree: Path) -> None:
         unpack(one, tree / PREFIX)
     _write(tree / "usr/bin/agentd", LAUNCHER, 0o755)
     units = ROOT / "systemd"
-    for name in ("agentd.service", "agentd-canary.socket", "agentd-canary@.service"):
+    for name in ("agentd.service", "agentd@.service", "agentd-canary.socket", "agentd-canary@.service", "agents.slice"):
         _write(tree / "usr/lib/systemd/system" / name, (units / name).read_bytes())
     _write(tree / "usr/lib/sysusers.d/agentd.conf", (units / "agentd.sysusers").read_bytes())
     _write(tree / "usr/lib/tmpfiles.d/agentd.conf", (units / "agentd.tmpfiles").read_bytes())
-    for name in ("library-calls.conf", "without-hooks.conf"):
+    for name in ("agent.conf", "library-calls.conf", "without-hooks.conf"):
         _write(tree / "usr/share/agentd" / name, (units / name).read_bytes())
     _write(tree / "usr/share/agentd/policy.schema.json", json.dumps(SCHEMA, indent=2) + "\n")
     for policy in sorted((ROOT / "policies").glob("*.yaml")):
@@ -147,7 +147,7 @@ def settings(tree: Path, arch: str, epoch: int, scripts: Path, version: str) -> 
     ]  # fmt: skip
     own = [tree / PREFIX, *(path for path in (tree / PREFIX).rglob("*") if path.is_dir()), tree / "usr/share/agentd"]
     folders = [f"/{path.relative_to(tree)}" for path in own]
-    folders += [f"/etc/agentd{name}" for name in ("", "/agentd.yaml.d", "/agents", "/policies")]
+    folders += [f"/etc/agentd{name}" for name in ("", "/agentd.yaml.d", "/policies")]
     contents += [{"dst": name, "type": "dir", "file_info": {"mode": 0o755, "mtime": time}} for name in sorted(folders)]
     return {
         "name": "agentd",

@@ -84,11 +84,13 @@ def start(
     resolvers: Sequence[Resolver] | None = None,
     evidence: Evidence | None = None,
     pending_per_agent: int = 1000,
+    matching: bool = False,
+    slices: bool = False,
 ) -> Engine:
     """An engine that enforces `compiled`. arena_mib: the size of the policy tables; 0: what this policy wants.
     preparation: the programs of `pins`, begun to be verified earlier. resolvers: whose answers teach host names; None:
     those of resolv.conf. evidence: how the log is kept. pending_per_agent: operations of one
-    agent that may wait for an answer.
+    agent that may wait for an answer. matching: recognise programs that begin by `match:`; slices: by agents.slice too.
 
     Order: log, kernel, policy. Nothing is enforced by a half: an error leaves no program attached that was not before.
     """
@@ -99,7 +101,9 @@ def start(
         arena_words = max(compiled.arena_words(), arena_mib * MIB_WORDS)
         loaded = loader.load(pins, arena_words=arena_words, preparation=preparation)
         try:
-            engine = Engine(loaded, audit, metrics or Metrics(agentd.__version__), resolvers)
+            engine = Engine(
+                loaded, audit, metrics or Metrics(agentd.__version__), resolvers, matching=matching, slices=slices
+            )
             engine.audit.append(
                 [note("started", f"agentd {agentd.__version__} enforces", metadata={"pid": os.getpid()})]
             )

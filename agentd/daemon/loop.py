@@ -64,9 +64,9 @@ class EngineLoop:
             try:
                 self._engine.pump(SLICE_SECONDS)
                 self._engine.tick()
+                if self._on_progress:
+                    self._on_progress()
             except Exception as exc:  # noqa: BLE001  # as above
                 self.failure = exc
                 self.failed.set()
                 return
-            if self._on_progress:
-                self._on_progress()

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import dataclasses
 import gc
-import os
 import signal
 import socket
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import agentd
 from agentd.daemon import host
@@ -23,6 +23,7 @@ from agentd.daemon.peers import approvers
 from agentd.daemon.probing import Probing
 from agentd.daemon.server import Server, bind_socket
 from agentd.daemon.similar import read_overlay
+from agentd.daemon.sweep import tag_all_running, tag_running
 from agentd.engine.core import Engine
 from agentd.engine.policies import Compiled
 from agentd.errors import AgentdError
@@ -31,7 +32,9 @@ from agentd.kernel.prepare import Preparation
 from agentd.metrics import Metrics
 from agentd.notify.dispatch import Dispatcher
 from agentd.policy.resolve import Overlay
-from agentd.workloads.match import find_roots
+
+SYSTEMD: Final = Path("/run/systemd/system")  # sd_booted(3)
+SWEEP_ROUNDS: Final = 5  # rounds of the books, a second apart
 
 
 def serve(config: Config, preparation: Preparation | None = None) -> int:
@@ -68,6 +71,8 @@ async def _serve(config: Config, preparation: Preparation | None) -> int:
             resolvers=config.resolvers,
             evidence=config.audit,
             pending_per_agent=config.pending_per_agent,
+            matching=True,
+            slices=SYSTEMD.is_dir(),
         )
         try:
             return await _Service(config, engine).run(bound, page)
@@ -81,9 +86,10 @@ class _Service:
         self._engine = engine
         self._stopping = asyncio.Event()
         self._server: Server | None = None
+        self._rounds = 0
 
     async def run(self, bound: socket.socket, page: socket.socket | None) -> int:
-        loop = EngineLoop(self._engine, lambda: notify("WATCHDOG=1"))
+        loop = EngineLoop(self._engine, self._progress)
         dispatcher = Dispatcher(self._config.notify)
         dispatcher.start()
         self._engine.questions.on_notice.append(dispatcher.offer)
@@ -101,7 +107,7 @@ class _Service:
         try:
             await stack.enter_async_context(serving(self._engine, self._config.console, page))
             loop.start()
-            self._tag_running()
+            tag_all_running(self._engine)
             self._engine.tick()
             notify("READY=1", f"STATUS=policy {self._config.policy}")
             gc.freeze()  # what a start made stays, and is not looked at again
@@ -141,7 +147,7 @@ class _Service:
             if self._server is not None:
                 self._server.overlay = self._config.overlay_file
             self._engine.takeover.judge_again("the policy was loaded again, and judges this anew")
-            self._tag_running()
+            tag_all_running(self._engine)
         except AgentdError as error:
             self._engine.policy_rejected(error)
             raise
@@ -156,15 +162,14 @@ class _Service:
         except AgentdError as error:
             _say(f"reload refused, the old policy stays: {error}")
 
-    def _tag_running(self) -> None:
-        """Processes that the policy's match: rules recognise and that carry no mark yet."""
-        policy = self._engine.policies.current
-        assert policy is not None
-        marked = {line.pid for line in self._engine.marks.list()}
-        for name, agent in policy.agents.items():
-            for pid, why in find_roots(agent.match, marked | {os.getpid(), 1}):
-                with contextlib.suppress(AgentdError):  # it ended meanwhile
-                    self._engine.tagging.tree(pid, name, why, runs=True)
+    def _progress(self) -> None:
+        """After each round of the books: the watchdog is fed, and now and then those are looked for who became agents
+        without beginning a program.
+        """
+        notify("WATCHDOG=1")
+        self._rounds += 1
+        if self._rounds % SWEEP_ROUNDS == 0:
+            tag_running(self._engine)
 
 
 def _read_policy(config: Config, overlay: Overlay | None = None) -> Compiled:

@@ -6,11 +6,15 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from agentd.kernel import abi
 
 PROBES = 0xFFFFFFFF  # the number of the canary's processes: no workload of an agent
 START_SECONDS = 5  # a workload without a process for so long after it was announced has none
+
+
+NOTHING: Final[Mapping[int, tuple[str, str, float]]] = {}
 
 
 @dataclass(slots=True)
@@ -30,16 +34,28 @@ class Workload:
 class Census:
     """All workloads of one engine, by number."""
 
-    def __init__(self, lines: Iterable[abi.TaskLine]) -> None:
-        """lines: the marked threads there are; their numbers are not given again."""
+    def __init__(self, lines: Iterable[abi.TaskLine], known: Mapping[int, tuple[str, str, float]] = NOTHING) -> None:
+        """lines: the marked threads there are; their numbers are not given again. known: how these came to be: agent,
+        origin, since when.
+        """
         self.workloads: dict[int, Workload] = {}
-        self._next = 1 + max((line.workload for line in lines if line.workload != PROBES), default=0)
+        live = {line.workload for line in lines if line.workload != PROBES}
+        self._next = 1 + max((number for number in live if number < abi.MATCHED), default=0)
+        for number, (agent, origin, started) in known.items():
+            if number in live:
+                self.workloads[number] = Workload(number, agent, origin, started)
 
     def new(self, agent: str, origin: str, *, launched: bool = False) -> Workload:
         """A workload that has no process yet."""
         workload = Workload(self._next, agent, origin, time.time(), launched=launched)
         self._next += 1
         self.workloads[workload.number] = workload
+        return workload
+
+    def begun(self, number: int, agent: str, origin: str) -> Workload:
+        """A workload that the kernel has begun; it may have been counted before it was told."""
+        workload = self.workloads.setdefault(number, Workload(number, agent, origin, time.time()))
+        workload.origin, workload.launched = origin, False
         return workload
 
     def origin(self, number: int) -> str:

@@ -27,10 +27,12 @@ from agentd.engine.census import Census
 from agentd.engine.connections import Connections
 from agentd.engine.descriptors import Descriptors
 from agentd.engine.minimum import Minimum
+from agentd.engine.origins import Origins
 from agentd.engine.pending import object_text
 from agentd.engine.policies import CANARY, Compiled, PolicySet
 from agentd.engine.questions import Questions
 from agentd.engine.reasons import Reasons
+from agentd.engine.recognition import Recognisers
 from agentd.engine.records import Names
 from agentd.engine.refused import Refused
 from agentd.engine.resolvers import Resolvers
@@ -53,6 +55,7 @@ from agentd.kernel.tasks import TaskMarks
 from agentd.metrics import RANKS, Metrics
 from agentd.model import Action, Decision
 from agentd.workloads import processes
+from agentd.workloads.match import uid_of
 
 FLUSH_SECONDS: Final = 10
 COMMIT_RECORDS: Final = 2000  # the log's queue holds a few times as many: a flood must not overrun it
@@ -67,8 +70,11 @@ class Engine:
         audit: AuditWriter,
         metrics: Metrics,
         resolvers: Sequence[Resolver] | None = None,
+        *,
+        matching: bool = False,
+        slices: bool = False,
     ) -> None:
-        """resolvers: whose answers teach host names; None: those of resolv.conf."""
+        """resolvers: whose answers teach host names; None: resolv.conf's. matching, slices: see Recognisers."""
         self.loaded = loaded
         self.audit = audit
         self.metrics = metrics
@@ -82,11 +88,15 @@ class Engine:
         self.resolvers = Resolvers(self.names, resolvers)
         self.on_event: Callable[[Record], None] | None = None
         self._accounts = Accounts(loaded)
-        self.workloads = Census(self.marks.list())
+        self._origins = Origins(audit.path.parent / "workloads.json", pins)
+        self.workloads = Census(self.marks.list(), self._origins.load())
         self.foreign = ForeignFiles(loaded)
         lookups = (self.policies.names, self.policies.agent, self._record)
         self.connections = Connections(self.marks, self.names, *lookups)
         self.descriptors = Descriptors(self.foreign, self.marks, *lookups)
+        look = (self.connections.judge, self.descriptors.judge)
+        users = uid_of if matching else None
+        self.recognisers = Recognisers(loaded, self._tables, self.workloads, self._record, look, users, slices=slices)
         seed = b"".join(number.to_bytes(8, "little") for number in loaded.control.hash_seed)
         self.reasons = Reasons(seed, self.policies.agent)
         around = Surroundings(
@@ -133,6 +143,8 @@ class Engine:
             abi.EVENT_GRANTED: self._granted,
             abi.EVENT_REFUSED: self._refused,
             abi.EVENT_ENDED: self._ended,
+            abi.EVENT_MATCHED: self.recognisers.matched,
+            abi.EVENT_UNMATCHED: self.recognisers.unmatched,
         }
         metrics.read_verdicts(lambda: capacity.verdict_times(loaded.stats.read()))
         metrics.read_programs(loaded.programs, loaded.program_seconds, loaded.skipped)
@@ -147,7 +159,8 @@ class Engine:
         if compiled.names:
             self.loaded.watch_for(Need.NAMES, True)
         self.calls.prepare(compiled.policy.agents.values(), {line.pid for line in self.marks.list()})
-        self.policies.install(compiled)
+        with self.recognisers.prepared(compiled.policy):
+            self.policies.install(compiled)
         self.calls.settle(compiled.policy.agents.values())
         if not compiled.names:
             self.loaded.watch_for(Need.NAMES, False)
@@ -313,13 +326,14 @@ class Engine:
             self.takeover.adopt(lines)
         self._census(lines)
         self.calls.tick(lines)
+        self._origins.save(self.workloads.workloads)
         self.questions.follow_up(lines)
         self.minimum.follow_up(lines)
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
             self.audit.maintain()
         self.commit()
-        self._upkeep.rest(bool(lines), self.marks)
+        self._upkeep.rest(bool(lines or self.recognisers.rules), self.marks)  # with rules, who begins must be seen
 
     def flush(self) -> None:
         """Writes the counts of allowed operations."""

@@ -14,7 +14,7 @@ from agentd.engine.automata import for_this_host
 from agentd.errors import AgentdError
 from agentd.kernel.tables import PolicyTables, Prepared, arena_words_for
 from agentd.model import Mode
-from agentd.policy import resolve
+from agentd.policy import recognise, resolve
 from agentd.policy.hosts import RESOLVERS
 from agentd.policy.resolved import ResolvedAgent, ResolvedPolicy
 from agentd.policy.tables import AgentTables, build
@@ -83,12 +83,12 @@ class PolicySet:
         All tables are built and must fit before the first one is installed. An agent that the new policy doesn't name
         but that the kernel knows (it may have workloads) is denied everything.
         """
-        if CANARY in compiled.tables:
+        for name in {CANARY, recognise.NAME} & set(compiled.tables):
             raise AgentdError(
-                "policy-invalid", compiled.policy.source, f"the name {CANARY} is agentd's own", "choose another"
+                "policy-invalid", compiled.policy.source, f"the name {name} is agentd's own", "choose another"
             )
         fresh: dict[tuple[int, int], AgentView] = {}
-        gone = {name for name in self._tables.names() if name not in compiled.tables}
+        gone = {name for name in self._tables.names() if name not in compiled.tables and name != recognise.NAME}
         everything = dict(compiled.tables)
         agents = dict(compiled.policy.agents)
         for name in gone:

@@ -19,6 +19,11 @@ LOSSES: Final = (
     (abi.STAT_LOST_COUNTS, "counts-full", "allowed operations"),
 )
 
+KILLED: Final = (
+    (abi.STAT_UNTRACKED, "forks could not be tracked and were killed"),
+    (abi.STAT_UNMATCHED, "programs were killed: it could not be told whether they are agents"),
+)
+
 
 def status_of(engine: Engine) -> dict[str, Any]:
     """The status as JSON; the census must be fresh."""

@@ -9,9 +9,8 @@ from typing import Final
 from agentd.audit.record import Record, gap
 from agentd.audit.writer import AuditWriter, new_action_id
 from agentd.engine import records
-from agentd.engine.status import LOSSES
+from agentd.engine.status import KILLED, LOSSES
 from agentd.engine.supervision import Supervision
-from agentd.kernel import abi
 from agentd.kernel.loader import LoadedObject
 from agentd.kernel.tasks import TaskMarks
 from agentd.metrics import Metrics
@@ -43,9 +42,9 @@ class Upkeep:
         for stat, reason, what in LOSSES:
             self._lost(now[stat] - self._stats[stat], reason, what)
         self._lost(supervision.lost_since(), "counts-full", "allowed operations")
-        untracked = now[abi.STAT_UNTRACKED] - self._stats[abi.STAT_UNTRACKED]
-        if untracked:
-            self._record(records.note("denied", f"{untracked} forks could not be tracked and were killed"))
+        for stat, text in KILLED:
+            if killed := now[stat] - self._stats[stat]:
+                self._record(records.note("denied", f"{killed} {text}"))
         self._stats = now
 
     def _lost(self, count: int, reason: str, what: str) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from agentd.model import Op
 
-ABI_VERSION: Final = 6
+ABI_VERSION: Final = 7
 MAX_AGENTS: Final = 256
 HITS: Final = 16384
 CHECK_PATH: Final = 256
@@ -29,6 +29,13 @@ AGENT_MONITOR: Final = 2
 AGENT_STRICT: Final = 4
 AGENT_UNRECORDED: Final = 8
 
+MATCHES: Final = 512
+MATCHED: Final = 0x40000000
+MATCH_USED: Final = 1
+MATCH_EXEMPT: Final = 2
+MATCH_REFUSE: Final = 4
+MATCH_VARIABLE: Final = 8
+
 TAG_ROOT_EXEC: Final = 1
 TAG_HELD: Final = 4
 TAG_NOTIFIED: Final = 128
@@ -44,6 +51,8 @@ EVENT_GRANTED: Final = 7
 EVENT_REFUSED: Final = 8
 EVENT_ENDED: Final = 9
 EVENT_MAPPED: Final = 10
+EVENT_MATCHED: Final = 11
+EVENT_UNMATCHED: Final = 12
 
 END_DOOMED: Final = 1
 END_RAN: Final = 2
@@ -82,9 +91,10 @@ STAT_VERDICT_NS: Final = 8
 STAT_FORKS: Final = 9
 STAT_NAMES: Final = 10
 STAT_NAMES_LOST: Final = 11
-STAT_BUCKET0: Final = 12
+STAT_UNMATCHED: Final = 12
+STAT_BUCKET0: Final = 13
 STAT_BUCKETS: Final = 16
-STAT_COUNT: Final = 28
+STAT_COUNT: Final = 29
 
 
 class Dfa(ctypes.Structure):
@@ -170,6 +180,22 @@ class Control(ctypes.Structure):
         ("resolver_ports", c_uint64),
         ("memory_epoch", c_uint32),
         ("next_hit", c_uint32),
+        ("match", c_uint32),
+        ("match_variables", c_uint32),
+        ("next_matched", c_uint32),
+        ("host_mounts", c_uint32),
+    ]
+
+
+class Match(ctypes.Structure):
+    """struct agentd_match."""
+
+    _fields_ = [
+        ("agent", c_uint32),
+        ("flags", c_uint32),
+        ("variables", c_uint64),
+        ("bit", c_uint32),
+        ("reserved", c_uint32),
     ]
 
 
@@ -378,6 +404,7 @@ STRUCTURES: Final = {
     "agentd_agent": Agent,
     "agentd_tag": Tag,
     "agentd_control": Control,
+    "agentd_match": Match,
     "agentd_constants": Constants,
     "agentd_tag_request": TagRequest,
     "agentd_task_line": TaskLine,

@@ -30,6 +30,7 @@ PINNED_MAPS: Final = (
     "answers",
     "doomed",
     "foreign",
+    "matches",
     "resolvers",
     "asked",
     "names",

@@ -48,6 +48,17 @@ class TaskMarks:
             return None
         return tag
 
+    def carries(self, pid: int) -> bool:
+        """Does a process carry a mark? Not one that is gone."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return False
+        try:
+            return self.get(pidfd) is not None
+        finally:
+            os.close(pidfd)
+
     def mark_tree(self, pid: int, agent: int, workload: int) -> int:
         """Marks a process with all its threads and descendants; returns how many threads. Raises AgentdError."""
         try:

@@ -1,59 +1,59 @@
-"""Which running processes are an agent by its `match:` rules: looked up with psutil when the service starts or reloads.
-
-A process that starts later is not seen here; it is marked by inheritance, by `agentd run` or by `agentd tag`.
+"""Which running processes are an agent by the rules of `match:`: what the kernel decides for programs that begin, for
+those that had begun before it was told, or that came to where a rule names them without beginning a program.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import pwd
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 
 import psutil
 
-from agentd.policy.ir import Match, MatchKind
-from agentd.policy.patterns import Dialect, Glob, matches
-from agentd.workloads.processes import cgroup_path
+from agentd.policy.recognise import Looks, Recognition, first
+from agentd.workloads.processes import cgroup_path, exe_path
 
 
-def find_roots(rules: Sequence[Match], skip: Collection[int]) -> Iterator[tuple[int, str]]:
-    """(pid, why) of each process that a rule recognises; any one rule suffices."""
+def find_roots(rules: Sequence[Recognition], skip: Collection[int]) -> Iterator[tuple[int, Recognition]]:
+    """(pid, rule) of each process that a rule recognises. skip: processes that are known."""
     if not rules:
         return
-    for process in psutil.process_iter():
-        if process.pid in skip:
-            continue
-        for rule in rules:
-            if _recognises(rule, process):
-                yield process.pid, f"match {rule.kind.value} {rule.text or dict(rule.env)}"
-                break
+    for pid in psutil.pids():
+        if pid not in skip and (rule := recognise(rules, pid)) is not None:
+            yield pid, rule
 
 
-def _recognises(rule: Match, process: psutil.Process) -> bool:
+def recognise(rules: Sequence[Recognition], pid: int) -> Recognition | None:
+    """The rule by which a process is an agent, or may not run; None: neither, or it is gone, or the kernel's."""
+    exe = exe_path(pid)
+    if exe is None:
+        return None
     try:
-        if rule.kind is MatchKind.USER:
-            return _uid(rule.text) == process.uids().real
-        if rule.kind is MatchKind.EXE:
-            exe = process.exe()
-            return bool(exe) and matches(Glob(rule.text, Dialect.AGENTD), os.fsencode(exe))
-        if rule.kind is MatchKind.ENV:
-            environment = process.environ()
-            return all(environment.get(name) == value for name, value in rule.env)
-        cgroup = cgroup_path(process.pid)
-        if cgroup is None:
-            return False
-        if rule.kind is MatchKind.CGROUP:
-            return matches(Glob(rule.text, Dialect.AGENTD), cgroup)
-        units = [part for part in os.fsdecode(cgroup).split("/") if part.endswith((".service", ".scope", ".slice"))]
-        return any(fnmatch.fnmatchcase(unit, rule.text) for unit in units)
+        uid = psutil.Process(pid).uids().real
     except psutil.Error:
-        return False  # gone, or not ours to see (we are root: gone)
+        return None
+    rule = first(rules, Looks(cgroup_path(pid), exe, uid, lambda: _environment(pid), lambda: _hosts_own(pid, exe)))
+    return None if rule is None or rule.exempt else rule
 
 
-def _uid(name: str) -> int | None:
-    if name.isdigit():
-        return int(name)
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _hosts_own(pid: int, exe: bytes) -> bool:
+    """Is what a process runs the very file that this name has here?"""
+    try:
+        return os.path.samestat(os.stat(f"/proc/{pid}/exe"), os.stat(exe))
+    except OSError:
+        return False
+
+
+def uid_of(name: str) -> int | None:
+    """The number of a user; None: there is none of that name."""
     try:
         return pwd.getpwnam(name).pw_uid
     except KeyError:

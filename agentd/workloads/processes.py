@@ -40,6 +40,14 @@ def cgroup_path(pid: int) -> bytes | None:
     return None
 
 
+def mount_namespace(pid: int) -> int:
+    """The inode number of a process's mount namespace; 0 if it is gone, or not for us to see."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/mnt").st_ino
+    except OSError:
+        return 0
+
+
 def thread_stopped(pid: int, tid: int) -> bool:
     """Is a thread in state T (stopped by a signal)?"""
     try:

@@ -153,12 +153,16 @@ struct fs_struct {
 struct mm_struct {
 	u64 *pgd; /* pgd_t is a structure of one word */
 	unsigned long arg_start, arg_end;
+	unsigned long env_start, env_end;
 	struct file *exe_file;
 };
 struct ns_common {
 	unsigned int inum;
 };
 struct pid_namespace {
+	struct ns_common ns;
+};
+struct mnt_namespace {
 	struct ns_common ns;
 };
 struct user_namespace {
@@ -173,8 +177,12 @@ struct nsproxy {
 	void *cgroup_ns;
 	void *time_ns_for_children;
 };
+typedef struct {
+	u32 val;
+} kuid_t;
 struct cred {
 	struct user_namespace *user_ns;
+	kuid_t uid;
 };
 typedef struct {
 	unsigned long sig[1];
@@ -188,6 +196,7 @@ struct signal_struct {
 };
 struct kernfs_node {
 	u64 id;
+	const char *name;
 };
 struct cgroup;
 struct cgroup_subsys_state {

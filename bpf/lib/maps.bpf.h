@@ -21,6 +21,7 @@
  *          use. Full: that process ends, and user space the others when it reads so (engine/core.py).
  * foreign  files that a workload has open from before its mark and that its policy doesn't allow (lib/foreign.bpf.h). Full:
  *          user space starts no such workload, and ends one that runs (engine/descriptors.py).
+ * matches  what the rules of `match:` mean, two sets of 512, mapped. User space refuses a policy with more.
  * resolvers
  *          the servers whose answers are believed, by address and port. User space refuses more than 64.
  * asked    what a socket of a workload has asked a resolver, in socket storage: freed with the socket, can't evict. No
@@ -130,6 +131,13 @@ struct foreign_map {
 	__type(key, struct agentd_foreign_key);
 	__type(value, u32);
 };
+struct matches_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2 * AGENTD_MATCHES);
+	__type(key, u32);
+	__type(value, struct agentd_match);
+};
 struct resolvers_map {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 64);
@@ -194,6 +202,7 @@ struct grants_map grants SEC(".maps");
 struct answers_map answers SEC(".maps");
 struct doomed_map doomed SEC(".maps");
 struct foreign_map foreign SEC(".maps");
+struct matches_map matches SEC(".maps");
 struct resolvers_map resolvers SEC(".maps");
 struct asked_map asked SEC(".maps");
 struct names_map names SEC(".maps");

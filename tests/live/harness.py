@@ -123,7 +123,10 @@ class Host:
         tools: dict[str, Any] | None = None,
         resolvers: Sequence[Resolver] | None = None,
         pins: Path | None = None,
+        *,
+        slices: bool = False,
     ) -> None:
+        """slices: recognises who is an agent as the service does under systemd."""
         self.folder = folder
         self.patience = PATIENCE
         document: dict[str, Any] = {"version": 1, "agents": agents}
@@ -134,7 +137,12 @@ class Host:
         self.compiled = composition.read_policy(policy, str(folder), own=[folder / "audit"])
         composition.collect_stale_runs()
         self.engine: Engine = composition.start(
-            self.compiled, pins=pins or run_pins(), audit_dir=folder / "audit", resolvers=resolvers
+            self.compiled,
+            pins=pins or run_pins(),
+            audit_dir=folder / "audit",
+            resolvers=resolvers,
+            matching=slices,
+            slices=slices,
         )
         self._log = folder / "audit" / "audit.jsonl"
         self._parsed: Counter[int] = Counter()  # bytes of each of its files, by inode
@@ -283,9 +291,11 @@ def enforcing(
     agents: dict[str, Any],
     tools: dict[str, Any] | None = None,
     resolvers: Sequence[Resolver] | None = None,
+    *,
+    slices: bool = False,
 ) -> Iterator[Host]:
     """A Host, closed at the end."""
-    made = Host(folder, agents, tools, resolvers)
+    made = Host(folder, agents, tools, resolvers, slices=slices)
     try:
         yield made
     finally:
