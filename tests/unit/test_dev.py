@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DEV = ROOT / "dev"
-JOBS = ("demo", "test", "vm", "check", "format", "build", "bench", "setup", "help")
+JOBS = ("demo", "test", "vm", "vm-systemd", "check", "format", "build", "bench", "setup", "help")
 
 
 def dev(*args: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
