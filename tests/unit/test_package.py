@@ -1,0 +1,166 @@
+"""The distribution packages: the same bytes twice, complete, and nothing of the build machine in them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentd.cli import COMMANDS
+from agentd.daemon.config import KEYS
+from package import __main__ as package
+from package import manual
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = "/usr/bin/python3"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """agentd's own wheel."""
+    out = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", out], cwd=ROOT, check=True, timeout=120,
+        env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}, capture_output=True,
+    )  # fmt: skip
+    (made,) = out.glob("*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def built(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Both packages, made twice: .deb, .rpm, and again."""
+    made: list[Path] = []
+    for number in range(2):
+        out = tmp_path_factory.mktemp(f"out{number}")
+        subprocess.run(
+            [sys.executable, "-m", "package", wheel, out], cwd=ROOT, check=True, capture_output=True, timeout=300,
+            env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"},
+        )  # fmt: skip
+        made += sorted(out.iterdir())
+    return made
+
+
+@pytest.fixture(scope="module")
+def unpacked(built: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What the .deb puts on a host."""
+    root = tmp_path_factory.mktemp("root")
+    (deb,) = [path for path in built[:2] if path.suffix == ".deb"]
+    subprocess.run(["dpkg-deb", "-x", deb, root], check=True, timeout=120)
+    yield root
+    shutil.rmtree(root)
+
+
+def test_two_builds_give_the_same_bytes(built: list[Path]) -> None:
+    """The .deb and the .rpm of one wheel are the same, byte for byte, wherever and whenever they are made."""
+    first, second = built[:2], built[2:]
+    assert [path.suffix for path in first] == [".rpm", ".deb"]
+    assert [path.name for path in first] == [path.name for path in second]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_every_module_imports_with_the_distributions_python_alone(unpacked: Path) -> None:
+    """With an isolated interpreter, the private folder has everything that agentd imports but libbpf."""
+    script = f"""
+import importlib, pkgutil, sys
+sys.path.insert(0, {str(unpacked / "usr/lib/agentd")!r})
+import agentd
+for module in pkgutil.walk_packages(agentd.__path__, "agentd."):
+    if module.name not in ("agentd.kernel.canary", "agentd.demo.agent", "agentd.__main__", "agentd.audit.sinks.otlp"):
+        importlib.import_module(module.name)
+import cffi, cryptography.hazmat.primitives.asymmetric.ed25519, prometheus_client, psutil, pyroute2, yaml
+assert yaml.__with_libyaml__
+foreign = [m.__file__ for m in sys.modules.values() if "-packages" in (getattr(m, "__file__", None) or "")]
+assert not foreign, foreign
+"""
+    done = subprocess.run([PYTHON, "-ISB", "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_finds_what_is_shipped(unpacked: Path) -> None:
+    """The BPF objects, the automata and the policies are where agentd looks, and its launcher is isolated."""
+    share = unpacked / "usr/lib/agentd/agentd/_share"
+    assert {"agentd.bpf.o", "canary.bpf.o", "symbols.bpf.o"} <= {path.name for path in (share / "bpf").iterdir()}
+    assert (share / "policies/catalogue.yaml").is_file() and any((share / "automata").iterdir())
+    assert (unpacked / "usr/bin/agentd").read_text(encoding="utf-8").startswith("#!/usr/bin/python3 -IS\n")
+    units = unpacked / "usr/lib/systemd/system"
+    assert {"agentd.service", "agentd@.service", "agents.slice"} <= {path.name for path in units.iterdir()}
+
+
+def test_nothing_of_the_build_machine_is_in_it(unpacked: Path) -> None:
+    """No path of this tree, no compiled module, nothing that others may write, nothing with another owner."""
+    here = str(ROOT).encode()
+    for path in unpacked.rglob("*"):
+        assert path.suffix != ".pyc", path
+        status = path.lstat()
+        assert not status.st_mode & 0o6022 and status.st_uid == status.st_gid == os.getuid(), path
+        if path.is_file():
+            assert here not in path.read_bytes(), path
+
+
+def test_modules_for_every_interpreter_lie_side_by_side(unpacked: Path) -> None:
+    """What isn't for the stable ABI is there for each Python that the distributions have."""
+    folder = unpacked / "usr/lib/agentd"
+    for python in package.PYTHONS:
+        tag = f"cpython-{python.replace('.', '')}-"
+        assert any(tag in path.name for path in folder.glob("_cffi_backend*")), python
+        assert any(tag in path.name for path in (folder / "yaml").glob("_yaml*")), python
+
+
+def test_the_rpm_says_what_it_needs_and_ships_the_same(built: list[Path]) -> None:
+    """The .rpm's dependencies are those of Fedora, its configuration is kept over an upgrade."""
+    (rpm,) = [path for path in built[:2] if path.suffix == ".rpm"]
+
+    def ask(*words: str) -> list[str]:
+        done = subprocess.run(["rpm", "-qp", *words, rpm], capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout.splitlines()
+
+    assert {"python3 >= 3.11", "libbpf >= 1.1", "systemd"} <= set(ask("--requires"))
+    assert {"/usr/bin/agentd", "/usr/lib/systemd/system/agentd.service"} <= set(ask("--list"))
+    assert "/etc/agentd/agentd.yaml" in ask("--configfiles")
+
+
+def test_an_rpm_installs_under_a_root_of_its_own(built: list[Path], tmp_path: Path) -> None:
+    """rpm --root puts every file of the package there, runs nothing of it, and takes all of them away again."""
+    (rpm,) = [path for path in built[:2] if path.suffix == ".rpm"]
+    base = ["rpm", "--root", str(tmp_path), "--nodeps", "--noscripts", "--ignoresize"]
+    subprocess.run([*base, "--install", str(rpm)], check=True, timeout=120, capture_output=True)
+    assert (tmp_path / "usr/bin/agentd").stat().st_mode & 0o777 == 0o755
+    verified = subprocess.run(
+        ["rpm", "--root", str(tmp_path), "--verify", "--nodeps", "agentd"], capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert verified.stdout == "", verified.stdout
+    subprocess.run([*base, "--erase", "agentd"], check=True, timeout=120, capture_output=True)
+    assert not (tmp_path / "usr/bin/agentd").exists() and not (tmp_path / "usr/lib/agentd").exists()
+
+
+def test_the_manual_speaks_of_every_command_and_key(tmp_path: Path) -> None:
+    """Each verb of the command line and each key of agentd.yaml has its place, and mandoc finds no error."""
+    pages = manual.pages()
+    for name, _ in COMMANDS:
+        assert f".Ss agentd {name}" in pages["agentd.1"].replace("\\-", "-"), name
+    for key in KEYS:
+        assert f".It Cm {key}\n" in pages["agentd.yaml.5"], key
+    for name, text in pages.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        done = subprocess.run(
+            ["mandoc", "-Tlint", "-Werror", tmp_path / name], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stdout
+
+
+def test_the_service_is_as_closed_as_it_says() -> None:
+    """systemd-analyze finds an exposure of at most 3.0, and no mistake in the unit."""
+    unit = ROOT / "systemd/agentd.service"
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=30", "--no-pager", unit],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout.splitlines()[-1:]
