@@ -153,6 +153,36 @@ static int threads_word(int argc, char **argv)
 	return 0;
 }
 
+/* tasks N GO PATH: N processes that are there at once, of which the last one reads; they end when GO is there */
+static int tasks_word(int argc, char **argv)
+{
+	int number = atoi(argv[1]), end[2];
+	char byte;
+
+	if (pipe(end))
+		return 1;
+	for (int i = 1; i <= number; i++) {
+		int pid = fork();
+
+		if (pid < 0)
+			return 5;
+		if (pid)
+			continue;
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (i == number)
+			look(argv[3]);
+		close(end[1]);
+		for (;;)
+			pause();
+	}
+	close(end[1]);
+	if (read(end[0], &byte, 1) < 0) /* end of file: the last one has had its say, or is gone */
+		return 1;
+	say("made\n");
+	wait_for(argv[2]);
+	return 0;
+}
+
 static const char *go_file;
 
 static void *waits_and_forks(void *unused)
@@ -255,11 +285,8 @@ static int privilege_word(int argc, char **argv)
 }
 
 const struct word tag_words[] = {
-	{ "leave", 3, leave_word },
-	{ "threads", 2, threads_word },
-	{ "older", 2, older_word },
-	{ "settid", 2, settid_word },
-	{ "again", 2, again_word },
-	{ "privilege", 2, privilege_word },
-	{ 0 },
+	{ "leave", 3, leave_word },	    { "threads", 2, threads_word },
+	{ "tasks", 3, tasks_word },	    { "older", 2, older_word },
+	{ "settid", 2, settid_word },	    { "again", 2, again_word },
+	{ "privilege", 2, privilege_word }, { 0 },
 };
