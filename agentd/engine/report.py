@@ -25,6 +25,12 @@ NOTES: Final = {
         " kexec, io_uring and perf by itself",
     ),
 }
+JUDGING: Final = frozenset({"exec_loaded", "syscall_returned", "task_forked"})  # where there are no hooks
+REMEDIES: Final = {  # of what passes programs by
+    Point.LSM: "boot Linux 6.1.54, 6.2 or newer",
+    Point.FMOD_RET: "add bpf to lsm= on the kernel command line",
+    Point.NONE: "boot a kernel with BPF trampolines and bpf in lsm=, or one before 7.0",
+}
 
 
 def rows(covers: Collection[Cover], started: Collection[Cover]) -> list[dict[str, Any]]:
@@ -78,12 +84,10 @@ def skipped_spots(hooks: Point, skips: bool, preempts: bool | None, skipped: Map
     """Calls that pass a program by: recursion.py. preempts: does this kernel? skipped: how often that was."""
     found = []
     remedy = (
-        "add bpf to lsm= on the kernel command line" if hooks is Point.FMOD_RET else "boot Linux 6.1.54, 6.2 or newer"
+        REMEDIES[hooks]
+        + ", or preempt=none where the kernel has it (echo none > /sys/kernel/debug/sched/preempt until the next boot)"
     )
-    remedy += (
-        ", or preempt=none where the kernel has it (echo none > /sys/kernel/debug/sched/preempt until the next boot)"
-    )
-    judging = [name for name in skipped if name.startswith("lsm_")]
+    judging = [name for name in skipped if name.startswith("lsm_") or (hooks is Point.NONE and name in JUDGING)]
     if judging:
         times = sum(skipped[name] for name in judging)
         found.append(
@@ -98,7 +102,7 @@ def skipped_spots(hooks: Point, skips: bool, preempts: bool | None, skipped: Map
         how = "preempts tasks inside of it" if preempts else "may preempt tasks inside of it (it doesn't say)"
         found.append(
             {
-                "kinds": ["every operation that a hook judges"],
+                "kinds": ["every operation that a hook judges" if hooks is not Point.NONE else "all but seccomp's"],
                 "reason": f"this kernel {how}, and leaves a program of this kind out that is under way on the same"
                 " processor: such a call is not judged",
                 "remedy": remedy,

@@ -98,7 +98,7 @@ class Verification:
         self._pump = pump
         self._seen: list[KernelEvent] = []
         self._canary: Canary | None = None
-        self._open = False  # can the hooks' programs be passed by?
+        self._open: frozenset[Point] = frozenset()  # the points whose programs can be passed by
         mine = [coverage.main(self.claims(), op) for op in ALWAYS_OPS]
         mine += self._supervised()
         metrics.declare_enforcement((c.kind.op.word, c.point.word, c.guarantee.word) for c in mine if c.guarantee)
@@ -136,7 +136,7 @@ class Verification:
         Does not raise: what can't be tried has failed. The programs stay attached, until they rest (core.py).
         """
         claims = self.claims()
-        self._open = recursion.open_to_all(Point(self._loaded.control.point))
+        self._open = frozenset(p for p in {cover.point for cover in claims} if recursion.open_to_all(p))
         try:
             covers = [coverage.main(claims, op) for op in ALWAYS_OPS]
             for cover in covers + self._supervised():
@@ -199,10 +199,12 @@ class Verification:
             gone = sorted(self._loaded.broken() & judging(cover.kind.op))
             if gone and cover.point is not Point.SECCOMP:
                 return Proof(cover, False, True, f"{gone[0]} is not attached as agentd left it")
-            if cover.point in coverage.INLINE and self._open:
-                return Proof(cover, False, True, "NOT HELD: this kernel leaves programs of this kind out at times")
             if cover.guarantee is Guarantee.NONE:
                 return Proof(cover, False, False, "not tried: nothing judges it on this kind of host", void=True)
+            if cover.point in self._open:
+                return Proof(
+                    cover, False, True, "NOT HELD: this kernel leaves programs out at times, and nothing judges"
+                )
             if cover.kind.op.word not in canary.ATTEMPTS:
                 return Proof(cover, False, False, "not tried: there is no harmless attempt")
             self._canary = self._canary or Canary()

@@ -28,7 +28,7 @@ def open_object(path: Path) -> int:
 
     Raises KernelError (`kernel-load`) and OSError.
     """
-    if not _names(RESUME):
+    if not described(RESUME):
         return pointer(library().bpf_object__open_file(os.fsencode(path), None), f"open {path.name}")
     data = path.read_bytes().replace(b"\0" + IMPL + b"\0", b"\0" + IMPL.upper() + b"\0")
     opts = OpenOpts(sz=ctypes.sizeof(OpenOpts), object_name=path.name.partition(".")[0].encode())
@@ -36,14 +36,14 @@ def open_object(path: Path) -> int:
 
 
 @cache
-def _names(name: bytes) -> bool:
+def described(name: bytes) -> bool:
     """Does the kernel's own description of its types have this name?"""
     return b"\0" + name + b"\0" in BTF.read_bytes()
 
 
 def has_tracepoint(name: str) -> bool:
     """Can a tp_btf program be for this trace point?"""
-    return _names(b"btf_trace_" + name.encode())
+    return described(b"btf_trace_" + name.encode())
 
 
 @cache

@@ -1,6 +1,7 @@
 """Rows 50 to 53: changing things at the wrong moment.
 
-Rounds by default and in full: 50: 2,000 and 100,000; 51: 500 and 1,000,000; 53: 2,000 and 100,000 signals.
+Rounds by default and in full: 50: 2,000 and 100,000; 51: 500 and 1,000,000 (a crowd: 30 and
+3,000 each); 53: 2,000 and 100,000 signals.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import signal
 from collections.abc import Callable
 from typing import Any, Final
 
+from agentd.kernel import recursion
+from agentd.model import Point
 from tests.containment.suite import Probe, Scenario, Suite, Told, numbers, touch
 from tests.live.harness import Workload
 from tests.live.probes import Run, state, untagged
@@ -82,6 +85,33 @@ def preempt(suite: Suite) -> Told:
     assert numbers(tagged, "escaped") == [0] and tagged.status == 0 and good, tagged
     assert len(tagged.denials) == tries, f"{len(tagged.denials)} records of {tries} denials"
     return Told("read", *last_point(tagged), f"{tries} denied, {good} allowed opens")
+
+
+CROWD: Final = 24
+
+
+def crowd(suite: Suite) -> Told:
+    """Many processes on one CPU, each in a hook, a trace point or a fork when the next one comes: none gets anything.
+
+    A kernel that preempts a task inside of a program may leave that program out for all others on that CPU; where it
+    does, everything else says so (tests/vm/hosts.py).
+    """
+    point = Point(suite.host.engine.loaded.control.point)
+    if recursion.open_to_all(point):
+        return Told("read", detail="this kernel leaves programs out, and doctor says so")
+    suite.ground.fresh()
+    rounds = max(2, suite.rounds(30, 3_000))
+    words = (suite.ground.dir / "denied/key", suite.ground.dir / "nobin/bad", suite.ground.mark)
+    control = untagged(suite.probe("crowd", 2, 2, *words))
+    assert numbers(control, "escaped") == [3], f"untagged both files are read and the program runs: {control}"
+    suite.ground.mark.unlink()
+    tagged = suite.host.run(suite.probe("crowd", CROWD, rounds, *words))
+    assert numbers(tagged, "escaped") == [0], tagged
+    assert numbers(tagged, "done") == [CROWD * rounds, 0] and not suite.ground.mark.exists(), tagged
+    return Told("read", *last_point(tagged), f"{CROWD * rounds} tries")
+
+
+CROWDED: Final = (Scenario(51, "a crowd on one processor", crowd),)
 
 
 # -- held, approved, and changed in between
@@ -275,6 +305,7 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
     Scenario(50, "an address changes during sendto", flip_address),
     Scenario(50, "an argument changes during execve", flip_argument),
     Scenario(51, "preempted by a task with real-time priority", preempt),
+    *CROWDED,
     Scenario(52, "another destination", swap_destination),
     Scenario(52, "another new name", swap_name),
     Scenario(52, "another program at the path", swap_program),

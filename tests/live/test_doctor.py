@@ -13,7 +13,7 @@ import pytest
 from agentd.daemon.places import BPFFS_RUNS
 from agentd.engine import coverage, report
 from agentd.engine.census import PROBES
-from agentd.kernel import canary
+from agentd.kernel import canary, recursion
 from agentd.kernel.libbpf import library
 from agentd.kernel.pins import unpin_links
 from agentd.model import ALWAYS_OPS, Guarantee, Op, Point
@@ -97,6 +97,26 @@ def test_a_supervisor_that_lets_things_pass_is_found(tmp_path: Path) -> None:
         assert "delete" in next(spot for spot in found["weak"] if "NOT HELD" in spot["reason"])["kinds"]
         shown = engine.metrics.exposition()
         assert 'agentd_enforcement_verified{guarantee="prevented",operation="delete",point="seccomp"} 0.0' in shown
+
+
+def test_what_a_workload_can_get_past_is_said_not_to_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel may leave programs out, every probe of theirs fails, whatever came of a single attempt; what the
+    filter of agentd run holds is not theirs.
+    """
+    with enforcing(tmp_path, {"bot": agent()}) as host:
+        verification = host.engine.verification
+        hooks = Point(host.engine.loaded.control.point)
+        verification.run()
+        assert not verification.failing, "the control"
+        monkeypatch.setattr(recursion, "skips", lambda point: point not in (Point.SECCOMP, Point.UPROBE))
+        monkeypatch.setattr(recursion, "preempts", lambda: True)
+        verification.run()
+        held = {op for op, proof in verification.proofs.items() if not proof.failed}
+        assert held <= {Op.EXECMEM}, "which nothing judges where there are no hooks"
+        assert not [proof for proof in verification.started.values() if proof.failed]
+        found = report.of(verification, hooks)
+        assert found["exit"] == report.CANNOT
+        assert "leaves a program of this kind out" in found["weak"][0]["reason"] and found["weak"][0]["remedy"]
 
 
 @pytest.mark.parametrize("by", ["bpftool", "pin"])

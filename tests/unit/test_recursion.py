@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from unittest.mock import patch
+
 import pytest
 
+from agentd.kernel import recursion
 from agentd.kernel.recursion import _preempts, preempts, skips
 from agentd.model import Point
 
@@ -36,6 +40,36 @@ def test_what_a_kernel_says(
 
 
 def test_this_kernel() -> None:
-    """Programs of no hooks are never skipped, those of fmod_ret may be; and it answers here."""
-    assert not skips(Point.NONE) and skips(Point.FMOD_RET)
+    """Those of fmod_ret may be skipped on every kernel, what seccomp judges on none; and it answers here."""
+    assert skips(Point.FMOD_RET) and not skips(Point.SECCOMP)
+    assert skips(Point.NONE) == skips(Point.TRACE) == skips(Point.EXEC) == skips(Point.CGROUP)
     assert preempts() in (True, False, None)
+
+
+@pytest.mark.parametrize(
+    ("names", "described", "cgroup", "lsm", "trace"),
+    [
+        ("T _text\nt __bpf_prog_enter_recur\nT tracepoint_srcu\n", True, True, False, True),  # 7.2
+        ("T _text\nt __bpf_prog_enter_recur\nT __traceiter_sys_exit\n", True, True, False, False),  # 6.18
+        ("T _text\nt __bpf_prog_enter_recur\nd tracepoint_srcu\n", False, False, False, False),  # 6.12
+        ("T _text\nt __bpf_prog_enter\nd tracepoint_srcu\n", False, False, True, False),  # before 6.1.54
+        ("", True, True, False, True),  # it tells no names, but its types
+        ("", False, True, True, True),
+        (None, False, True, True, True),
+    ],
+)
+def test_which_programs_a_kernel_may_skip(
+    tmp_path: Path, names: str | None, described: bool, cgroup: bool, lsm: bool, trace: bool
+) -> None:
+    """Told by its own names; what it doesn't tell counts as yes."""
+    file = tmp_path / "kallsyms"
+    if names is not None:
+        file.write_text("".join(f"0000000000000000 {line}\n" for line in names.splitlines()))
+    recursion._names.cache_clear()
+    try:
+        with patch.multiple(
+            recursion, Path=lambda _: file, cgroup_programs=lambda: cgroup, described=lambda _: described
+        ):
+            assert (skips(Point.LSM), skips(Point.TRACE)) == (lsm, trace)
+    finally:
+        recursion._names.cache_clear()

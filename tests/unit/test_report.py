@@ -44,6 +44,10 @@ def test_a_program_that_the_kernel_skips_is_a_weak_spot() -> None:
     for preempts in (True, None):
         (spot,) = report.skipped_spots(Point.FMOD_RET, True, preempts, {})
         assert "add bpf to lsm=" in spot["remedy"] and "preempt=none" in spot["remedy"]
+    (spot,) = report.skipped_spots(Point.NONE, True, True, {})
+    assert "before 7.0" in spot["remedy"] and "seccomp" in spot["kinds"][0]
+    (spot,) = report.skipped_spots(Point.NONE, True, True, {"task_exited": 1, "syscall_returned": 5})
+    assert spot["kinds"] == ["syscall_returned"] and "5 times" in spot["reason"]
     (spot,) = report.skipped_spots(Point.LSM, True, True, {})
     assert "6.1.54" in spot["remedy"]
     (spot,) = report.skipped_spots(Point.FMOD_RET, True, False, {"lsm_file_open": 2, "lsm_capable": 1})

@@ -4,8 +4,8 @@ The suite starts one engine for everything, because Python, imports and the veri
 has compiled its probes and its policy (tests/vm/__main__.py). Left out: the rows whose subject is a daemon that dies or
 loads its policy very often (63 and above), which don't depend on the kernel and take minutes here; with --brief, what
 is permitted, which one kernel tries for all; and without --thorough what takes minutes more: the storms on remembered
-verdicts, which have an engine of their own, the probes on overlays, ordinary programs (row 70), doctor beside what
-happens (tests/containment/compared.py), and other kinds of hosts (hosts.py).
+verdicts, which have an engine of their own, the probes on overlays, a crowd, ordinary programs (row 70), doctor beside
+what happens (tests/containment/compared.py), and other kinds of hosts (hosts.py).
 
 Reports go to the file that AGENTD_VM_REPORT names, a JSON object a line; see table.py. Exit status 1: something failed.
 """
@@ -24,13 +24,13 @@ from agentd.errors import AgentdError
 from agentd.kernel import lsm, prepare
 from agentd.kernel.libbpf import prog_info
 from agentd.model import Point
-from tests.containment import ordinary, overlays, storms
+from tests.containment import ordinary, overlays, races, storms
 from tests.containment import run as containment
 from tests.containment.suite import Finding, Probe, Scenario, Suite
 from tests.vm.programs import verified
 
 ROWS: Final = frozenset(row for row in containment.ROWS if row < 63 or row == 70)
-THOROUGH: Final = (*storms.PROBES, *overlays.PROBES, *ordinary.PROBES)
+THOROUGH: Final = (*storms.PROBES, *overlays.PROBES, *ordinary.PROBES, *races.CROWDED)
 FACTOR: Final = 0.03  # of the rounds of the long rows
 
 

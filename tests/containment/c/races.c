@@ -243,6 +243,49 @@ static int preempt_word(int argc, char **argv)
 	return status != 0; /* what is allowed was refused */
 }
 
+/* One of a crowd: its children open what they may not, and run what they may not. */
+static void jostle(long rounds, char **program)
+{
+	char text[100];
+	int status;
+
+	for (long i = 0; i < rounds; i++) {
+		int pid = fork();
+
+		if (!pid) {
+			int fd = i & 1 ? execv(program[0], program) : open(denied, O_RDONLY);
+
+			if (fd >= 0 && read(fd, text, 99) > 0)
+				__sync_fetch_and_add(&score->escaped, 1);
+			_exit(0);
+		}
+		__sync_fetch_and_add(&score->tries, 1);
+		waitpid(pid, &status, 0);
+	}
+}
+
+/* crowd WORKERS ROUNDS DENIED PROGRAM MARK: all on one CPU, where the kernel takes it from each wherever it is just then */
+static int crowd_word(int argc, char **argv)
+{
+	cpu_set_t one;
+	int status;
+
+	denied = argv[3];
+	CPU_ZERO(&one);
+	CPU_SET(0, &one);
+	sched_setaffinity(0, sizeof(one), &one);
+	begin();
+	for (int i = atoi(argv[1]); i > 0; i--)
+		if (!fork()) {
+			jostle(atol(argv[2]), argv + 4);
+			_exit(0);
+		}
+	while (wait(&status) > 0)
+		;
+	score->escaped += !access(argv[5], F_OK);
+	return finish();
+}
+
 /* swapport FIRST SECOND GO: connects; while that is held, another process of the workload writes another port over it */
 static int swapport_word(int argc, char **argv)
 {
@@ -339,7 +382,9 @@ static int waken_word(int argc, char **argv)
 }
 
 const struct word race_words[] = {
-	{ "flip", 5, flip_word },	{ "flipport", 3, flipport_word }, { "flipargv", 3, flipargv_word },
-	{ "preempt", 3, preempt_word }, { "swapport", 3, swapport_word }, { "swapname", 4, swapname_word },
-	{ "busy", 2, busy_word },	{ "waken", 3, waken_word },	  { 0 },
+	{ "flip", 5, flip_word },	  { "flipport", 3, flipport_word },
+	{ "flipargv", 3, flipargv_word }, { "preempt", 3, preempt_word },
+	{ "swapport", 3, swapport_word }, { "swapname", 4, swapname_word },
+	{ "busy", 2, busy_word },	  { "waken", 3, waken_word },
+	{ "crowd", 5, crowd_word },	  { 0 },
 };
