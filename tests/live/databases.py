@@ -18,6 +18,16 @@ TOOLS: Final = Path(__file__).parents[2] / ".cache/tools"  # ./dev unpacks them 
 NOBODY: Final = 65534  # a database server refuses to be root
 
 
+def driver(packages: Path, module: str, connect: str) -> str:
+    """The beginning of a probe that has connected as `db`, by a Python driver. connect: the arguments; sys.argv[1] is
+    the server's socket or its folder.
+    """
+    return (
+        f"sys.path.append({str(packages)!r})\nimport {module}\ndb = {module}.connect({connect})\n"
+        "say('connected')\nsay('attempt')\n"
+    )
+
+
 class Server(abc.ABC):
     """Listens on a unix socket in its folder. `log`: every statement, as it came."""
 

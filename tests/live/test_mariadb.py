@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 
 from tests.live import harness, probes
-from tests.live.databases import TOOLS, MariaDB
+from tests.live.databases import TOOLS, MariaDB, driver
 from tests.live.probes import untagged
 
 pytestmark = pytest.mark.root
 
 # Arguments: the socket, the statement.
 DRIVER = (
-    f"sys.path.append('{TOOLS}/mariadb/usr/lib/python3/dist-packages')\n"
+    driver(
+        TOOLS / "mariadb/usr/lib/python3/dist-packages",
+        "MySQLdb",
+        "unix_socket=sys.argv[1], user='root', db='test', autocommit=True",
+    )
     + """
-import MySQLdb
-db = MySQLdb.connect(unix_socket=sys.argv[1], user="root", db="test", autocommit=True)
-say("connected")
 cursor = db.cursor()
-say("attempt")
 cursor.execute(sys.argv[2])
 say("ok " + str(cursor.rowcount))
 """
@@ -34,20 +34,20 @@ def test_what_destroys_is_never_sent(tmp_path: Path) -> None:
         server.query("create table kept (a int); insert into kept values (1), (2)")
         agent = harness.agent(allow=[{"tool": "mysql", "operations": ["query"]}], on_violation="kill")
         drop = probes.python(DRIVER, server.socket, "drop table kept /* driver */")
-        driver = ["env", f"LD_LIBRARY_PATH={server.libraries}"]
+        libraries = ["env", f"LD_LIBRARY_PATH={server.libraries}"]
         with harness.enforcing(tmp_path, {"bot": agent}) as host:
             assert host.run(server.client("select count(*) from kept /* drop */")).out == b"2\n"
             assert server.was_sent("/* drop */")
             run = host.run(server.client("/*!40000 truncate */ /* client */ kept"))
             assert run.killed, run
             assert not server.was_sent("/* client */")
-            assert host.run([*driver, *probes.python(DRIVER, server.socket, "select * from kept")]).value == "2"
-            run = host.run([*driver, *drop])
+            assert host.run([*libraries, *probes.python(DRIVER, server.socket, "select * from kept")]).value == "2"
+            run = host.run([*libraries, *drop])
             assert run.killed and run.lines == ["connected", "attempt"], run
             assert [denial["tool_name"] for denial in run.denials] == ["mysql"], run
             assert not server.was_sent("/* driver */")
         assert server.query("select count(*) from kept") == "2"
-        assert untagged([*driver, *drop]).value == "0"
+        assert untagged([*libraries, *drop]).value == "0"
         assert server.was_sent("/* driver */")
     finally:
         server.close()

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from tests.live import harness, probes
-from tests.live.databases import PostgreSQL, Server
+from tests.live.databases import PostgreSQL, Server, driver
 from tests.live.harness import Host
 from tests.live.probes import untagged
 
@@ -19,12 +19,12 @@ pytestmark = pytest.mark.root
 
 # psycopg[binary] brings a libpq of its own. Arguments: the folder of the socket, how, the statement.
 PSYCOPG = (
-    f"sys.path.append({str(Path(psycopg.__file__).parents[1])!r})\n"
+    driver(
+        Path(psycopg.__file__).parents[1],
+        "psycopg",
+        "host=sys.argv[1], user='tester', dbname='postgres', autocommit=True",
+    )
     + """
-import psycopg
-db = psycopg.connect(host=sys.argv[1], user="tester", dbname="postgres", autocommit=True)
-say("connected")
-say("attempt")
 how, statement = sys.argv[2:]
 if how == "execute":
     cursor = db.execute(statement)
