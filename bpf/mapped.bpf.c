@@ -4,7 +4,7 @@
  * inside): before the process runs on with a file that nobody has looked at, it is stopped, and user space sets the
  * probes that the file wants.
  *
- * tp_btf/sys_exit: of mmap and mprotect with PROT_EXEC, and of execve.
+ * tp_btf/sys_exit: of mmap, mprotect and pkey_mprotect with PROT_EXEC, and of execve.
  *
  * Guarantee: contained, as the probes themselves are. The stop is a SIGSTOP: another process of the workload that sends
  * SIGCONT at once ends it early. Code that comes into memory in other ways (written there, or by 32-bit calls) is no
@@ -16,6 +16,7 @@
 #define SYSCALL_MPROTECT 10
 #define SYSCALL_EXECVE 59
 #define SYSCALL_EXECVEAT 322
+#define SYSCALL_PKEY_MPROTECT 329
 #define PROT_EXEC 4
 #define MAP_ANONYMOUS 0x20
 
@@ -62,7 +63,9 @@ static __always_inline u64 made_executable(struct pt_regs *regs, u32 call, long 
 {
 	if (call == SYSCALL_MMAP && regs->dx & PROT_EXEC && !(regs->r10 & MAP_ANONYMOUS))
 		return ret;
-	return call == SYSCALL_MPROTECT && regs->dx & PROT_EXEC ? regs->di : 0;
+	if ((call == SYSCALL_MPROTECT || call == SYSCALL_PKEY_MPROTECT) && regs->dx & PROT_EXEC)
+		return regs->di;
+	return 0;
 }
 
 SEC("tp_btf/sys_exit")

@@ -1,8 +1,10 @@
-"""Finds functions in an ELF file that nobody vouches for. A program of its own, with no privileges and little time.
+"""Finds functions and USDT probes in an ELF file that nobody vouches for. A program of its own, with no privileges and
+little time.
 
-`python3 elf.py FOLDER FUNCTION...`, the file on standard input; FOLDER: where pyelftools is. One line of JSON comes
-back: {function: [places]}, in bytes from the file's beginning. A library has several symbols for a function that it
-offers in several versions, at one place or at several.
+`python3 elf.py FOLDER NAME...`, the file on standard input; FOLDER: where pyelftools is; NAME: a function, or
+PROVIDER:NAME of a USDT probe. One line of JSON comes back: {name: [[place, counter, arguments]]}, in bytes from the
+file's beginning. A library has several symbols for a function that it offers in several versions, at one place or at
+several; a probe has a note for each place that it was compiled into (systemtap's UserSpaceProbeImplementation).
 """
 
 import contextlib
@@ -19,6 +21,9 @@ NOBODY = 65534
 SECONDS = 10  # of CPU time
 BYTES = 2 << 30  # of memory: symbol tables of large programs have some 10 MB
 SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym
+NOTE = struct.Struct("<III")  # Elf64_Nhdr
+PROBE = struct.Struct("<QQQ")  # its place, .stapsdt.base as it was linked, the counter
+OWNER, KIND = b"stapsdt\0", 3
 UNDEFINED = 0
 
 
@@ -37,9 +42,43 @@ def addresses(elf: Any, functions: list[bytes]) -> Iterator[tuple[bytes, int]]:
                 yield named[name], value
 
 
+def notes(elf: Any) -> Iterator[tuple[str, int, int, str]]:
+    """(Name, address, address of the counter or 0, arguments) of every USDT probe."""
+    base = elf.get_section_by_name(".stapsdt.base")
+    for section in elf.iter_sections():
+        if section["sh_type"] != "SHT_NOTE" or section.name != ".note.stapsdt":
+            continue
+        data, at = section.data(), 0
+        while at + NOTE.size <= len(data):
+            owner_size, size, kind = NOTE.unpack_from(data, at)
+            begin = at + NOTE.size + (owner_size + 3) // 4 * 4
+            if data[at + NOTE.size :][:owner_size] == OWNER and kind == KIND and size > PROBE.size:
+                place, linked, counter = PROBE.unpack_from(data, begin)
+                provider, name, arguments = data[begin + PROBE.size : begin + size].split(b"\0")[:3]
+                moved = base["sh_addr"] - linked if base and linked else 0
+                word = f"{provider.decode()}:{name.decode()}"
+                yield word, place + moved, counter and counter + moved, arguments.decode()
+            at = begin + (size + 3) // 4 * 4
+
+
+def find(elf: Any, names: list[str]) -> dict[str, list[tuple[int, int, str]]]:
+    """The places of each name."""
+    found: dict[str, set[tuple[int, int, str]]] = {name: set() for name in names}
+    functions = [name.encode() for name in names if ":" not in name]
+    for name, address in addresses(elf, functions) if functions else ():
+        found[name.decode()].update((place, 0, "") for place in elf.address_offsets(address))
+    for word, address, counter, arguments in notes(elf) if len(functions) < len(names) else ():
+        if word in found:
+            counters = [*elf.address_offsets(counter)] if counter else [0]
+            if not counters:
+                raise ValueError(f"the counter of {word} is not in the file")
+            found[word].update((place, counters[0], arguments) for place in elf.address_offsets(address))
+    return {name: sorted(where) for name, where in found.items()}
+
+
 def main() -> None:
     """Raises whatever a file can make it raise; nobody depends on which."""
-    folder, *functions = sys.argv[1:]
+    folder, *names = sys.argv[1:]
     sys.path.append(folder)
     from elftools.elf.elffile import ELFFile
 
@@ -53,10 +92,7 @@ def main() -> None:
     elf = ELFFile(sys.stdin.buffer)
     if elf.elfclass != 64 or not elf.little_endian:
         raise ValueError("not ELF64, little-endian")
-    found: dict[str, set[int]] = {function: set() for function in functions}
-    for name, address in addresses(elf, [function.encode() for function in functions]):
-        found[name.decode()].update(elf.address_offsets(address))
-    print(json.dumps({name: sorted(places) for name, places in found.items()}))
+    print(json.dumps(find(elf, names)))
 
 
 if __name__ == "__main__":

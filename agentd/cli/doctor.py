@@ -21,6 +21,9 @@ def doctor(ctx: click.Context, socket: Path | None, as_json: bool, table: bool) 
     Each is tried untagged, where it must work, and tagged as an agent that may do nothing, where it must not. A service
     that runs makes the probes with its own programs; without one, agentd loads them for as long as this takes.
 
+    Of running workloads it shows where the library calls are judged that their policy names, and which of their
+    programs hide them: TLS of Go and rustls, static programs without symbols.
+
     Exit: 0 when everything is prevented or contained, 1 when something is only detected, 2 when this host can't enforce
     or a probe failed.
 
@@ -80,11 +83,29 @@ def _print(found: dict[str, Any]) -> None:
                 for row in supervised
             ],
         )
+    for workload in found.get("calls", ()):  # an older agentd tells nothing of them
+        _print_calls(workload)
     for spot in found["weak"]:
         click.echo("")
         click.echo(f"weak       {'; '.join(spot['kinds'])}")
         click.echo(f"  reason   {spot['reason']}")
         click.echo(f"  remedy   {spot['remedy']}")
+
+
+def _print_calls(workload: dict[str, Any]) -> None:
+    some = f"{workload['looked']} of " if workload["looked"] < workload["processes"] else ""
+    click.echo("")
+    whose = f"workload {workload['workload']} ({workload['agent']}), {some}{workload['processes']} processes"
+    click.echo(f"library calls of {whose}:")
+    render.table(
+        ("call", "judged in"),
+        [
+            (one["call"], ", ".join(map(render.printable, one["files"])) or "- (not mapped)")
+            for one in workload["calls"]
+        ],
+    )
+    for one in workload["unseen"]:
+        click.echo(f"NOT SEEN   {render.printable(one['file'])} has {one['has']}")
 
 
 def _verified(verified: bool, tried: bool) -> str:

@@ -107,9 +107,13 @@ def start(
             engine.audit.append(
                 [note("started", f"agentd {agentd.__version__} enforces", metadata={"pid": os.getpid()})]
             )
-            engine.install(compiled)
-            engine.questions.book.limit = pending_per_agent
-            engine.takeover.resume()
+            try:
+                engine.install(compiled)
+                engine.questions.book.limit = pending_per_agent
+                engine.takeover.resume()
+            except BaseException:
+                engine.abandon()
+                raise
             return engine
         except BaseException:
             if stood:

@@ -25,6 +25,7 @@ from agentd.daemon.peers import GROUP, Peer, admit
 from agentd.daemon.probing import Probing
 from agentd.engine import report
 from agentd.engine.core import Engine
+from agentd.engine.status import calls_of
 from agentd.errors import AgentdError
 from agentd.kernel.notify.device import take_listener, take_received
 from agentd.model import ALWAYS_OPS, Point
@@ -197,7 +198,8 @@ def _top(server: Server, peer: Peer, params: Params) -> Any:
 
 async def _doctor(server: Server, peer: Peer, params: Params) -> Any:
     await server.probing.round()
-    return report.of(server.engine.verification, Point(server.engine.loaded.control.point))
+    engine = server.engine
+    return report.of(engine.verification, Point(engine.loaded.control.point), calls_of(engine))
 
 
 async def _mark(server: Server, peer: Peer, params: Params) -> Any:

@@ -2,29 +2,28 @@
 
 A library on the host, and a program that has one inside, has its probes before the policy is in force. A process that
 maps any other file with code is stopped by the kernel (bpf/mapped.bpf.c) until the file has the probes it wants.
+
+Whoever can't be given them is ended. What is in place and then goes is found by broken(), which is asked every ten
+seconds and with each round of probes (verify.py); what becomes of workloads then says their policy (minimum.py).
 """
 
 from __future__ import annotations
 
-import errno
+import os
 import signal
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agentd.actions import signals
 from agentd.audit.record import Record
-from agentd.calls.fetchers import compile_fetchers
-from agentd.calls.places import places
 from agentd.engine import records
+from agentd.engine.probed import GoneError, Key, Probes, Seen
 from agentd.engine.questions import Questions
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi
 from agentd.kernel.holding import kept
-from agentd.kernel.libbpf import KernelError
 from agentd.kernel.loader import LoadedObject
 from agentd.kernel.pins import remove_calls
-from agentd.kernel.uprobes import CallPrograms
 from agentd.model import Action, Op
 from agentd.policy.ir import CallPoint
 from agentd.policy.resolved import ResolvedAgent
@@ -32,21 +31,8 @@ from agentd.workloads import modules
 from agentd.workloads.modules import Module
 from agentd.workloads.processes import start_ticks, ticks
 
-TLS: Final = ("ssl", "gnutls")
 MANY: Final = 100  # processes, whose mappings aren't read each second
 ROUNDS: Final = 60  # with more of them, of tick(), until they are
-
-Key = tuple[int, int, int]  # of a Module
-Points = dict[int, CallPoint]
-
-
-@dataclass(slots=True)
-class Seen:
-    """A file that was looked at. functions: those that it has and that are probed now. unseen: what it has instead."""
-
-    module: Module
-    functions: list[str] = field(default_factory=list)
-    unseen: str = ""
 
 
 class LibraryCalls:
@@ -57,14 +43,16 @@ class LibraryCalls:
         self._loaded = loaded
         self._questions = questions
         self._record = record
-        self._programs: CallPrograms | None = None
-        self._points: Points = {}
-        self._seen: dict[Key, Seen] = {}
-        self._installed: set[Key] = set()  # of the host's own files
+        self._probes: Probes | None = None
         self._round = 0
         self._let_go: set[int] = set()  # threads, by the last tick
 
-    def prepare(self, agents: Iterable[ResolvedAgent], pids: Collection[int]) -> None:
+    @property
+    def judging(self) -> bool:
+        """Does the policy in force ask for any? Else nothing here costs anything."""
+        return self._probes is not None
+
+    def prepare(self, agents: Iterable[ResolvedAgent], pids: Callable[[], Collection[int]]) -> None:
         """Sets the probes that the agents' policies ask for, before any of them is in force. pids: of the workloads.
 
         Raises AgentdError (`kernel-unsupported`, `kernel-load`, `policy-too-large`); what stood before stands on.
@@ -74,32 +62,23 @@ class LibraryCalls:
             for agent in agents:
                 _refuse_holds(agent)
         wanted = {point for agent in agents for point in agent.calls}
-        if wanted <= set(self._points.values()):
+        before = self._probes.points if self._probes else ()
+        if wanted <= set(before) and not self.broken():
             return
         self._check(wanted)
         words = {point.word for point in wanted}  # and what the policy in force asks for, should this one be refused
-        wanted |= {point for point in self._points.values() if point.word not in words}
-        points = dict(enumerate(sorted(wanted, key=lambda point: point.word), 1))
-        programs = CallPrograms(self._loaded)
+        wanted |= {point for point in before if point.word not in words}
+        probes = Probes(self._loaded, wanted)
         try:
-            compile_fetchers(points, programs.fetchers, programs.called)
-            for number, point in points.items():
-                programs.describe(number, point)
-            seen: dict[Key, Seen] = {}
-            for library in {point.library for point in wanted}:
-                for module in modules.installed(library):
-                    _probe(programs, points, seen, module, inside=False)
-            for module in modules.programs():
-                _probe(programs, points, seen, module, inside=True)
-            installed = set(seen)
-            self._look(programs, points, seen, pids)
-            programs.take_charge()
+            probes.set_installed()
+            self._look(probes, pids())
+            probes.programs.take_charge()
         except BaseException:
-            programs.close()
+            probes.programs.close()
             raise
-        if self._programs:
-            self._programs.close()
-        self._programs, self._points, self._seen, self._installed = programs, points, seen, installed
+        if self._probes:
+            self._probes.programs.close()
+        self._probes = probes
 
     def settle(self, agents: Iterable[ResolvedAgent]) -> None:
         """The policy of these agents is in force now. When it names no library call, nobody pays for probes."""
@@ -108,13 +87,21 @@ class LibraryCalls:
         self.close()
         if self._loaded.pinned:
             remove_calls(self._loaded.pins)
-        self._points, self._seen = {}, {}
 
     def close(self) -> None:
         """Lets go of the probes; what is pinned stays."""
-        if self._programs:
-            self._programs.close()
-            self._programs = None
+        if self._probes:
+            self._probes.programs.close()
+            self._probes = None
+
+    def broken(self) -> str | None:
+        """What of the probes is not as it was set up; empty: nothing; None: the policy asks for none."""
+        if self._probes is None:
+            return None
+        try:
+            return self._probes.broken()
+        except AgentdError as error:
+            return f"the kernel doesn't tell: {error.what}: {error.why}"
 
     def tick(self, lines: Collection[abi.TaskLine]) -> None:
         """Once a second: processes that nobody has let go on since they were stopped, and copies that nobody maps any
@@ -122,46 +109,56 @@ class LibraryCalls:
         """
         stopped = {line.tid: line for line in lines if line.flags & abi.TAG_LOOKED_AT}
         for tid, line in stopped.items():
-            if self._programs is not None or tid not in self._let_go:  # without programs nobody takes the flag off
+            if self._probes is not None or tid not in self._let_go:  # without programs nobody takes the flag off
                 self.look_at(line.pid, line.start_time)
         self._let_go = set(stopped)
-        self._forget_gone([line.pid for line in lines])
+        self._forget_gone({line.pid for line in lines})
 
     def look_at(self, pid: int, start_time: int) -> None:
         """This process has mapped a file with code that nobody has looked at, and is stopped. start_time: ns."""
-        self.look([pid])
-        if self._programs is not None:
-            self._programs.looked_at(pid)
+        if self._probes is not None:
+            self._probes.programs.looked_at(pid, {_as_kernel(module) for module in self._look(self._probes, [pid])})
         self._questions.answers.wake(pid, ticks(start_time), self._questions.book)
 
     def look(self, pids: Iterable[int]) -> None:
         """Sets the probes that the files want which these processes have mapped."""
-        if self._programs is not None:
-            self._look(self._programs, self._points, self._seen, pids)
+        if self._probes is not None:
+            self._look(self._probes, pids)
 
-    def _look(self, programs: CallPrograms, points: Points, seen: dict[Key, Seen], pids: Iterable[int]) -> None:
+    def _look(self, probes: Probes, pids: Iterable[int]) -> list[Module]:
+        """The files that were looked at. What has gone meanwhile is not among them, and stops the next who maps it."""
+        looked = []
         for pid in pids:
             start = start_ticks(pid)
             for module, program in modules.mapped([pid]):
-                if module.key in seen:
-                    continue
                 try:
-                    _probe(programs, points, seen, module, inside=True)
-                except KernelError as error:  # it has the name of a library, or of its functions, and is none
-                    seen.pop(module.key, None)
-                    _unprobe(programs, module)
+                    seen = probes.set(module)
+                    self._tell_unseen(probes, seen, program=program)
+                except GoneError:
+                    continue
+                except (AgentdError, OSError) as error:  # it is no library, or can't be read; or the compiler ended
+                    probes.unset(module)
                     if start is not None:
                         signals.send(pid, start, signal.SIGKILL, start_ticks)
                     said = f"process {pid} was ended: it has mapped a file that can't be probed"
                     self._record(records.note("enforcement_failed", f"{said}: {error}"))
                     continue
-                if program and any(point.library in TLS for point in points.values()):
-                    self._tell_unseen(seen[module.key])
+                looked.append(module)
+        return looked
 
-    def _tell_unseen(self, seen: Seen) -> None:
-        seen.unseen = modules.own_tls(seen.module)
+    def _tell_unseen(self, probes: Probes, seen: Seen, *, program: bool) -> None:
+        """Once for each file: what no probe can see of it. Raises GoneError, OSError."""
+        if seen.unseen is not None:
+            return
+        libraries = {point.library for point in probes.points}
+        try:
+            seen.unseen = "" if seen.functions else modules.unseen(seen.module, libraries, program=program)
+        except OSError as error:
+            if not os.path.lexists(seen.module.opens):
+                raise GoneError from error
+            raise
         if seen.unseen:
-            said = f"{seen.module.path} has {seen.unseen}: no library call shows what it sends"
+            said = f"{seen.module.path} has {seen.unseen}: no library call shows what it does"
             self._record(records.note("calls_unseen", said))
 
     def _forget_gone(self, pids: Collection[int]) -> None:
@@ -170,15 +167,18 @@ class LibraryCalls:
         Files are looked at again from then on, before the probes go: who maps such a copy meanwhile gets them anew.
         """
         self._round += 1
-        if self._programs is None or (len(pids) > MANY and self._round % ROUNDS):
+        probes = self._probes
+        if probes is None or (len(pids) > MANY and self._round % ROUNDS):
             return
-        brought = [key for key, seen in self._seen.items() if seen.functions and key not in self._installed]
+        brought = [key for key, seen in probes.seen.items() if seen.functions and key not in probes.installed]
         if brought and self._unmapped(brought, pids):
-            self._programs.forget_known()
-            for key in self._unmapped(brought, pids):
-                _unprobe(self._programs, self._seen.pop(key).module)
-        if len(self._seen) > abi.KNOWN_CODE:
-            self._seen = {key: seen for key, seen in self._seen.items() if seen.functions or key in self._installed}
+            probes.programs.forget_known()
+            self._look(probes, pids)  # a file that was touched is another one by its key, and has its probes anew
+            for key in self._unmapped([key for key in brought if key in probes.seen], pids):
+                probes.unset(probes.seen[key].module)
+        if len(probes.seen) > abi.KNOWN_CODE:
+            kept_on = {key: seen for key, seen in probes.seen.items() if seen.functions or key in probes.installed}
+            probes.seen = kept_on
 
     def _unmapped(self, keys: Iterable[Key], pids: Collection[int]) -> list[Key]:
         mapped = {module.key for module, _ in modules.mapped(pids)}
@@ -186,16 +186,35 @@ class LibraryCalls:
 
     def files(self) -> list[Seen]:
         """The files that have probes."""
-        return [seen for seen in self._seen.values() if seen.functions]
+        return [seen for seen in self._probes.seen.values() if seen.functions] if self._probes else []
 
     def status(self) -> dict[str, list[dict[str, Any]]]:
         """What `agentd status` shows of library calls."""
+        everything = self._probes.seen.values() if self._probes else ()
         return {
             "probed": [{"file": seen.module.path, "functions": sorted(seen.functions)} for seen in self.files()],
-            "unseen": [
-                {"file": seen.module.path, "has": seen.unseen} for seen in self._seen.values() if seen.unseen
-            ],
-        }  # fmt: skip
+            "unseen": [{"file": seen.module.path, "has": seen.unseen} for seen in everything if seen.unseen],
+        }
+
+    def of(self, agent: ResolvedAgent, pids: Collection[int]) -> dict[str, list[dict[str, Any]]]:
+        """For a workload of an agent what `agentd doctor` shows: each function that its policy speaks of, with the
+        files in which its processes have it now; and the files of which a part can't be seen.
+        """
+        judged: dict[str, list[str]] = {point.word: [] for point in sorted(agent.calls, key=lambda one: one.word)}
+        unseen = []
+        for module, _ in modules.mapped(pids) if self._probes and judged else ():
+            assert self._probes is not None
+            seen = self._probes.seen.get(module.key)
+            if seen is None:
+                unseen.append({"file": module.path, "has": "code that nobody has looked at yet"})
+                continue
+            if seen.unseen:
+                unseen.append({"file": module.path, "has": seen.unseen})
+            for function in seen.functions:
+                word = self._probes.word(function, module.path)
+                if word in judged:
+                    judged[word].append(module.path)
+        return {"calls": [{"call": word, "files": files} for word, files in judged.items()], "unseen": unseen}
 
     def _check(self, wanted: Collection[CallPoint]) -> None:
         if len(wanted) >= abi.MAX_CALLS:
@@ -232,40 +251,8 @@ def _refuse_holds(agent: ResolvedAgent) -> None:
             )
 
 
-def _suffix(module: Module) -> str:
-    """What the names of all probes of a file end in."""
-    return f"-{module.device:x}-{module.inode:x}-{module.changed:x}"
-
-
-def _unprobe(programs: CallPrograms, module: Module) -> None:
-    programs.detach(name for name in [*programs.attached()] if name.endswith(_suffix(module)))
-
-
-def _probe(
-    programs: CallPrograms,
-    points: Points,
-    seen: dict[Key, Seen],
-    module: Module,
-    *,
-    inside: bool,
-) -> Seen:
-    """Probes the functions of a file that are asked for. inside: it may have any library in it. Raises KernelError."""
-    entry = seen.setdefault(module.key, Seen(module))
-    named = modules.mentioned(module, {point.function for point in points.values()}) if inside else frozenset()
-    wanted: dict[int, CallPoint] = {}
-    for number, point in sorted(points.items(), key=lambda one: not modules.is_library(module.path, one[1].library)):
-        taken = {*entry.functions, *(other.function for other in wanted.values())}  # two libraries may have this name
-        if point.function not in taken and (point.function in named or modules.is_library(module.path, point.library)):
-            wanted[number] = point
-    if not wanted:
-        return entry
-    try:
-        found = places(module.opens, {point.function for point in wanted.values()})
-    except ValueError as error:
-        raise KernelError("kernel-load", f"{module.path} ({error})", errno.ENOEXEC) from error
-    for number, point in wanted.items():
-        for place in found[point.function]:
-            programs.attach(f"{number}-{place:x}{_suffix(module)}", module.opens, place, number)
-        if found[point.function]:
-            entry.functions.append(point.function)
-    return entry
+def _as_kernel(module: Module) -> tuple[int, int]:
+    """The (inode, change time) by which the kernel side knows a file. An overlay and btrfs have devices, and overlays
+    inodes, for stat(2) only: there it is the time alone.
+    """
+    return (module.inode if os.major(module.device) else 0), module.changed

@@ -119,8 +119,9 @@ class Engine:
         self._upkeep = Upkeep(loaded, audit, metrics, self._record)
         self._flushed = time.monotonic()
         self.verification = Verification(
-            loaded, self.marks, self.policies, self.supervision, metrics, record=self._record, pump=self.pump
-        )
+            loaded, self.marks, self.policies, self.supervision, metrics,
+            record=self._record, pump=self.pump, calls=self.calls.broken,
+        )  # fmt: skip
         held = (self.verification, self.marks, self.policies, self.workloads)
         self.minimum = Minimum(*held, audit.path.parent, self._record)
         self.tagging = Tagging(
@@ -158,7 +159,7 @@ class Engine:
         self.resolvers.refresh()
         if compiled.names:
             self.loaded.watch_for(Need.NAMES, True)
-        self.calls.prepare(compiled.policy.agents.values(), {line.pid for line in self.marks.list()})
+        self.calls.prepare(compiled.policy.agents.values(), lambda: {line.pid for line in self.marks.list()})
         with self.recognisers.prepared(compiled.policy):
             self.policies.install(compiled)
         self.calls.settle(compiled.policy.agents.values())
@@ -168,6 +169,7 @@ class Engine:
             self.metrics.declare_agent(agent.name, agent.toolops, (rule.id for rule in agent.rules))
         self.metrics.policy_loaded(compiled.policy.sha256)
         self._record(records.policy_loaded(compiled.policy))
+        self.verification.check_calls()
         self.connections.judge("the policy was loaded")
         self.descriptors.judge("the policy was loaded")
 
@@ -328,8 +330,11 @@ class Engine:
         self.calls.tick(lines)
         self._origins.save(self.workloads.workloads)
         self.questions.follow_up(lines)
+        due = time.monotonic() - self._flushed >= FLUSH_SECONDS
+        if due:
+            self.verification.check_calls()
         self.minimum.follow_up(lines)
-        if time.monotonic() - self._flushed >= FLUSH_SECONDS:
+        if due:
             self.flush()
             self.audit.maintain()
         self.commit()
@@ -380,6 +385,10 @@ class Engine:
             pass
         self.tick()
         self.flush()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Lets go of what close() does, of an engine that never came to enforce anything."""
         self.questions.ledger.journal.close()
         self._events.close()
         self._accounts.close()

@@ -1,4 +1,5 @@
-"""minimum_guarantee while the service runs: what a policy demands of this host is asked again when the probes fail.
+"""minimum_guarantee while the service runs: what a policy demands of this host is asked again when the probes fail. And
+`library_calls: required`: an agent whose library calls must be judged does nothing while a probe of theirs is lost.
 
 A new workload below its agent's minimum is refused. Running ones, and running processes that a policy's match: rules
 have made workloads, are handled as below_minimum says: paused until the probes pass again, or killed.
@@ -28,7 +29,7 @@ from agentd.engine.verify import Verification
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi
 from agentd.kernel.tasks import TaskMarks
-from agentd.model import Action
+from agentd.model import Action, Op
 from agentd.policy.resolved import ResolvedAgent
 from agentd.workloads import processes
 
@@ -64,11 +65,12 @@ class Minimum:
         `enforcement-lost` while a probe says that it doesn't give what it should. started: by `agentd run`.
         """
         coverage.require(agent, self._verification.claims(started=started))
-        if agent.minimum_guarantee and (why := self._failing()):
+        if why := self._failing(agent):
+            wants = f"wants everything {agent.minimum_guarantee.word}" if agent.minimum_guarantee else "requires probes"
             raise AgentdError(
                 "enforcement-lost",
                 f"agent {agent.name!r}",
-                f"its policy wants everything {agent.minimum_guarantee.word}, and a probe failed: {why}",
+                f"its policy {wants}, and a probe failed: {why}",
                 "agentd doctor shows more; restart agentd, and if it fails again don't rely on this host",
                 exit_code=EXIT_CANNOT_ENFORCE,
             )
@@ -103,18 +105,18 @@ class Minimum:
         """For `agentd status`: the workloads that are below their minimum now."""
         return [{"workload": number, "reason": why} for number, why in sorted(self._handled.items())]
 
-    def _failing(self) -> str:
-        failing = self._verification.failing
+    def _failing(self, agent: ResolvedAgent) -> str:
+        """What the probes found and the agent's policy doesn't bear."""
+        failing = [proof for proof in self._verification.failing if _matters(agent, proof.cover.kind.op)]
         more = f" and {len(failing) - 1} more" if failing[1:] else ""
         return f"{failing[0].cover.kind.op.word}: {failing[0].text}{more}" if failing else ""
 
     def _agents_with_minimum(self) -> list[ResolvedAgent]:
         policy = self._policies.current
-        return [agent for agent in policy.agents.values() if agent.minimum_guarantee] if policy else []
+        return [agent for agent in policy.agents.values() if _demands(agent)] if policy else []
 
     def _below(self, lines: list[abi.TaskLine]) -> dict[int, str]:
         """The workloads that are, and why."""
-        failing = self._failing()
         names = self._policies.names()
         wanted = {agent.name: agent for agent in self._agents_with_minimum()}
         found: dict[int, str] = {}
@@ -122,7 +124,7 @@ class Minimum:
             agent = wanted.get(names.get(index, ""))
             if agent is None:
                 continue
-            if failing:
+            if failing := self._failing(agent):
                 found[number] = f"a probe failed: {failing}"
                 continue
             launched = self._workloads.launched(number)
@@ -170,6 +172,17 @@ class Minimum:
             fresh.write_text(text, encoding="ascii")
             os.replace(fresh, self._path)
             self._written = now
+
+
+def _demands(agent: ResolvedAgent) -> bool:
+    return bool(agent.minimum_guarantee) or (agent.calls_required and bool(agent.calls))
+
+
+def _matters(agent: ResolvedAgent, op: Op) -> bool:
+    """Does the agent demand that the probe of an operation passes?"""
+    if op is Op.CALL and not agent.calls:
+        return False
+    return bool(agent.minimum_guarantee) or (op is Op.CALL and agent.calls_required)
 
 
 def process_of(line: abi.TaskLine) -> Process:

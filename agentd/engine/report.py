@@ -33,7 +33,7 @@ REMEDIES: Final = {  # of what passes programs by
 }
 
 
-def rows(covers: Collection[Cover], started: Collection[Cover]) -> list[dict[str, Any]]:
+def rows(covers: Collection[Cover], started: Collection[Cover], ops: Sequence[Op] = ALWAYS_OPS) -> list[dict[str, Any]]:
     """One row an operation. covers: of processes that were tagged; started: of workloads of `agentd run`; weaker: the
     first have less of it.
     """
@@ -46,16 +46,19 @@ def rows(covers: Collection[Cover], started: Collection[Cover]) -> list[dict[str
             "started": coverage.in_words(started, op),
             "weaker": coverage.guarantees(covers, op) < coverage.guarantees(started, op),
         }
-        for op in ALWAYS_OPS
+        for op in ops
     ]
 
 
-def of(verification: Verification, hooks: Point) -> dict[str, Any]:
-    """What the last round of probes showed. hooks: what the LSM hooks are on this host."""
+def of(verification: Verification, hooks: Point, calls: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """What the last round of probes showed. hooks: what the LSM hooks are on this host. calls: the library calls of
+    each workload (status.py).
+    """
     proofs = verification.proofs
+    ops = [*ALWAYS_OPS, *({Op.CALL} & proofs.keys())]  # where the policy asks for it
     covers, started = verification.claims(), verification.claims(started=True)
-    made = rows(covers, started)
-    for row, op in zip(made, ALWAYS_OPS, strict=True):
+    made = rows(covers, started, ops)
+    for row, op in zip(made, ops, strict=True):
         row.update(verify.in_json(proofs[op]) | {"guarantee": row["guarantee"]})
         if op in verification.started:
             supervised = verify.in_json(verification.started[op])
@@ -68,7 +71,12 @@ def of(verification: Verification, hooks: Point) -> dict[str, Any]:
         "remedy": NOTES[hooks][1],
         "operations": made,
         "skipped": verification.skipped,
-        "weak": skipped_spots(hooks, recursion.skips(hooks), recursion.preempts(), verification.skipped) + weak,
+        "calls": list(calls),
+        "weak": [
+            *skipped_spots(hooks, recursion.skips(hooks), recursion.preempts(), verification.skipped),
+            *weak,
+            *unseen_spots(calls),
+        ],
         "exit": verdict(covers, everything),
     }
 
@@ -109,6 +117,23 @@ def skipped_spots(hooks: Point, skips: bool, preempts: bool | None, skipped: Map
             }
         )
     return found
+
+
+def unseen_spots(calls: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What no probe for library calls can be set in, of files that workloads run now."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for workload in calls:
+        for one in workload["unseen"]:
+            found.setdefault((one["file"], one["has"]), []).append(str(workload["workload"]))
+    remedy = "let `network` decide what it may reach, or have it use a library that can be probed"
+    return [
+        {
+            "kinds": [f"call, of workload {', '.join(numbers)}"],
+            "reason": f"not judged: {file} has {has}, and no library call shows what it does",
+            "remedy": remedy,
+        }
+        for (file, has), numbers in found.items()
+    ]
 
 
 def weak_spots(

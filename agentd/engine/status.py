@@ -23,6 +23,7 @@ KILLED: Final = (
     (abi.STAT_UNTRACKED, "forks could not be tracked and were killed"),
     (abi.STAT_UNMATCHED, "programs were killed: it could not be told whether they are agents"),
 )
+MOST: Final = 200  # processes whose mappings are read for one question
 
 
 def status_of(engine: Engine) -> dict[str, Any]:
@@ -89,3 +90,21 @@ def top_of(engine: Engine) -> dict[str, Any]:
             for name in sorted(names)
         ],
     }
+
+
+def calls_of(engine: Engine) -> list[dict[str, Any]]:
+    """For `agentd doctor`: of each workload whose policy speaks of library calls where these are judged, and what of
+    its files can't be. looked: processes that were looked at; it is MOST of a workload at most.
+    """
+    pids: dict[int, set[int]] = {}
+    for line in engine.marks.list() if engine.calls.judging else ():
+        pids.setdefault(line.workload, set()).add(line.pid)
+    found: list[dict[str, Any]] = []
+    for number, processes in sorted(pids.items()):
+        name = engine.workloads.agent_of(number)
+        agent = engine.policies.agent(name)
+        if agent is not None and agent.calls:
+            some = sorted(processes)[:MOST]
+            about = {"workload": number, "agent": name, "processes": len(processes), "looked": len(some)}
+            found.append({**about, **engine.calls.of(agent, some)})
+    return found

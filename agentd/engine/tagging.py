@@ -81,7 +81,8 @@ class Tagging:
         return self._tagged(workload, threads, {"cgroup": str(path)})
 
     def _tagged(self, workload: Workload, threads: int, what: dict[str, Json]) -> tuple[Workload, int]:
-        self._calls.look(self.live(workload.number))
+        if self._calls.judging:
+            self._calls.look(self.live(workload.number))
         self.tell("tagged", workload, {**what, "threads": threads, "io_uring": self._marks.rings_found()})
         self._connections.judge(workload.origin, workload.number)
         self._descriptors.judge(workload.origin, workload.number)

@@ -10,6 +10,9 @@ the same programs as everybody's; only its events come here instead of into the 
     or, for the seccomp point, the supervisor did: the child has the filter that `agentd run` installs;
     and every program that judges it is attached, as it was when agentd attached it.
 
+Library calls can't be tried: what a function does is its own. While a policy asks for them it is looked whether their
+probes stand as they were set.
+
 A probe that fails is made once more, by a new canary, before it counts: a canary can be killed by anybody.
 
 An operation that was verified once and is not any more is an `enforcement_failed` record; its return is
@@ -84,7 +87,9 @@ class Verification:
         *,
         record: Callable[[Record], None],
         pump: Callable[[], int],
+        calls: Callable[[], str | None],
     ) -> None:
+        """calls: LibraryCalls.broken."""
         self.proofs: dict[Op, Proof] = {}
         self.started: dict[Op, Proof] = {}  # of the seccomp point, where that is what holds workloads of agentd run
         self.on_change: Callable[[Proof], None] | None = None  # is told a proof that failed, or that no longer does
@@ -96,6 +101,7 @@ class Verification:
         self._metrics = metrics
         self._record = record
         self._pump = pump
+        self._calls = calls
         self._seen: list[KernelEvent] = []
         self._canary: Canary | None = None
         self._open: frozenset[Point] = frozenset()  # the points whose programs can be passed by
@@ -150,8 +156,21 @@ class Verification:
             if self._canary:
                 self._canary.kill()
                 self._canary = None
+        self.check_calls()
         self.checked = time.time()
         return list(self.proofs.values())
+
+    def check_calls(self) -> None:
+        """Looks whether the probes for library calls stand, if the policy in force asks for any."""
+        cover, broken = coverage.main(self.claims(), Op.CALL), self._calls()
+        claim = (cover.kind.op.word, cover.point.word, cover.guarantee.word)
+        if broken is None:
+            if self.proofs.pop(Op.CALL, None):
+                self._metrics.set_verified(*claim, None)
+            return
+        if Op.CALL not in self.proofs:
+            self._metrics.declare_enforcement([claim])
+        self._take(Op.CALL, Proof(cover, not broken, True, broken or "its probes stand as they were set"))
 
     @property
     def failing(self) -> list[Proof]:

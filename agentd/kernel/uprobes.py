@@ -9,14 +9,25 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi
 from agentd.kernel.compat import open_object
 from agentd.kernel.holding import HoldKeepers, share_maps
-from agentd.kernel.libbpf import BPF_ANY, KernelError, UprobeOpts, check, library, obj_get, obj_pin, pointer
+from agentd.kernel.libbpf import (
+    BPF_ANY,
+    KernelError,
+    UprobeOpts,
+    check,
+    library,
+    link_info,
+    obj_get,
+    obj_pin,
+    pointer,
+    prog_info,
+)
 from agentd.kernel.loader import LoadedObject
 from agentd.kernel.maps import HashMap, Key, Value
 from agentd.kernel.pins import remove_calls
@@ -67,14 +78,15 @@ class CallPrograms:
         word = point.word.encode()
         self._put("calls", number, abi.Call(language=point.language, len=len(word), word=word))
 
-    def attach(self, name: str, file: str, place: int, number: int) -> None:
+    def attach(self, name: str, file: str, place: int, number: int, counter: int = 0) -> None:
         """Sets a probe at a function of an ELF file. Raises KernelError.
 
         name: of the pin. file: any path that leads to it now; the probe is the file's, wherever it is mapped. place: in
-        bytes from its beginning. libbpf would find the function too, but not one with several symbols (1.1: ambiguous),
-        and it would read in this process what a workload has made.
+        bytes from its beginning; counter: the same, of what the kernel raises in each process that maps the file, for
+        those places that are only come by then. libbpf would find the function too, but not one with several symbols
+        (1.1: ambiguous), and it would read in this process what a workload has made.
         """
-        opts = UprobeOpts(sz=ctypes.sizeof(UprobeOpts), bpf_cookie=number)
+        opts = UprobeOpts(sz=ctypes.sizeof(UprobeOpts), ref_ctr_offset=counter, bpf_cookie=number)
         program = program_of(self._obj, "call_entered")
         link = library().bpf_program__attach_uprobe_opts(program, -1, os.fsencode(file), place, ctypes.byref(opts))
         if not link:
@@ -99,17 +111,41 @@ class CallPrograms:
         if self._pins is not None:
             remove_calls(self._pins.parent, keep=f"-{self.epoch}")
 
-    def looked_at(self, pid: int) -> None:
-        """What stopped this process needn't stop another. Without room all is forgotten, and looked at again."""
+    def looked_at(self, pid: int, files: Collection[tuple[int, int]]) -> None:
+        """What stopped this process needn't stop another, if it is one of `files` (inode, or 0 where stat(2) has
+        numbers of its own, and change time in ns). Without room all is forgotten, and looked at again.
+        """
         key = ctypes.c_uint32(pid)
         code = self.new.get(key)
         if code is None:
             return
-        try:
-            self.known.put(code, ctypes.c_uint32(1))
-        except KernelError:
-            self.forget_known()
+        if (code.inode, code.changed) in files or (0, code.changed) in files:
+            try:
+                self.known.put(code, ctypes.c_uint32(1))
+            except KernelError:
+                self.forget_known()
         self.new.delete(key)
+
+    def broken(self, numbers: Iterable[int]) -> str:
+        """What is not any more as it was set up, or nothing. numbers: of the functions that are judged.
+
+        The kernel refuses to detach a link of these kinds, or to give it another program; what can go is its pin, with
+        which the probe ends when this process does, and what the maps say. Raises KernelError.
+        """
+        if not self._in_charge():
+            return "another set of probes is in charge"
+        for name, link in {**self._keepers.links, **self._watching, **self._links}.items():
+            info = link_info(library().bpf_link__fd(link))
+            program = program_of(self._obj, "code_mapped" if name in self._watching else "call_entered")
+            if name not in self._keepers.links and info.prog_id != prog_info(library().bpf_program__fd(program)).id:
+                return f"{name} is not attached as agentd left it"
+            if self._pins is not None and not (self._pins / "links" / f"{name}-{self.epoch}").exists():
+                return f"the pin of {name} is gone: it would end with this agentd"
+        fd, found = library().bpf_map__fd(self._map("fetchers")), ctypes.c_uint32()
+        for number in (0, *numbers):
+            if library().bpf_map_lookup_elem(fd, ctypes.byref(ctypes.c_uint32(number)), ctypes.byref(found)):
+                return f"nothing is there to read what function {number} is told: calls of it are denied"
+        return ""
 
     def forget_known(self) -> None:
         """Makes every file stop the next process that maps it."""

@@ -108,6 +108,7 @@ class AgentBuilder:
             minimum_guarantee=agent.minimum_guarantee,
             below_minimum=agent.below_minimum,
             strict_audit=agent.strict_audit,
+            calls_required=agent.calls_required,
             workspace=self._workspace,
             match=agent.match,
             path_patterns=self._paths.all(),

@@ -1,6 +1,7 @@
 """The parts of a catalogue entry that speak of a library's function: which one, where the text is, what is looked for.
 
 {call: {library: pq, function: [PQexec, PQsendQuery], argument: 2, as: string}, text: ["(?i)^drop "], detect: [card]}
+{call: {library: python3, usdt: "python:audit", argument: 1, as: string}, text: ["^socket\\.connect$"]}
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from agentd.policy.sql import Sql
 from agentd.policy.texts import fragment
 
 REGISTERS: Final = 6  # arguments that the x86-64 calling convention passes in registers
-_KEYS: Final = ("library", "function", "argument", "as", "length", "signed", "language", "stream")
+USDT_ARGUMENTS: Final = 12  # of <sys/sdt.h>
+_KEYS: Final = ("library", "function", "usdt", "argument", "as", "length", "signed", "language", "stream")
 _LIBRARY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]{0,30}")
 _FUNCTION: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_@.]{0,60}")
+_USDT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,24}:[A-Za-z_][A-Za-z0-9_]{0,34}")
 
 
 def parse_call(reader: Reader) -> tuple[tuple[CallPoint, ...], tuple[TextAt, ...]]:
@@ -33,29 +36,37 @@ def parse_call(reader: Reader) -> tuple[tuple[CallPoint, ...], tuple[TextAt, ...
     keys = reader.keys(_KEYS)
     if keys is None:
         return (), ()
-    for word in ("library", "function", "argument", "as"):
+    usdt = "usdt" in keys
+    if usdt and "function" in keys:
+        keys["usdt"].error("a call is a function or a USDT probe", "write function or usdt")
+        return (), ()
+    if usdt and "signed" in keys:
+        keys["signed"].error("a USDT probe says by itself which type its arguments have", "leave signed out")
+        return (), ()
+    for word in ("library", "usdt" if usdt else "function", "argument", "as"):
         if word not in keys:
             reader.error(f"the call says no {word}", "write {library: pq, function: PQexec, argument: 2, as: string}")
             return (), ()
     library = _name(keys["library"], _LIBRARY, "a library is named as in libNAME.so")
     kind = keys["as"].choice({kind.value: kind for kind in TextKind})
-    argument = _argument(keys["argument"])
-    length = _argument(keys["length"]) if "length" in keys else 0
+    most = USDT_ARGUMENTS if usdt else REGISTERS
+    argument = _argument(keys["argument"], most)
+    length = _argument(keys["length"], most) if "length" in keys else 0
     signed = bool(keys["signed"].choice({"int": True, "size_t": False})) if "signed" in keys else False
     language = keys["language"].choice({one.word: one for one in Sql if one}) if "language" in keys else Sql.PLAIN
-    stream = _argument(keys["stream"]) if "stream" in keys else 0
+    stream = _argument(keys["stream"], most) if "stream" in keys else 0
     if stream and language:
         reader.error("SQL is no stream: each text is a statement", "write language or stream")
         return (), ()
     if kind is TextKind.BYTES and "length" not in keys:
         reader.error("bytes have no end of their own", "say which argument is their length: `length: 3`")
         return (), ()
-    functions = _functions(keys["function"])
+    functions = _functions(keys["usdt"], _USDT) if usdt else _functions(keys["function"], _FUNCTION)
     if library is None or kind is None or argument is None or length is None or language is None:
         return (), ()
     if stream is None or not functions:
         return (), ()
-    told = argument, kind, length, signed, language, stream
+    told = argument, kind, length, signed, language, stream, usdt
     points = tuple(CallPoint(library, text.text, *told) for text in functions)
     return points, tuple(TextAt(point.word, text.at) for point, text in zip(points, functions, strict=True))
 
@@ -93,21 +104,18 @@ def _malformed(pattern: str) -> str:
     return ""
 
 
-def _functions(reader: Reader) -> tuple[TextAt, ...]:
+def _functions(reader: Reader, allowed: re.Pattern[str]) -> tuple[TextAt, ...]:
     texts = reader.texts() if isinstance(reader.node, List) else None
     if texts is None:
         one = reader.text_at()
         texts = (one,) if one is not None else ()
     for text in texts:
-        if not _FUNCTION.fullmatch(text.text):
+        if not allowed.fullmatch(text.text):
             at = text.at
-            reader.problems.error(
-                at.line,
-                at.column,
-                at.path,
-                f"{shown(text.text)} can't be the name of a function",
-                "as `nm -D` shows it",
-            )
+            what, hint = ("a function", "as `nm -D` shows it")
+            if allowed is _USDT:
+                what, hint = ("a USDT probe", "write PROVIDER:NAME, as `readelf -n` shows them")
+            reader.problems.error(at.line, at.column, at.path, f"{shown(text.text)} can't be the name of {what}", hint)
             return ()
     return texts
 
@@ -120,9 +128,10 @@ def _name(reader: Reader, allowed: re.Pattern[str], hint: str) -> str | None:
     return text
 
 
-def _argument(reader: Reader) -> int | None:
+def _argument(reader: Reader, most: int) -> int | None:
     value = reader.node.value if isinstance(reader.node, Scalar) else None
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= REGISTERS:
-        reader.expected(f"a number from 1 to {REGISTERS}", "arguments count from 1; later ones are not in registers")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        hint = "arguments count from 1" + ("; later ones are not in registers" if most == REGISTERS else "")
+        reader.expected(f"a number from 1 to {most}", hint)
         return None
     return value

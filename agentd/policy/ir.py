@@ -84,6 +84,7 @@ class CallPoint:
 
     length: the argument that holds the length; 0: none. signed: it is an `int`, and a negative one means up to the NUL.
     stream: the argument that tells streams apart, whose texts are looked through as one; 0: each text is by itself.
+    usdt: it is no function but a probe that the library's authors have put there, `function` is PROVIDER:NAME.
     """
 
     library: str
@@ -94,6 +95,7 @@ class CallPoint:
     signed: bool = False
     language: Sql = Sql.PLAIN
     stream: int = 0
+    usdt: bool = False
 
     @property
     def word(self) -> str:
@@ -128,6 +130,7 @@ class AgentSource:
     minimum_guarantee: Guarantee = Guarantee.NONE
     below_minimum: Action = Action.PAUSE
     strict_audit: bool = False
+    calls_required: bool = False
     rules: tuple[RuleSource, ...] = ()  # deny, then require_approval, then allow
 
 

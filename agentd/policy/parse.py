@@ -47,6 +47,7 @@ _AGENT: Final = {
         "minimum_guarantee",
         "below_minimum",
         "audit",
+        "library_calls",
         "allow",
         "require_approval",
         "deny",
@@ -57,6 +58,7 @@ _RULE: Final = {
     Language.AGENTD: ("tool", "operations", "paths", "hosts", "risk_level_max", "timeout", "action", "id", "approvers"),
 }
 _ENTRY: Final = (*OP_BY_WORD, "args", "text", "detect", "risk")
+CALLS: Final = {"alert": False, "required": True}
 ACTIONS: Final = {"deny": Action.DENY, "kill": Action.KILL, "pause": Action.PAUSE}
 BELOW: Final = {"pause": Action.PAUSE, "kill": Action.KILL}
 GUARANTEES: Final = {level.word: level for level in Guarantee if level}
@@ -126,6 +128,7 @@ def _agent(name: str, reader: Reader, language: Language) -> AgentSource:
         minimum_guarantee=_or(keys.get("minimum_guarantee"), GUARANTEES, Guarantee.NONE),
         below_minimum=_or(keys.get("below_minimum"), BELOW, Action.PAUSE),
         strict_audit=_or(keys.get("audit"), {"normal": False, "strict": True}, False),
+        calls_required=_or(keys.get("library_calls"), CALLS, False),
         rules=tuple(rules),
     )
 

@@ -142,6 +142,7 @@ class ResolvedAgent:
     minimum_guarantee: Guarantee
     below_minimum: Action  # what is done about its running workloads: PAUSE or KILL
     strict_audit: bool
+    calls_required: bool  # no workload without the probes of its library calls; else losing one is only told
     workspace: str
     match: tuple[Match, ...]
     path_patterns: tuple[Glob, ...]

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from agentd.model import OP_BY_WORD, RISK_BY_WORD, Mode
-from agentd.policy.calls import REGISTERS
+from agentd.policy.calls import REGISTERS, USDT_ARGUMENTS
 from agentd.policy.detectors import DETECTORS
 from agentd.policy.ir import MatchKind, TextKind
-from agentd.policy.parse import ACTIONS, BELOW, GUARANTEES, ID_PATTERN, MAX_APPROVERS, MAX_TIMEOUT
+from agentd.policy.parse import ACTIONS, BELOW, CALLS, GUARANTEES, ID_PATTERN, MAX_APPROVERS, MAX_TIMEOUT
 from agentd.policy.sql import Sql
 
 _NAME: Final = {"type": "string", "minLength": 1, "maxLength": 255}
@@ -124,6 +124,10 @@ _AGENT: Final = _closed(
         },
         "below_minimum": {"enum": list(BELOW), "description": "What is done then about running workloads."},
         "audit": {"enum": ["normal", "strict"], "description": "strict: what can't be recorded is denied."},
+        "library_calls": {
+            "enum": list(CALLS),
+            "description": "What a lost probe is: an alert, or the end of the agent's work until it stands (required).",
+        },
         **{section: _agentd_rule(section) for section in ("allow", "require_approval", "deny")},
     }
 )
@@ -134,24 +138,40 @@ _CALL: Final = _closed(
         "function": {
             "anyOf": [{"type": "string", "minLength": 1}, _texts("Functions with the same arguments.")],
         },
-        "argument": {"type": "integer", "minimum": 1, "maximum": REGISTERS, "description": "Which one is the text."},
+        "usdt": {
+            "anyOf": [{"type": "string", "pattern": "^[^:]+:[^:]+$"}, _texts("Probes with the same arguments.")],
+            "description": "PROVIDER:NAME of a USDT probe, instead of a function; readelf -n shows a file's.",
+        },
+        "argument": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": USDT_ARGUMENTS,
+            "description": "Which one is the text.",
+        },
         "as": {"enum": [kind.value for kind in TextKind], "description": "string: up to a NUL; bytes: of `length`."},
         "length": {
             "type": "integer",
             "minimum": 1,
-            "maximum": REGISTERS,
+            "maximum": USDT_ARGUMENTS,
             "description": "Which argument is its length.",
         },
         "signed": {"enum": ["int", "size_t"], "description": "The length's type; a negative int means up to the NUL."},
         "stream": {
             "type": "integer",
             "minimum": 1,
-            "maximum": REGISTERS,
+            "maximum": USDT_ARGUMENTS,
             "description": "Which argument tells streams apart, whose texts are looked through as one.",
         },
         "language": {"enum": [one.word for one in Sql if one], "description": "The text is SQL of this kind."},
     },
-    required=["library", "function", "argument", "as"],
+    required=["library", "argument", "as"],
+    oneOf=[
+        {
+            "required": ["function"],
+            "properties": {key: {"maximum": REGISTERS} for key in ("argument", "length", "stream")},
+        },
+        {"required": ["usdt"], "properties": {"signed": False}},
+    ],
 )
 
 _ENTRY: Final = _closed(

@@ -42,6 +42,7 @@ def _agent(before: ResolvedAgent, after: ResolvedAgent) -> Iterator[Loosened]:
         ("on_violation is milder", _SEVERITY[after.on_violation] < _SEVERITY[before.on_violation]),
         ("minimum_guarantee is lower", after.minimum_guarantee < before.minimum_guarantee),
         ("audit is no longer strict", before.strict_audit and not after.strict_audit),
+        ("library_calls are no longer required", before.calls_required and not after.calls_required),
     ):
         if low:
             yield after.where, f"agents.{before.name}: {word}"

@@ -11,21 +11,38 @@ import mmap
 import os
 import re
 import stat
+import struct
 import subprocess
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 PROGRAM_DIRS: Final = ("/usr/local/bin", "/usr/local/sbin", "/usr/bin", "/usr/sbin", "/bin", "/sbin")
 LARGE: Final = 4 << 20  # bytes
-OWN_TLS: Final = {
-    "Go's crypto/tls": b"crypto/tls.(*Conn).Write",
-    "rustls": b"rustls",
-}  # stripped programs have them too
+# Library -> what a file has of it, or instead of it, that no probe can be set in -> bytes by which it is known,
+# stripped or not. The names of their own sources stand in the error messages of OpenSSL and BoringSSL.
+_TLS: Final = {
+    "Go's crypto/tls": (b"crypto/tls.(*Conn).Write",),
+    "rustls": (b"rustls",),
+    "OpenSSL without symbols": (b"ssl/ssl_lib.c", b"ssl/ssl_lib.cc"),
+}
+UNSEEN: Final[dict[str, dict[str, tuple[bytes, ...]]]] = {
+    "ssl": _TLS,
+    "gnutls": _TLS,
+    "sqlite3": {"SQLite without symbols": (b"SQLite format 3\0",)},
+}
+STATIC: Final = "no symbols, and all it needs inside"
+NARROW: Final = "32-bit code"
+_HEADER: Final = struct.Struct("<4s5B7x2HI3QI6H")  # Elf64_Ehdr
+_SEGMENT: Final = struct.Struct("<2I6Q")  # Elf64_Phdr
+_SECTION: Final = struct.Struct("<2I4Q2I2Q")  # Elf64_Shdr
+_PT_INTERP, _SHT_SYMTAB, _SHT_DYNSYM, _SYMBOL = 3, 2, 11, 24
+_MOST: Final = 4096  # segments or sections that are looked at
 _MAPPING = re.compile(
-    r"(?P<range>[0-9a-f]+-[0-9a-f]+) r.x. [0-9a-f]+ (?P<device>[0-9a-f]+:[0-9a-f]+) (?P<inode>\d+) +(?P<path>/.*)"
+    r"(?P<begin>[0-9a-f]+)-(?P<end>[0-9a-f]+) r.x. [0-9a-f]+ "
+    r"(?P<device>[0-9a-f]+:[0-9a-f]+) (?P<inode>\d+) +(?P<path>/.*)"
 )
 
 
@@ -76,7 +93,9 @@ def is_library(path: str, library: str) -> bool:
 
 
 def mapped(pids: Iterable[int]) -> Iterator[tuple[Module, bool]]:
-    """The files that processes have mapped as code, each once; True: it is the program itself."""
+    """The files that processes have mapped as code, each once; True: it is the program itself. What has gone meanwhile
+    is left out.
+    """
     seen: set[tuple[str, str]] = set()
     for pid in pids:
         try:
@@ -88,28 +107,65 @@ def mapped(pids: Iterable[int]) -> Iterator[tuple[Module, bool]]:
             key = match["device"], match["inode"]
             if key in seen:
                 continue
-            module = _module(f"/proc/{pid}/map_files/{match['range']}", match["path"])
+            begin, end = int(match["begin"], 16), int(match["end"], 16)  # maps has leading zeros, map_files has none
+            module = _module(f"/proc/{pid}/map_files/{begin:x}-{end:x}", match["path"])
             if module:
                 seen.add(key)
                 yield module, module.inode == program.st_ino and module.device == program.st_dev
 
 
-def own_tls(module: Module) -> str:
-    """The TLS that a program has of its own and that no probe can be set in, by the names it carries; empty: none."""
-    return next(iter(_carries(module, OWN_TLS)), "")
+def unseen(module: Module, libraries: Collection[str], *, program: bool) -> str:
+    """What a file has of these libraries, or instead of them, that no probe can be set in; empty: nothing known of.
+    program: it is the program that runs, and not a file that it has mapped. Raises OSError.
+    """
+    signs = {what: found for library in libraries for what, found in UNSEEN.get(library, {}).items()}
+    known = next(iter(_carries(module, signs)), "")
+    return known or (_opaque(module) if program else "")
 
 
-def mentioned(module: Module, functions: Collection[str]) -> frozenset[str]:
-    """Which of the names stand in the file as strings, as every symbol's does: a quick no for most files."""
-    return frozenset(_carries(module, {name: b"\0" + name.encode() + b"\0" for name in functions}))
+def mentioned(module: Module, names: Collection[str]) -> frozenset[str]:
+    """Which of the names (of functions; PROVIDER:NAME of USDT probes) stand in the file as strings, as every symbol's
+    does: a quick no for most files. Raises OSError.
+    """
+    return frozenset(_carries(module, {name: (b"\0" + name.replace(":", "\0").encode() + b"\0",) for name in names}))
 
 
-def _carries(module: Module, signs: Mapping[str, bytes]) -> list[str]:
-    try:
-        with open(module.opens, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return [name for name, sign in signs.items() if data.find(sign) >= 0]
-    except (OSError, ValueError):
+def _carries(module: Module, signs: Mapping[str, Collection[bytes]]) -> list[str]:
+    with open(module.opens, "rb") as file:
+        try:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:  # it is empty
+            return []
+        with data:
+            return [name for name, found in signs.items() if any(data.find(sign) >= 0 for sign in found)]
+
+
+def _opaque(module: Module) -> str:
+    """Why no function can be found in a program, by its headers, which are of bounded size; empty: some may be."""
+    with open(module.opens, "rb") as file:
+        head = file.read(_HEADER.size)
+        if head.startswith(b"\x7fELF\1"):
+            return NARROW
+        if len(head) < _HEADER.size or not head.startswith(b"\x7fELF\2\1"):
+            return ""
+        *_, segments_at, sections_at, _, _, segment, segments, section, sections, _ = _HEADER.unpack(head)
+        symbols = any(
+            kind == _SHT_SYMTAB or (kind == _SHT_DYNSYM and size > _SYMBOL)  # each begins with one that is none
+            for _, kind, _, _, _, size, *_ in _entries(file, sections_at, sections, section, _SECTION)
+        )
+        loader = any(part[0] == _PT_INTERP for part in _entries(file, segments_at, segments, segment, _SEGMENT))
+    return "" if loader or symbols else STATIC
+
+
+def _entries(file: BinaryIO, at: int, count: int, size: int, entry: struct.Struct) -> list[tuple[int, ...]]:
+    if size != entry.size or count > _MOST:
         return []
+    try:
+        file.seek(at)
+    except (OSError, ValueError, OverflowError):
+        return []
+    data = file.read(count * size)
+    return list(entry.iter_unpack(data[: len(data) // size * size]))
 
 
 def _module(opens: str, path: str) -> Module | None:

@@ -115,6 +115,7 @@ TIGHTER = [
     'deny: [{tool: network, hosts: ["10.2.0.0/16:8080"]}]',
     'allow: [{tool: file_reader, operations: [read], paths: ["/srv/again/**"]}]',
     "audit: strict",
+    "library_calls: required",
     "minimum_guarantee: prevented",
     "match: [{user: bot}]",
 ]

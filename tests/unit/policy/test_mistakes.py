@@ -34,6 +34,8 @@ RULE = "agents: {bot: {allow: [{tool: file_reader, %s}]}}"
 V1 = "version: 1\nagents: {bot: {%s}}"
 V1_RULE = "version: 1\nagents: {bot: {allow: [{tool: network, %s}]}}"
 
+CALL = "version: 1\ntools: {t: {o: [{call: {library: x, as: string, %s}}]}}\nagents: {}"
+
 # (document, what its only error says, whether the schema refuses it as well)
 CASES = [
     # aegize's holes
@@ -73,6 +75,16 @@ CASES = [
     (V1 % "minimum_guarantee: none", "minimum_guarantee: \"none\" is not one of detected, contained, prevented", True),
     (V1 % "below_minimum: deny", 'below_minimum: "deny" is not one of pause, kill', True),
     (V1 % "audit: yes", "audit: expected one of normal, strict", True),
+    (V1 % "library_calls: yes", "library_calls: expected one of alert, required", True),
+    (CALL % "argument: 1", "the call says no function", True),
+    (CALL % "function: f", "the call says no argument", True),
+    (CALL % "function: f, argument: 7", "expected a number from 1 to 6", True),
+    (CALL % "function: f-g, argument: 1", "can't be the name of a function; as `nm -D` shows it", False),
+    (CALL % "function: f, usdt: 'p:n', argument: 1", "a call is a function or a USDT probe", True),
+    (CALL % "usdt: n, argument: 1", "can't be the name of a USDT probe; write PROVIDER:NAME", True),
+    (CALL % "usdt: ['p:n', 'p::n'], argument: 1", "can't be the name of a USDT probe", False),
+    (CALL % "usdt: 'p:n', argument: 13", "expected a number from 1 to 12", True),
+    (CALL % "usdt: 'p:n', argument: 1, length: 2, signed: int", "says by itself which type its arguments have", True),
     (V1 % "workspace: srv", 'workspace: "srv" is not an absolute path', True),
     (V1 % "workspace: /srv/../x", "workspace: \"/srv/../x\" has an empty, `.` or `..` component", False),
     (V1 % "match: {user: x}", "match: expected a list, got a mapping", True),

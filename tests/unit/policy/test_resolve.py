@@ -28,6 +28,7 @@ agents:
     minimum_guarantee: contained
     below_minimum: kill
     audit: strict
+    library_calls: required
     allow:
       - {tool: file_reader, operations: [read], paths: ["./safe/**", "~/x", "/etc/*.conf", "."]}
       - {tool: notes}
@@ -112,7 +113,7 @@ def test_what_an_agent_says_about_itself_is_kept(agents: dict[str, ResolvedAgent
     )
     assert (bot.workspace, bot.mode, bot.on_violation) == ("/srv/b[o]t", Mode.ENFORCE, Action.KILL)
     assert (bot.minimum_guarantee, bot.strict_audit) == (Guarantee.CONTAINED, True)
-    assert bot.below_minimum is Action.KILL
+    assert (bot.below_minimum, bot.calls_required) == (Action.KILL, True)
 
 
 def test_monitor_decides_and_does_nothing(agents: dict[str, ResolvedAgent]) -> None:
