@@ -203,7 +203,7 @@ struct agentd_name_entry {
 #define AGENTD_NOT_ASKED \
 	0xffffffffu /* instead of a number of automata: no rule speaks of this call, it is not judged */
 
-/* A library call. Its text is read in chunks of AGENTD_ARGV_CHUNK bytes, AGENTD_ARGV_CHUNKS of them at most. */
+/* A library call. How much of its text is read: text.bpf.c. */
 #define AGENTD_KNOWN_CODE 16384 /* files that were looked at */
 #define AGENTD_MAX_CALLS 256
 #define AGENTD_CALL_WORD 96

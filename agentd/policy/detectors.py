@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -38,18 +38,34 @@ def read_detectors(data: bytes, file: str) -> Mapping[str, Detector]:
         parts[name] = _expanded(reader, reader.text() or "", parts)
     found: dict[str, Detector] = {}
     for name, reader in keys["detectors"].names("the name of a detector") if "detectors" in keys else ():
-        inner = reader.keys(("what", "patterns")) or {}
+        inner = reader.keys(("what", "not_behind", "patterns")) or {}
         what = inner["what"].text() if "what" in inner else None
         texts = inner["patterns"].texts() if "patterns" in inner else None
         if what is None or texts is None:
             reader.error("a detector says what it finds, and its patterns", "write {what: ..., patterns: [...]}")
             continue
         patterns = tuple(_expanded(reader, text.text, parts) for text in texts)
+        if "not_behind" in inner:
+            behind = not_behind([text.text for text in inner["not_behind"].texts() or ()])
+            patterns = (f"{behind}(?:{'|'.join(patterns)})",)
         for pattern in patterns:
             _check(reader, pattern)
         found[name] = Detector(what, patterns)
     problems.raise_errors()
     return MappingProxyType(found)
+
+
+def not_behind(words: Collection[str]) -> str:
+    """A pattern of what stands before a place, where none of the words does (in any case): at least one character, or
+    the beginning of the text. What looks behind in other dialects; it is one alternative for each way to differ.
+    """
+    last: dict[str, list[str]] = {}
+    for word in words:
+        last.setdefault(word[-1].lower(), []).append(word[:-1])
+    either = {char: "".join(map(re.escape, sorted({char, char.upper()}))) for char in last}
+    ways = [f"\\A|[^{''.join(either.values())}]"]
+    ways += [f"{not_behind(rest)}[{either[char]}]" for char, rest in last.items() if "" not in rest]
+    return f"(?:{'|'.join(ways)})"
 
 
 def _expanded(reader: Reader, text: str, parts: Mapping[str, str]) -> str:

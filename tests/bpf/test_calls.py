@@ -20,7 +20,7 @@ from tests.bpf.probe import Probe, loaded_probe
 
 pytestmark = pytest.mark.root
 
-LIMIT: Final = 64 * 4096  # bytes that are read of a text
+LIMIT: Final = 4 << 20  # bytes that are read of a text
 POLICY: Final = r"""
 version: 1
 tools:
@@ -117,7 +117,7 @@ def test_a_string_ends_at_its_nul_and_bytes_don_t(agent: ResolvedAgent, probe: t
 
 
 def test_a_text_longer_than_is_read_is_unresolved(probe: tuple[Probe, int]) -> None:
-    """256 KiB are read; one byte more that could matter is denied, not guessed."""
+    """4 MiB are read; one byte more that could matter is denied, not guessed."""
     runner, number = probe[0].runners[0], probe[1]
     fits = runner.call(number, b"ssl:SSL_write", b"x" * LIMIT)
     long = runner.call(number, b"ssl:SSL_write", b"x" * (LIMIT + 4096))

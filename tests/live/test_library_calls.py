@@ -183,7 +183,7 @@ def test_personal_data_does_not_leave_through_tls(live: Host, sink: Sink) -> Non
     assert run.killed, run
     (denial,) = run.denials
     assert (denial["tool_name"], denial["operation"]) == ("tls", "personal")
-    assert "4111" not in str(denial)
+    assert "4111 1111" not in str(denial)  # four digits alone may be part of a time
     assert denial["metadata"]["text"]["detectors"] == ["card"]
     parts = CARD[:17], CARD[17:21], CARD[21:]
     run = live.run(probes.python(TLS, str(sink.port), sink.certificate, *parts))
