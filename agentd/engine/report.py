@@ -8,7 +8,7 @@ from typing import Any, Final
 from agentd.engine import coverage, verify
 from agentd.engine.coverage import Cover
 from agentd.engine.verify import Proof, Verification
-from agentd.kernel import recursion
+from agentd.kernel import lsm, recursion
 from agentd.model import ALWAYS_OPS, Guarantee, Op, Point
 
 PROVED: Final = ("verified", "tried", "proof", "untagged_us", "tagged_us")
@@ -31,6 +31,11 @@ REMEDIES: Final = {  # of what passes programs by
     Point.FMOD_RET: "add bpf to lsm= on the kernel command line",
     Point.NONE: "boot a kernel with BPF trampolines and bpf in lsm=, or one before 7.0",
 }
+PASSED_OVER: Final = (
+    "bpf is not in this kernel's list of security modules, and it preempts tasks inside of it: it would leave fmod_ret"
+    " programs out at times, so the points exec, cgroup, trace and seccomp judge instead",
+    "add lsm=...,bpf to the kernel command line (lsm programs are not left out), or start agents with agentd run",
+)
 
 
 def rows(covers: Collection[Cover], started: Collection[Cover], ops: Sequence[Op] = ALWAYS_OPS) -> list[dict[str, Any]]:
@@ -64,11 +69,13 @@ def of(verification: Verification, hooks: Point, calls: Sequence[dict[str, Any]]
             supervised = verify.in_json(verification.started[op])
             row.update({f"started_{name}": supervised[name] for name in PROVED})
     everything = [*proofs.values(), *verification.started.values()]
-    weak = weak_spots(covers, started, everything, hooks, told=verification.told)
+    passed_over = lsm.passed_over()
+    weak = weak_spots(covers, started, everything, hooks, told=verification.told, passed_over=passed_over)
+    note, remedy = PASSED_OVER if passed_over else NOTES[hooks]
     return {
         "hooks": hooks.word,
-        "note": NOTES[hooks][0],
-        "remedy": NOTES[hooks][1],
+        "note": note,
+        "remedy": remedy,
         "operations": made,
         "skipped": verification.skipped,
         "calls": list(calls),
@@ -137,10 +144,19 @@ def unseen_spots(calls: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def weak_spots(
-    covers: Sequence[Cover], started: Sequence[Cover], proofs: Sequence[Proof], hooks: Point, *, told: bool = True
+    covers: Sequence[Cover],
+    started: Sequence[Cover],
+    proofs: Sequence[Proof],
+    hooks: Point,
+    *,
+    told: bool = True,
+    passed_over: bool = False,
 ) -> list[dict[str, Any]]:
-    """Each with the kinds it is about, the reason and the remedy; the worst first. told: see LoadedObject.told."""
+    """Each with the kinds it is about, the reason and the remedy; the worst first. told: see LoadedObject.told;
+    passed_over: see lsm.py.
+    """
     found: dict[tuple[str, str], list[str]] = {}
+    hooked = "lsm=...,bpf on the kernel command line" if passed_over else "a kernel with BPF trampolines"
 
     def add(name: str, reason: str, remedy: str) -> None:
         names = found.setdefault((reason, remedy), [])
@@ -159,9 +175,9 @@ def weak_spots(
         if hooks is not Point.NONE and not cover.kind.hooks:
             reason, remedy = "no LSM hook sees this part, so it is judged after the call", "none but a newer agentd"
         elif cover.guarantee is Guarantee.NONE:
-            reason, remedy = "without LSM hooks nothing judges it", "a kernel with BPF trampolines"
+            reason, remedy = "without LSM hooks nothing judges it", hooked
         else:
-            reason, remedy = "without LSM hooks it is judged after the call", "a kernel with BPF trampolines"
+            reason, remedy = "without LSM hooks it is judged after the call", hooked
         if better.guarantee > cover.guarantee:
             remedy = f"start the agent with agentd run: {better.guarantee.word} by {better.point.word}"
         how = f"only {cover.guarantee.word}" if cover.guarantee else "not judged"

@@ -1,6 +1,9 @@
 """The LSM hooks of this host: whether their programs run as `lsm`, as `fmod_ret` or not at all.
 
 Found by attaching one and looking whether it runs. Each hook's program is made into that kind before it is loaded.
+
+`fmod_ret` is not taken where a workload can make the kernel leave its programs out (recursion.py) and the other points
+can do without: exec, cgroup, trace and seccomp give less to who doesn't try, and hold against who does.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ import os
 from functools import cache
 from typing import Final
 
+from agentd.kernel import recursion
+from agentd.kernel.compat import cgroup_programs
 from agentd.kernel.hooks import LSM_HOOKS, NOTES, Hook, LsmHook
 from agentd.kernel.libbpf import BPF_ANY, check, library, pointer
 from agentd.model import Point
@@ -24,7 +29,22 @@ LSM_MAC: Final = 27
 
 @cache
 def point() -> Point:
-    """Point.LSM, Point.FMOD_RET, or Point.NONE on a host whose kernel has neither (no BPF trampolines)."""
+    """Point.LSM, Point.FMOD_RET, or Point.NONE where there is neither, or only fmod_ret that can be passed by."""
+    return Point.NONE if passed_over() else _kind()
+
+
+@cache
+def passed_over() -> bool:
+    """Would programs run as `fmod_ret` here, and are not taken, because a workload can get past them? Decided once:
+    marks and holds are of the points that agentd began with. A kernel that begins to preempt later fails the probes.
+    """
+    if _kind() is not Point.FMOD_RET or not cgroup_programs():
+        return False
+    return recursion.open_to_all(Point.FMOD_RET) and not recursion.open_to_all(Point.TRACE)
+
+
+@cache
+def _kind() -> Point:
     for candidate in (Point.LSM, Point.FMOD_RET):
         runs = _runs(candidate)
         if runs:

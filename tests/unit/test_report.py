@@ -54,6 +54,14 @@ def test_a_program_that_the_kernel_skips_is_a_weak_spot() -> None:
     assert spot["kinds"] == ["lsm_capable", "lsm_file_open"] and "3 times" in spot["reason"]
 
 
+def test_where_fmod_ret_is_passed_over_the_remedy_is_another_one() -> None:
+    """What is weak without hooks is mended by the list of security modules there, and not by another kernel."""
+    for passed_over, remedy in ((True, "lsm=...,bpf"), (False, "trampolines")):
+        spots = report.weak_spots(BARE, BARE, [], Point.NONE, passed_over=passed_over)
+        (spot,) = [spot for spot in spots if "signal" in spot["kinds"]]
+        assert remedy in spot["remedy"]
+
+
 def test_a_kernel_that_hides_its_addresses_is_a_weak_spot_with_a_remedy() -> None:
     """It changes what is refused and what it costs, and no guarantee."""
     held = [cover for cover in HOOKED if cover.guarantee >= Guarantee.CONTAINED]
