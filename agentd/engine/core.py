@@ -376,6 +376,7 @@ class Engine:
 
     def top(self) -> dict[str, Any]:
         """What `agentd top` shows."""
+        self._census(self.marks.list())
         return top_of(self)
 
     def close(self) -> None:

@@ -130,9 +130,9 @@ def many_questions(suite: Suite) -> Told:
     """Many processes held at once, by one question: none gets through, and its answer is for all."""
     number, port = suite.rounds(50, 1000), suite.ground.sinks.port["ask"]
     suite.drain()
-    assert untagged(suite.probe("crowd", 5, port)).value == "5" and suite.ground.sinks.seen("ask", 1)
+    assert untagged(suite.probe("dialers", 5, port)).value == "5" and suite.ground.sinks.seen("ask", 1)
     suite.drain()
-    workload = suite.host.start(suite.probe("crowd", number, port), "asker")
+    workload = suite.host.start(suite.probe("dialers", number, port), "asker")
 
     def waiting() -> int:
         suite.host.pending()

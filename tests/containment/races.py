@@ -1,6 +1,6 @@
 """Rows 50 to 53: changing things at the wrong moment.
 
-Rounds by default and in full: 50: 2,000 and 100,000; 51: 500 and 1,000,000 (a crowd: 30 and
+Rounds by default and in full: 50: 1,000 and 100,000; 51: 500 and 1,000,000 (a crowd: 30 and
 3,000 each); 53: 2,000 and 100,000 signals.
 """
 
@@ -30,7 +30,7 @@ def flip(how: str) -> Callable[[Suite], Told]:
 
     def run(suite: Suite) -> Told:
         suite.ground.fresh()
-        rounds = suite.rounds(2000, 100_000)
+        rounds = suite.rounds(1000, 100_000)
         d = suite.ground.dir
         words = (d / "free/plain", d / "denied/key", d / "free/flips")
         control = untagged(suite.probe("flip", how, 2000, *words))
@@ -46,7 +46,7 @@ def flip(how: str) -> Callable[[Suite], Told]:
 
 def flip_address(suite: Suite) -> Told:
     """A destination that changes between an allowed and a denied port while sendto reads it."""
-    rounds, port = suite.rounds(2000, 100_000), suite.ground.sinks.port
+    rounds, port = suite.rounds(1000, 100_000), suite.ground.sinks.port
     suite.drain()
     words = (port["free"], port["denied"])
     untagged(suite.probe("flipport", 2000, *words))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +32,13 @@ def test_row(findings: list[Finding], row: int) -> None:
 def test_the_tables_are_what_the_status_says(findings: list[Finding]) -> None:
     """`agentd status` claims what the suite checks, and every known gap is one of its probes."""
     assert not [finding.problem for finding in findings if not finding.row]
+
+
+def test_a_word_has_one_meaning() -> None:
+    """The probe takes the first word of that name in any of its tables: a second one would never run."""
+    tables = [file.read_text(encoding="utf-8") for file in sorted((Path(run.__file__).parent / "c").glob("*.c"))]
+    words = [word for table in tables for word in re.findall(r'\{ "([a-z0-9-]+)", \d+, \w+_word \}', table)]
+    assert len(words) > 50 and sorted({*words}) == sorted(words)
 
 
 def test_rows_are_chosen_by_number() -> None:

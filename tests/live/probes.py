@@ -87,7 +87,9 @@ class Run:
     @property
     def value(self) -> str:
         """What the attempt returned, in the probe's own notation."""
-        return next(line[3:] for line in self.lines if line.startswith("ok "))
+        found = next((line[3:] for line in self.lines if line.startswith("ok ")), None)
+        assert found is not None, f"it says nothing of the kind: {self}"
+        return found
 
     @property
     def killed(self) -> bool:

@@ -134,7 +134,7 @@ def assert_nothing_allowed(hammer: Hammer) -> None:
 
 def test_kill_9_of_the_daemon() -> None:
     """What is denied stays denied while the daemon is killed and comes back; counters and marks go on."""
-    rounds = 20 if os.environ.get("CI") else 6
+    rounds = 10 if os.environ.get("CI") else 6
     with under_hammer() as (service, hammer):
         verdicts = 0
         for _ in range(rounds):

@@ -119,8 +119,8 @@ static int flood_word(int argc, char **argv)
 	return 0;
 }
 
-/* crowd N PORT: N processes that connect at once; how many got through */
-static int crowd_word(int argc, char **argv)
+/* dialers N PORT: N processes that connect at once; how many got through */
+static int dialers_word(int argc, char **argv)
 {
 	int number = atoi(argv[1]), status, good = 0;
 
@@ -181,11 +181,11 @@ static int hammer_word(int argc, char **argv)
 }
 
 const struct word attack_words[] = {
-	{ "signal", 2, signal_word }, { "ptrace", 1, ptrace_word },
-	{ "poke", 2, poke_word },     { "limit", 1, limit_word },
-	{ "bpf", 1, bpf_word },	      { "rmdir", 1, rmdir_word },
-	{ "number", 2, number_word }, { "umount", 1, umount_word },
-	{ "type", 2, type_word },     { "flood", 3, flood_word },
-	{ "crowd", 2, crowd_word },   { "files", 3, files_word },
-	{ "hammer", 5, hammer_word }, { 0 },
+	{ "signal", 2, signal_word },	{ "ptrace", 1, ptrace_word },
+	{ "poke", 2, poke_word },	{ "limit", 1, limit_word },
+	{ "bpf", 1, bpf_word },		{ "rmdir", 1, rmdir_word },
+	{ "number", 2, number_word },	{ "umount", 1, umount_word },
+	{ "type", 2, type_word },	{ "flood", 3, flood_word },
+	{ "dialers", 2, dialers_word }, { "files", 3, files_word },
+	{ "hammer", 5, hammer_word },	{ 0 },
 };
