@@ -81,6 +81,18 @@ def test_a_required_file_must_have_passed(suite: pytest.Pytester) -> None:
     assert run(suite, "test_fine.py").ret == 0
 
 
+def test_a_part_of_the_suite_requires_its_own_files(suite: pytest.Pytester) -> None:
+    """Where testpaths are a part of the suite, what is required of the other part is not asked for."""
+    (suite.path / "here").mkdir()
+    (suite.path / "here/test_fine.py").write_text("def test_fine(): pass\n", encoding="utf-8")
+    (suite.path / "ci_required.txt").write_text("elsewhere/test_gone.py\n", encoding="utf-8")
+    assert run(suite, "-o", "testpaths=here").ret == 0
+    (suite.path / "ci_required.txt").write_text("here/test_gone.py\n", encoding="utf-8")
+    result = run(suite, "-o", "testpaths=here")
+    assert result.ret != 0
+    result.stdout.fnmatch_lines(["no test of here/test_gone.py passed"])
+
+
 def test_an_empty_suite_fails_in_ci(suite: pytest.Pytester) -> None:
     """A suite of testpaths that is gone fails a run of the whole suite."""
     suite.makeini("[pytest]\ntestpaths = here gone\nmarkers =\n    root: x\n    leaves: x\n")

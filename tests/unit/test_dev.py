@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,10 @@ def test_ci_runs_the_same_jobs() -> None:
     steps = [line.split() for line in text.splitlines() if line.startswith("step ")]
     assert "export CI=1" in text
     assert [job for _, _, dev_, job, *_ in steps if dev_ == "./dev"] == ["setup", "check", "build", "test", "vm"]
+    given = [path for paths in re.findall(r"-o testpaths='([^']*)'", text) for path in paths.split()]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    assert sorted(given) == sorted(settings["testpaths"])  # two runs, which are the whole suite together
+    assert 'wait "$beside" || status=$?' in text and 'ended "$status" 900 ./dev test' in text
     (whole,) = (line for line in text.splitlines() if line.startswith("readonly WHOLE="))
     assert int(whole.split("=")[1].split()[0]) + 30 < 40 * 60  # and what ending a step may take
     assert all(int(limit) < 40 * 60 for _, limit, *_ in steps)
