@@ -6,7 +6,6 @@ What bpf/lib/foreign.bpf.h describes, from user space's side.
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Collection, Iterable
 from ctypes import c_uint32, c_uint64
 from typing import Final
@@ -57,14 +56,7 @@ class ForeignFiles:
         written.
         """
         self._loaded.request.workload = workload
-        fd = self._loaded.iterator("list_files")
-        chunks = []
-        try:
-            while chunk := os.read(fd, 1 << 16):
-                chunks.append(chunk)
-        finally:
-            os.close(fd)
-        data, size = b"".join(chunks), ctypes.sizeof(FileLine)
+        data, size = self._loaded.iterate("list_files"), ctypes.sizeof(FileLine)
         return [FileLine.from_buffer_copy(data, at) for at in range(0, len(data) - size + 1, size)]
 
     def judge(self, workload: int, files: Iterable[FileLine]) -> None:

@@ -182,6 +182,17 @@ class LoadedObject:
             self._iterators[program] = link
         return check(library().bpf_iter_create(library().bpf_link__fd(link)), f"iterator {program}")
 
+    def iterate(self, program: str) -> bytes:
+        """Everything that an iterator program writes in one run."""
+        fd = self.iterator(program)
+        chunks = []
+        try:
+            while chunk := os.read(fd, 1 << 16):
+                chunks.append(chunk)
+        finally:
+            os.close(fd)
+        return b"".join(chunks)
+
     def next_hold(self) -> int:
         """The number of a new hold: the hooks give theirs in the same way. Raises KernelError."""
         number = ctypes.c_uint64(0)

@@ -139,14 +139,7 @@ class TaskMarks:
 
     def list(self) -> list[abi.TaskLine]:
         """Every marked thread that lives."""
-        fd = self._loaded.iterator("list_tasks")
-        chunks = []
-        try:
-            while chunk := os.read(fd, 1 << 16):
-                chunks.append(chunk)
-        finally:
-            os.close(fd)
-        return list(read_tasks(b"".join(chunks)))
+        return list(read_tasks(self._loaded.iterate("list_tasks")))
 
     def none_left(self) -> bool:
         """Proves that no thread carries a mark; for the one thread that sets marks.
