@@ -94,5 +94,6 @@ def test_a_program_is_told_that_somebody_listens(tmp_path: Path) -> None:
         assert run.killed and run.lines == [], run
         said = [record["reason"] for record in host.records() if record["event"] == "enforcement_failed"]
         assert ["ended by SIGKILL" in said[0], "lies where no program can look" in said[1]] == [True, True], said
-    for program in (registers, memory, more, lost):
-        assert untagged([program, "a bribe"]).lines == ["alone", "ok a bribe"]
+    alone = ["alone", "ok a bribe"]
+    for program in (registers, memory, more, lost):  # the kernel takes a link that was unpinned away a moment later
+        harness.wait_for(lambda program=program: untagged([program, "a bribe"]).lines == alone, "its end")  # type: ignore[misc]
