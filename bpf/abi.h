@@ -292,7 +292,7 @@ struct agentd_control {
 	agentd_u32 doomed; /* workloads in the map of that name: 0 saves the look-up */
 	agentd_u32 point; /* of the LSM hooks: AGENTD_POINT_LSM or _FMOD_RET */
 	agentd_u32 daemon; /* process id of the agentd in charge, which no workload may touch; 0: none */
-	agentd_u32 foreign; /* entries in the map of that name: 0 saves the look-up */
+	agentd_u32 foreign; /* workloads in the map of that name: 0 saves the look-up */
 	agentd_u64 prevented; /* one bit an operation: LSM hooks judge it, before its effect */
 	agentd_u64 hash_seed[2]; /* secret keys of the object hashes; never changed while a workload lives */
 	agentd_u32 name_ttl_min; /* seconds; an answer is good for at least this, and at most that */
