@@ -23,6 +23,9 @@ class Descriptor:
     kept: bool
 
 
+UNREADABLE: Final = Descriptor(b"(unreadable)", inside=False, kept=True)  # only the kernel can tell what it is
+
+
 def process_of(pidfd: int) -> int:
     """The process that a pidfd refers to; -1: it has ended. Raises OSError."""
     with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as lines:
@@ -55,8 +58,10 @@ def describe(pid: int, tid: int, fd: int, reachable: frozenset[int]) -> Descript
         with open(f"{folder}/fdinfo/{fd}", "rb") as lines:
             told = dict(line.split(b":", 1) for line in lines if b":" in line)
         flags, mount = int(told[b"flags"], 8), int(told[b"mnt_id"])
-    except (OSError, ValueError, KeyError):
+    except (FileNotFoundError, ProcessLookupError):
         return None
+    except (OSError, ValueError, KeyError):
+        return UNREADABLE
     if not path.startswith(b"/") or path.startswith(TERMINALS) or not any(kind(found.st_mode) for kind in KINDS):
         return None
     if not found.st_nlink:
