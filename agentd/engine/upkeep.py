@@ -32,6 +32,7 @@ class Upkeep:
         self._audit_lost = 0
         self._stats = loaded.stats.read()
         self._idle_ticks = 0
+        self._given = 0
 
     def tell_losses(self, supervision: Supervision) -> None:
         """A gap record for whatever was lost since the last time."""
@@ -54,7 +55,8 @@ class Upkeep:
 
     def rest(self, busy: bool, marks: TaskMarks) -> None:
         """Detaches the programs after a while without a workload: they would cost every process of the host."""
-        self._idle_ticks = 0 if busy else self._idle_ticks + 1
+        used, self._given = marks.given != self._given, marks.given  # a workload may come and go between two ticks
+        self._idle_ticks = 0 if busy or used else self._idle_ticks + 1
         ticks = IDLE_TICKS_HOOKS if self._loaded.prevented else IDLE_TICKS
         if self._idle_ticks >= ticks and self._loaded.watching and marks.none_left():
             self._loaded.unwatch()

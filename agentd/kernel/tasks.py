@@ -26,6 +26,7 @@ class TaskMarks:
 
     def __init__(self, loaded: LoadedObject) -> None:
         self._loaded = loaded
+        self.given = 0  # how often processes were marked so far
 
     def mark_process(
         self, pidfd: int, agent: int, workload: int, *, root_exec: bool = False, supervised: bool = False
@@ -34,6 +35,7 @@ class TaskMarks:
         Raises KernelError.
         """
         self._loaded.watch()
+        self.given += 1
         flags = (abi.TAG_ROOT_EXEC if root_exec else 0) | (abi.TAG_NOTIFIED if supervised else 0)
         tag = abi.Tag(agent=agent, workload=workload, flags=flags)
         fd = ctypes.c_int(pidfd)
@@ -84,6 +86,7 @@ class TaskMarks:
 
     def _mark(self, agent: int, workload: int) -> int:
         self._loaded.watch()
+        self.given += 1
         request = self._loaded.request
         request.agent, request.workload, request.remove = agent, workload, 0
         request.spare = os.getpid()

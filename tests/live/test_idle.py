@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -65,6 +66,20 @@ def test_a_workload_keeps_the_programs_attached(tmp_path: Path) -> None:
         rest(host)
         assert host.engine.loaded.watching
         workload.kill()
+        workload.wait()
+        rest(host)
+        assert not host.engine.loaded.watching
+
+
+def test_a_short_workload_begins_the_wait_again(tmp_path: Path) -> None:
+    """One that came and went between two ticks keeps the programs for as long as one that was seen."""
+    with held(tmp_path) as host:
+        rest(host)
+        assert not host.engine.loaded.watching
+        workload = host.start(["/bin/true"])
+        os.waitid(os.P_PID, workload.pid, os.WEXITED | os.WNOWAIT)  # no tick sees it alive
+        host.engine.tick()
+        assert host.engine.loaded.watching
         workload.wait()
         rest(host)
         assert not host.engine.loaded.watching
