@@ -54,7 +54,11 @@ def describe(pid: int, tid: int, fd: int, reachable: frozenset[int]) -> Descript
     folder = f"/proc/{pid}/task/{tid}"
     try:
         path = os.readlink(os.fsencode(f"{folder}/fd/{fd}"))
+        if not path.startswith(b"/") or path.startswith(TERMINALS):
+            return None
         found = os.stat(f"{folder}/fd/{fd}")
+        if not any(kind(found.st_mode) for kind in KINDS):
+            return None
         with open(f"{folder}/fdinfo/{fd}", "rb") as lines:
             told = dict(line.split(b":", 1) for line in lines if b":" in line)
         flags, mount = int(told[b"flags"], 8), int(told[b"mnt_id"])
@@ -62,8 +66,6 @@ def describe(pid: int, tid: int, fd: int, reachable: frozenset[int]) -> Descript
         return None
     except (OSError, ValueError, KeyError):
         return UNREADABLE
-    if not path.startswith(b"/") or path.startswith(TERMINALS) or not any(kind(found.st_mode) for kind in KINDS):
-        return None
     if not found.st_nlink:
         path = path.removesuffix(DELETED)
         if path.startswith(b"/memfd:"):

@@ -85,7 +85,7 @@ def prepare() -> None:
         agents, tools = made.policy()
         path = made.dir / "state/policy.yaml"
         path.write_text(yaml.safe_dump({"version": 1, "tools": tools, "agents": agents}), encoding="utf-8")
-        composition.read_policy(path, str(made.dir))
+        composition.read_policy(path, str(made.dir), own=[made.dir / "state/audit"])  # as tests/live/harness.py does
 
 
 def run(
