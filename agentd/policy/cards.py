@@ -1,7 +1,10 @@
-"""Numbers of payment cards: 13 to 19 digits with a valid check digit (ISO/IEC 7812-1, annex B, "Luhn").
+"""Numbers of payment cards: digits as the network has them, the last a valid check digit (ISO/IEC 7812-1, "Luhn").
+
+Written without a gap, or in the groups that are printed on cards. Other gaps would make cards of lists of numbers, and
+a dot before it would make them of fractions: one in ten numbers has a valid check digit.
 
 The check digit makes it no pattern that one would write down, but an automaton can count it: a position is how many
-digits were read, the sum so far modulo 10, and whether the length is taken to be odd or even.
+digits were read, and the sum so far modulo 10.
 """
 
 from __future__ import annotations
@@ -10,14 +13,30 @@ import re
 from functools import cache
 from typing import Final
 
-from agentd.policy.regex import DIGIT, GAP, WORD, Fragment, between
+from agentd.policy.regex import DIGIT, GAP, GAPS, WORD, Fragment, between
 
 CARD: Final = "{card}"
-LENGTHS: Final = range(13, 20)
-_FIRST_DIGITS: Final = b"23456"  # of the networks' ranges; 0, 1, 7, 8 and 9 are airlines, fuel, health, national
-_SEPARATORS: Final = b" -"
-_RUN: Final = re.compile(rb"(?<![0-9A-Za-z_])(?<![0-9][ -])[0-9](?:[ -]?[0-9])*")
-_WORD: Final = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz")
+# First two digits, and how many there are in all.
+_NETWORKS: Final = (
+    (range(40, 50), (16,)),  # Visa
+    ((22, 23, 24, 25, 26, 27, *range(51, 56)), (16,)),  # Mastercard
+    ((50, *range(56, 60)), (16, 18)),  # Maestro
+    ((60, 61, *range(63, 70)), (16, 18)),  # Discover, RuPay, Maestro
+    ((62,), (16, 17, 18, 19)),  # UnionPay
+    ((34, 37), (15,)),  # American Express
+    ((30, 36, 38, 39), (14, 16)),  # Diners Club
+    ((35,), (16,)),  # JCB
+)
+_LENGTHS: Final = {first: lengths for firsts, lengths in _NETWORKS for first in firsts}
+_GROUPS: Final = {14: (4, 6, 4), 15: (4, 6, 5), 16: (4, 4, 4, 4), 19: (4, 4, 4, 4, 3)}
+_SHAPES: Final = tuple(
+    re.compile(
+        rb"(?:(?<![0-9A-Za-z_])(?<![0-9][ .+-])|(?<=\\[nrt]))(?=(%s)(?![0-9A-Za-z_]))"
+        % b"[ .+-]".join(b"[0-9]{%d}" % count for count in groups)
+    )
+    for groups in (*((length,) for length in range(14, 20)), *_GROUPS.values())
+)
+_GAPS: Final = sum(1 << byte for byte in GAPS)
 
 
 def luhn(digits: bytes) -> bool:
@@ -29,22 +48,14 @@ def luhn(digits: bytes) -> bool:
     return total % 10 == 0
 
 
+def is_card(digits: bytes) -> bool:
+    """Could a card have this number?"""
+    return len(digits) in _LENGTHS.get(int(digits[:2]), ()) and luhn(digits)
+
+
 def card_found(text: bytes) -> bool:
-    """Whether `text` has a card's number: digits, single spaces or hyphens between them, at the start of such a run."""
-    return any(_begins(match[0], text[match.end() : match.end() + 1]) for match in _RUN.finditer(text))
-
-
-def _begins(run: bytes, behind: bytes) -> bool:
-    digits = bytearray()
-    for i, byte in enumerate(run):
-        if byte in _SEPARATORS:
-            continue
-        digits.append(byte)
-        following = run[i + 1 : i + 2] or behind
-        whole = not following or following[0] not in _WORD
-        if whole and len(digits) in LENGTHS and digits[0] in _FIRST_DIGITS and luhn(bytes(digits)):
-            return True
-    return False
+    """Whether `text` has a card's number, which no digit, letter or number with a gap stands before."""
+    return any(is_card(re.sub(rb"[^0-9]", b"", found[1])) for shape in _SHAPES for found in shape.finditer(text))
 
 
 @cache
@@ -52,33 +63,45 @@ def card_fragment() -> Fragment:
     """The same as positions and edges."""
     out = Fragment()
     out.start, out.accept = out.position(), out.position()
-    alone = between(lambda before, behind: before not in (DIGIT, WORD, GAP))
-    ended = between(lambda before, behind: behind not in (DIGIT, WORD))
-    separators = sum(1 << byte for byte in _SEPARATORS)
-    for odd in (0, 1):
-        begin = out.position()
-        out.jump(out.start, begin, alone)
-        places: dict[tuple[int, int], int] = {(0, 0): begin}  # (digits read, sum modulo 10)
-        for count in range(LENGTHS[-1]):
-            for total in range(10):
-                at = places.get((count, total))
-                if at is None:
-                    continue
-                if count in LENGTHS and count % 2 == odd and total == 0:
-                    out.jump(at, out.accept, ended)
-                after = out.read(at, separators) if count else at
-                for digit in range(10):
-                    if count == 0 and 0x30 + digit not in _FIRST_DIGITS:
-                        continue
-                    value = digit * (1 + (odd - count + 1) % 2)
-                    key = (count + 1, (total + value - 9 * (value > 9)) % 10)
-                    if key not in places:
-                        places[key] = out.position()
-                    mask = 1 << (0x30 + digit)
-                    out.edges[at].append((mask, places[key]))
-                    if after != at:
-                        out.edges[after].append((mask, places[key]))
-        last = places.get((LENGTHS[-1], 0))
-        if last is not None and LENGTHS[-1] % 2 == odd:
-            out.jump(last, out.accept, ended)
+    begin = out.position()
+    out.jump(out.start, begin, between(lambda before, behind: before not in (DIGIT, WORD, GAP)))
+    out.jump(
+        out.read(out.read(out.start, 1 << 0x5C), sum(1 << byte for byte in b"nrt")), begin
+    )  # as JSON writes a line's end
+    for firsts, lengths in _NETWORKS:
+        for length in lengths:
+            _digits(out, begin, tuple(firsts), length, (length,))
+            if length in _GROUPS:
+                _digits(out, begin, tuple(firsts), length, _GROUPS[length])
     return out
+
+
+def _digits(out: Fragment, begin: int, firsts: tuple[int, ...], length: int, groups: tuple[int, ...]) -> None:
+    """From `begin` to the end of a number that begins with one of `firsts`."""
+    gaps = {sum(groups[:count]) for count in range(1, len(groups))}
+    places: dict[int, int] = {}  # sum modulo 10: behind so many digits
+    for first in sorted({pair // 10 for pair in firsts}):
+        behind = out.read(begin, 1 << (0x30 + first))
+        for second in [pair % 10 for pair in firsts if pair // 10 == first]:
+            total = (_value(first, length) + _value(second, length - 1)) % 10
+            if total not in places:
+                places[total] = out.position()
+            out.edges[behind].append((1 << (0x30 + second), places[total]))
+    for count in range(2, length):
+        after: dict[int, int] = {}
+        for total, place in places.items():
+            at = out.read(place, _GAPS) if count in gaps else place
+            for digit in range(10):
+                made = (total + _value(digit, length - count)) % 10
+                if made not in after:
+                    after[made] = out.position()
+                out.edges[at].append((1 << (0x30 + digit), after[made]))
+        places = after
+    if 0 in places:
+        out.jump(places[0], out.accept, between(lambda before, behind: behind not in (DIGIT, WORD)))
+
+
+def _value(digit: int, left: int) -> int:
+    """What a digit counts, with so many digits from it to the end."""
+    value = digit * (1 + (left + 1) % 2)
+    return value - 9 * (value > 9)

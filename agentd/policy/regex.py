@@ -1,7 +1,8 @@
 """Regular expressions over bytes as positions and edges: what `texts` makes one automaton of.
 
 The syntax is that of Python's `re` on bytes, read by Python's own parser; what no automaton can do (back references,
-look-around, possessive and atomic groups) is refused. A match may begin and end anywhere, as with `re.search`.
+look-around, possessive and atomic groups) is refused. A match may begin and end anywhere, as with `re.search`. At the
+very beginning `(?<!...)` may say, once or several times, behind which words a match doesn't count (behind.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ NEWLINE: Final = 1
 DIGIT: Final = 2
 WORD: Final = 3  # letters and `_`
 OTHER: Final = 4
-GAP: Final = 5  # one space or hyphen behind a digit; only as what is before a place
+GAP: Final = 5  # one of GAPS behind a digit; only as what is before a place
+GAPS: Final = b" -.+"
 NEIGHBOURS: Final = (EDGE, NEWLINE, DIGIT, WORD, OTHER, GAP)
 
 MAX_REGEX_BYTES: Final = 4096
@@ -41,7 +43,7 @@ def neighbour(byte: int) -> int:
 
 def following(before: int, byte: int) -> int:
     """What is before the next place, when `byte` is read behind `before`."""
-    return GAP if before == DIGIT and byte in b" -" else neighbour(byte)
+    return GAP if before == DIGIT and byte in GAPS else neighbour(byte)
 
 
 @dataclass(slots=True)
@@ -104,9 +106,14 @@ def regex(text: str) -> Fragment:
         raise ValueError(f"it is no regular expression: {error}") from None
     builder = _Builder()
     out = builder.out
-    out.start = out.position()
-    out.accept = builder.sequence(parsed, out.start, parsed.state.flags)
-    if builder.accepts_nothing():
+    flags = parsed.state.flags
+    words, tree = _excluded(list(parsed), flags)
+    out.start = begin = out.position()
+    if words:
+        begin = out.position()
+        _unless_behind(out, words, begin)
+    out.accept = builder.sequence(tree, begin, flags)
+    if builder.accepts_nothing(begin):
         raise ValueError("it matches the empty text, and so everything; leave text out to mean that")
     return out
 
@@ -117,9 +124,9 @@ class _Builder:
     def __init__(self) -> None:
         self.out = Fragment()
 
-    def accepts_nothing(self) -> bool:
+    def accepts_nothing(self, begin: int) -> bool:
         """Does the pattern match without reading a byte, wherever it is tried?"""
-        seen, todo = {self.out.start}, [self.out.start]
+        seen, todo = {begin}, [begin]
         while todo:
             for assertion, to in self.out.jumps[todo.pop()]:
                 if assertion is None and to not in seen:
@@ -155,8 +162,8 @@ class _Builder:
             if str(argument) == "AT_END" and not flags & re.MULTILINE:  # also before a newline that ends the text
                 out.jump(out.read(at, 1 << 0x0A), behind, _LAST)
             return behind
-        words = {"GROUPREF": "back references", "ASSERT": "look-ahead and look-behind", "ASSERT_NOT": "look-around"}
-        raise ValueError(f"{words.get(operator, operator.lower().replace('_', ' '))} can't be judged byte by byte")
+        names = {"GROUPREF": "back references", "ASSERT": "look-ahead and look-behind", "ASSERT_NOT": "look-around"}
+        raise ValueError(f"{names.get(operator, operator.lower().replace('_', ' '))} can't be judged byte by byte")
 
     def repeat(self, least: int, most: Any, tree: Any, at: int, flags: int) -> int:
         out = self.out
@@ -173,6 +180,87 @@ class _Builder:
             at = self.sequence(tree, at, flags)
             out.jump(at, end)
         return end
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """What a match may not stand behind. masks: of its bytes; whole: no letter, digit or `_` may be before it."""
+
+    masks: tuple[int, ...]
+    whole: bool
+
+
+def _excluded(tree: list[Any], flags: int) -> tuple[list[_Word], list[Any]]:
+    """The words of each `(?<!...)` that the pattern begins with, and the rest of it. Raises ValueError."""
+    words = []
+    while tree and str(tree[0][0]) == "ASSERT_NOT" and tree[0][1][0] < 0:
+        (_, (_, inner)), *tree = tree
+        masks: list[int] = []
+        whole = _spell(inner, flags, masks)
+        if not masks:
+            raise ValueError("look-around can't be judged byte by byte, but for words in (?<!...) at the beginning")
+        words.append(_Word(tuple(masks), whole))
+    return words, tree
+
+
+def _spell(tree: Any, flags: int, masks: list[int]) -> bool:
+    """Appends the bytes of a word; does it begin with `\\b`? Raises ValueError."""
+    whole = False
+    for operator, argument in tree:
+        word = str(operator)
+        if word == "SUBPATTERN":
+            _, added, removed, inner = argument
+            whole |= _spell(inner, (flags | added) & ~removed, masks)
+        elif word == "AT" and str(argument) == "AT_BOUNDARY" and not masks:
+            whole = True
+        elif word in ("LITERAL", "NOT_LITERAL", "ANY", "IN"):
+            masks.append(_mask(word, argument, flags))
+        else:
+            raise ValueError("look-around can't be judged byte by byte, but for words in (?<!...) at the beginning")
+    if whole and masks and any(masks[0] >> byte & 1 and neighbour(byte) not in _IN_WORD for byte in range(256)):
+        raise ValueError(r"\b in (?<!...) stands before a letter, a digit or `_`")
+    return whole
+
+
+def _unless_behind(out: Fragment, words: list[_Word], begin: int) -> None:
+    """Leads to `begin` from every place of a text that stands behind none of the words.
+
+    A deterministic part of its own, entered where the text begins and nowhere else: at each place it is in one state,
+    (is a word's character before it; which words are begun, and how far), so that what is searched for multiplies with
+    few.
+    """
+    classes: dict[tuple[bool, ...], list[int]] = {}
+    for byte in range(256):
+        of = (neighbour(byte) in _IN_WORD, *(bool(mask >> byte & 1) for word in words for mask in word.masks))
+        classes.setdefault(of, []).append(byte)
+    first = False, frozenset[tuple[int, int]]()
+    places = {first: out.position()}
+    out.jump(out.start, places[first], _FIRST)
+    todo = [first]
+    while todo:
+        state = todo.pop()
+        inside, begun = state
+        at = places[state]
+        if not any(count == len(words[number].masks) for number, count in begun):
+            out.jump(at, begin)
+        edges: dict[int, int] = {}
+        for owned in classes.values():
+            byte = owned[0]
+            tried = {*begun, *((number, 0) for number, word in enumerate(words) if not (word.whole and inside))}
+            after = (
+                neighbour(byte) in _IN_WORD,
+                frozenset(
+                    (number, count + 1)
+                    for number, count in tried
+                    if count < len(words[number].masks) and words[number].masks[count] >> byte & 1
+                ),
+            )
+            if after not in places:
+                places[after] = out.position()
+                todo.append(after)
+            to = places[after]
+            edges[to] = edges.get(to, 0) | sum(1 << one for one in owned)
+        out.edges[at] += [(mask, to) for to, mask in edges.items()]
 
 
 def _assertion(word: str, flags: int) -> Assertion:

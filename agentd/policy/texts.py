@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from agentd.policy.automaton import Dfa, pack
 from agentd.policy.cards import CARD, card_found, card_fragment
-from agentd.policy.regex import EDGE, Fragment, following, neighbour, regex
+from agentd.policy.regex import EDGE, GAPS, Fragment, following, neighbour, regex
 from agentd.policy.subset import Graph, StateLimit
 
 __all__ = ["CARD", "Seen", "compile_texts", "fragment", "matches_text"]
@@ -167,5 +167,5 @@ def _byte_classes(nfa: _Union) -> list[tuple[int, list[int]]]:
     masks = sorted({mask for edges in nfa.edges for mask, _ in edges})
     groups: dict[tuple[int, ...], list[int]] = {}
     for byte in range(256):
-        groups.setdefault((neighbour(byte), byte in b" -", *(mask >> byte & 1 for mask in masks)), []).append(byte)
+        groups.setdefault((neighbour(byte), byte in GAPS, *(mask >> byte & 1 for mask in masks)), []).append(byte)
     return [(owned[0], owned) for owned in groups.values()]
