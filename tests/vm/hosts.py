@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from agentd.engine import report
 from agentd.errors import AgentdError
@@ -45,15 +46,22 @@ def other_host() -> None:
     LOCKDOWN.write_text("integrity", encoding="ascii")
 
 
+def doctor(host: Host, *, started: bool, least: int, how: str) -> dict[str, Any]:
+    """What it says where everything that is claimed holds. started: look at the filter of `agentd run`; least: so many
+    operations at least were seen to hold.
+    """
+    verification = host.engine.verification
+    verification.run()
+    for proof in verification.failing:
+        check(f"{proof.cover.kind.op.word}: {proof.text}", False)
+    tried = sum(proof.verified for proof in (verification.started if started else verification.proofs).values())
+    check(f"{tried} operations verified {how}", tried > least)
+    return report.of(verification, lsm.point())
+
+
 def proofs(host: Host) -> None:
     """Everything that is claimed holds there; and the connection that is denied does not come about."""
-    engine = host.engine
-    engine.verification.run()
-    for proof in engine.verification.failing:
-        check(f"{proof.cover.kind.op.word}: {proof.text}", False)
-    tried = sum(proof.verified for proof in engine.verification.proofs.values())
-    check(f"{tried} operations verified with cgroup v1 alone, lockdown=integrity and kptr_restrict=2", tried > 20)
-    found = report.of(engine.verification, lsm.point())
+    found = doctor(host, started=False, least=20, how="with cgroup v1 alone, lockdown=integrity and kptr_restrict=2")
     hidden = [spot for spot in found["weak"] if "kptr_restrict" in spot["reason"]]
     check("doctor names kptr_restrict and its remedy", hidden and "sysctl" in hidden[0]["remedy"])
     check(f"doctor's exit code is {found['exit']}", found["exit"] == report.HELD)
@@ -80,13 +88,7 @@ def passed_by(host: Host) -> None:
 
 def done_without(host: Host) -> None:
     """Where fmod_ret could be passed by, the other points hold what they promise, and doctor says why it is they."""
-    engine = host.engine
-    engine.verification.run()
-    for proof in engine.verification.failing:
-        check(f"{proof.cover.kind.op.word}: {proof.text}", False)
-    tried = sum(proof.verified for proof in engine.verification.started.values())
-    check(f"{tried} operations verified by the filter of agentd run", tried > 10)
-    found = report.of(engine.verification, lsm.point())
+    found = doctor(host, started=True, least=10, how="by the filter of agentd run")
     check(f"hooks: {found['hooks']}, {found['note']}", found["hooks"] == "none" and "fmod_ret" in found["note"])
     check("doctor names the remedy", "lsm=" in found["remedy"] and "lsm=" in str(found["weak"]))
     check(f"doctor's exit code is {found['exit']}", found["exit"] == report.SOME_DETECTED)
