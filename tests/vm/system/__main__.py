@@ -3,6 +3,7 @@
     ./dev vm-systemd              Debian 12: install, enable, reboot, upgrade under load, downgrade, remove, purge
     ./dev vm-systemd 13           Debian 13
     ./dev vm-systemd 12 --until reboot     only up to there
+    ./dev vm-systemd 12 --only upgrade     install, and then only that
 
 What is done in the machine, step by step, is the script `start`. Emulated (TCG), one machine, no network.
 """
@@ -54,7 +55,7 @@ def build(folder: Path) -> None:
     subprocess.run(["gcc", *flags, "-o", str(folder / "first"), str(HERE / "first.c")], check=True)
 
 
-def second_disk(system: Image, folder: Path, until: str) -> Path:
+def second_disk(system: Image, folder: Path, until: str, only: str) -> Path:
     """What the machine gets, as a tar file that is a disk."""
     path = folder / "disk.tar"
     with tarfile.open(path, "w") as archive:
@@ -67,7 +68,7 @@ def second_disk(system: Image, folder: Path, until: str) -> Path:
         control = subprocess.run(
             ["dpkg-deb", "-f", str(folder / "agentd.deb"), "Version"], capture_output=True, text=True, check=True
         )
-        for name, text in (("until", until), ("version", control.stdout.strip())):
+        for name, text in (("until", until), ("only", only), ("version", control.stdout.strip())):
             info = tarfile.TarInfo(name)
             info.size = len(text)
             archive.addfile(info, io.BytesIO(text.encode()))
@@ -110,6 +111,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev vm-systemd", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("debian", nargs="?", default="12", choices=SUITES)
     parser.add_argument("--until", choices=("reboot", "purge"), default="purge")
+    parser.add_argument("--only", choices=("template", "upgrade", "remove"), default="", help="install, then only this")
     parser.add_argument("--timeout", type=float, default=2400, help="seconds for the machine (default: %(default)s)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the console and what the machine said there")
     options = parser.parse_args()
@@ -119,7 +121,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="agentd-vm-") as name:
         folder = Path(name)
         build(folder)
-        said = boot(system, second_disk(system, folder, options.until), folder, options.timeout)
+        said = boot(system, second_disk(system, folder, options.until, options.only), folder, options.timeout)
         console = (folder / "console").read_text(encoding="utf-8", errors="replace")
         if options.keep:
             options.keep.mkdir(parents=True, exist_ok=True)
