@@ -2,7 +2,7 @@
 
 The syntax is that of Python's `re` on bytes, read by Python's own parser; what no automaton can do (back references,
 look-around, possessive and atomic groups) is refused. A match may begin and end anywhere, as with `re.search`. At the
-very beginning `(?<!...)` may say, once or several times, behind which words a match doesn't count (behind.py).
+very beginning `(?<!...)` may say, once or several times, behind which words a match doesn't count.
 """
 
 from __future__ import annotations
