@@ -19,22 +19,34 @@ struct up_loop {
 	struct scratch *s;
 };
 
-/* d_name and d_parent as they stood together. Returns the length, or 0: keeps changing, or unreadable. */
-static __always_inline u32 stable_name(struct dentry *d, struct dentry **parent, char *to)
+/*
+ * Puts the name of a dentry, with a slash, in front of what is there: the name and the parent as they stood together. False:
+ * they keep changing, there is no room, or they can't be read.
+ */
+static __always_inline bool prepend_name(struct scratch *s, struct dentry *d, struct dentry **parent)
 {
-	for (int attempt = 0; attempt < 4; attempt++) {
-		u32 before = KREAD(d, d_seq.seqcount.sequence), after;
-		u32 len = KREAD(d, d_name.hash_len) >> 32;
-		const unsigned char *name = KREAD(d, d_name.name);
+	struct up_walk *w = &s->up;
 
-		*parent = KREAD(d, d_parent);
-		if (!len || len > 255 || bpf_probe_read_kernel(to, len & 255, name))
-			return 0;
-		after = KREAD(d, d_seq.seqcount.sequence);
-		if (before == after && !(before & 1))
-			return len;
+	for (int attempt = 0; attempt < 4; attempt++) {
+		u32 before = LOAD(struct dentry, d, d_seq.seqcount.sequence), after, at;
+		u32 len = LOAD(struct dentry___parts, d, d_name.len);
+		const unsigned char *name = LOAD(struct dentry, d, d_name.name);
+
+		*parent = LOAD(struct dentry, d, d_parent);
+		if (!len || len > 255 || w->off < len + 1)
+			return false;
+		at = w->off - len;
+		if (bpf_probe_read_kernel(&s->path[at & (AGENTD_PATH_MAX - 1)], bounded(len, 255), name))
+			return false;
+		after = LOAD(struct dentry, d, d_seq.seqcount.sequence);
+		if (before == after && !(before & 1)) {
+			at--;
+			s->path[at & (AGENTD_PATH_MAX - 1)] = '/';
+			w->off = at;
+			return true;
+		}
 	}
-	return 0;
+	return false;
 }
 
 /* Puts `component[0..len)` with a slash in front of what is there. False: no room. */
@@ -76,7 +88,7 @@ static __always_inline bool own_namespace(struct mount *m)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 
-	return KREAD(m, mnt_ns) == KREAD(task, nsproxy, mnt_ns);
+	return LOAD(struct mount, m, mnt_ns) == task->nsproxy->mnt_ns;
 }
 
 /*
@@ -86,7 +98,13 @@ static __always_inline bool own_namespace(struct mount *m)
  */
 static __always_inline bool kernels_own(struct mount *m)
 {
-	return (s64)KREAD(m, mnt_ns) == -22;
+	return (s64)LOAD(struct mount, m, mnt_ns) == -22;
+}
+
+/* Is it without a name? (Then it is no matter that none could be read.) */
+static __always_inline bool unnamed(struct dentry *d)
+{
+	return !LOAD(struct dentry___parts, d, d_name.len);
 }
 
 static long up_step(u32 i, struct up_loop *loop)
@@ -95,20 +113,19 @@ static long up_step(u32 i, struct up_loop *loop)
 	struct up_walk *w = &s->up;
 	struct mount *m = real_mount(w->mnt);
 	struct dentry *parent;
-	u32 len;
 
-	if (w->dentry == KREAD(w->mnt, mnt_root)) {
-		struct mount *up = KREAD(m, mnt_parent);
+	if (w->dentry == LOAD(struct vfsmount, w->mnt, mnt_root)) {
+		struct mount *up = LOAD(struct mount, m, mnt_parent);
 
 		if (up == m) {
 			w->state = own_namespace(m) ? WALK_DONE : kernels_own(m) ? prepend_anon(s) : WALK_FAILED;
 			return 1;
 		}
-		w->dentry = KREAD(m, mnt_mountpoint);
+		w->dentry = LOAD(struct mount, m, mnt_mountpoint);
 		w->mnt = (struct vfsmount *)((char *)up + bpf_core_field_offset(struct mount, mnt));
 		return 0;
 	}
-	if (KREAD(w->dentry, d_parent) == w->dentry) {
+	if (LOAD(struct dentry, w->dentry, d_parent) == w->dentry) {
 		/*
 		 * A root, but not the mount's: a pseudo file (pipe, memfd, socket) of a mount of the kernel's own, or a
 		 * directory that was moved out of a bind mount, whose path nobody can tell.
@@ -117,12 +134,10 @@ static long up_step(u32 i, struct up_loop *loop)
 			w->state = WALK_FAILED;
 			return 1;
 		}
-		len = stable_name(w->dentry, &parent, s->component);
-		w->state = len && !prepend(s, len) ? WALK_FAILED : prepend_anon(s);
+		w->state = prepend_name(s, w->dentry, &parent) || unnamed(w->dentry) ? prepend_anon(s) : WALK_FAILED;
 		return 1;
 	}
-	len = stable_name(w->dentry, &parent, s->component);
-	if (!len || !prepend(s, len)) {
+	if (!prepend_name(s, w->dentry, &parent)) {
 		w->state = WALK_FAILED;
 		return 1;
 	}

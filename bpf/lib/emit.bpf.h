@@ -34,9 +34,9 @@ static __always_inline void event_process(struct agentd_event *e, const struct a
 	e->tid = ids;
 	e->uid = bpf_get_current_uid_gid();
 	e->cgroup = bpf_get_current_cgroup_id();
-	e->start_time = KREAD(task, group_leader, start_boottime);
-	e->ppid = KREAD(task, real_parent, tgid);
-	e->parent_start_time = KREAD(task, real_parent, group_leader, start_boottime);
+	e->start_time = task->group_leader->start_boottime;
+	e->ppid = task->real_parent->tgid;
+	e->parent_start_time = task->real_parent->group_leader->start_boottime;
 	bpf_get_current_comm(e->comm, sizeof(e->comm));
 }
 

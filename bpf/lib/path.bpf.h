@@ -3,6 +3,7 @@
 #ifndef AGENTD_PATH_BPF_H
 #define AGENTD_PATH_BPF_H
 
+#include "load.bpf.h"
 #include "scratch.bpf.h"
 
 enum walk_state {

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* Loads from kernel addresses, where the verifier takes them. */
+#ifndef AGENTD_LOAD_BPF_H
+#define AGENTD_LOAD_BPF_H
+
+#include "kernel.bpf.h"
+
+/*
+ * A pointer to a structure at a kernel address: what is read through it is read by a load, and not by a call of a helper.
+ * Since Linux 6.2; where can_cast() is false it must not be used.
+ */
+extern void *bpf_rdonly_cast(const void *address, u32 type) __ksym __weak;
+#define CAST(type, address) ((type *)bpf_rdonly_cast((const void *)(address), bpf_core_type_id_kernel(type)))
+
+static __always_inline bool can_cast(void)
+{
+	return bpf_rdonly_cast;
+}
+
+/* A field of the structure at a kernel address, by a load where that is possible. */
+#define LOAD(type, address, field)                                                   \
+	({                                                                           \
+		type *___at = (type *)(address);                                     \
+		can_cast() ? CAST(type, ___at)->field : BPF_CORE_READ(___at, field); \
+	})
+
+#endif
