@@ -202,6 +202,8 @@ struct walked {
 	u32 len; /* before the last component; with NO_PREFIX: not known */
 	u32 path_state, rules_state;
 	u64 hash[2];
+	u32 epoch; /* memory_time() before it */
+	u32 unused;
 };
 #define NO_PREFIX 0xffffffffu
 

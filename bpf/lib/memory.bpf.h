@@ -16,8 +16,12 @@
  * A file counts by its one name (i_nlink == 1): another name is another path to the same inode. Only what is allowed is
  * remembered: a denial, a question and whatever is unusual takes the long way.
  *
+ * Both counters have 32 bits, and whoever waits for 2^31 renames has the old count again: so an entry counts for
+ * three minutes at most, in which no machine makes as many.
+ *
  * It is a map by the inode's address, number and generation, and only of file systems that don't give the same two again to
- * another file. (Not inode storage: fmod_ret can't have it, and newer kernels trust no inode that is reached over a path.)
+ * another file. (btrfs does: a snapshot's files have those of the original. Not inode storage: fmod_ret can't have it, and
+ * newer kernels trust no inode that is reached over a path.)
  *
  * Two agents that use one file have a way each (by the agent's number); more take turns. A way is written by one program at
  * a time (version is odd meanwhile) and whoever reads it looks at the version before and after: x86-64 keeps the order of
@@ -32,7 +36,6 @@
 
 #define EXT4_MAGIC 0xef53
 #define XFS_MAGIC 0x58465342
-#define BTRFS_MAGIC 0x9123683e
 #define TMPFS_MAGIC 0x01021994
 #define F2FS_MAGIC 0xf2f52010
 
@@ -51,12 +54,24 @@ static __always_inline bool numbers_are_unique(struct inode *inode)
 	switch (inode->i_sb->s_magic) {
 	case EXT4_MAGIC:
 	case XFS_MAGIC:
-	case BTRFS_MAGIC:
 	case TMPFS_MAGIC:
 	case F2FS_MAGIC:
 		return true;
 	}
 	return false;
+}
+
+#define AGE_SHIFT 14 /* of jiffies: 16 s with 1,000 a second, 164 s with 100 */
+
+/*
+ * The time that an entry belongs to: it grows with each forgetting that user space asks for, and as time goes by. Both only
+ * grow, so their sum is never the same again once it was another.
+ */
+static __always_inline u32 memory_time(void)
+{
+	const struct agentd_control *c = control_get();
+
+	return (c ? *(volatile const u32 *)&c->memory_epoch : 0) + (u32)(bpf_jiffies64() >> AGE_SHIFT);
 }
 
 static const struct memory nothing_remembered;
@@ -121,9 +136,8 @@ static __always_inline bool way_fits(const struct memory_way *w, u32 agent, u32 
 				     const struct dentry *dentry)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct agentd_control *c = control_get();
 
-	return c && generation && w->agent == agent && w->generation == generation && w->epoch == c->memory_epoch &&
+	return generation && w->agent == agent && w->generation == generation && w->epoch == memory_time() &&
 	       ((w->dentry == (u64)dentry && w->parent == (u64)dentry->d_parent && w->name == name_id(dentry)) ||
 		OVERLOOKED(DENTRY)) &&
 	       w->ns == (u64)task->nsproxy->mnt_ns &&
@@ -186,18 +200,17 @@ static __always_inline bool way_open(struct memory_way *w, const struct agentd_t
 				     const struct dentry *dentry)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct agentd_control *c = control_get();
 	u32 version = *(volatile u32 *)&w->version;
 	u64 parent = (u64)dentry->d_parent, name = name_id(dentry), ns = (u64)task->nsproxy->mnt_ns;
 
-	if (!c || version & 1 || __sync_val_compare_and_swap(&w->version, version, version + 1) != version)
+	if (version & 1 || __sync_val_compare_and_swap(&w->version, version, version + 1) != version)
 		return false;
-	if (w->agent != tag->agent || w->generation != k->generation || w->epoch != c->memory_epoch ||
-	    w->mnt != k->mnt || w->dentry != (u64)dentry || w->parent != parent || w->name != name || w->ns != ns ||
+	if (w->agent != tag->agent || w->generation != k->generation || w->epoch != k->epoch || w->mnt != k->mnt ||
+	    w->dentry != (u64)dentry || w->parent != parent || w->name != name || w->ns != ns ||
 	    w->renames != k->renames || w->mounts != k->mounts) {
 		w->agent = tag->agent;
 		w->generation = k->generation;
-		w->epoch = c->memory_epoch;
+		w->epoch = k->epoch;
 		w->mnt = k->mnt;
 		w->dentry = (u64)dentry;
 		w->parent = parent;

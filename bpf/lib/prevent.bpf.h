@@ -47,6 +47,7 @@ static __always_inline void walked_begin(struct walked *k, u64 mnt)
 	if (constants.memory) {
 		k->renames = sequence(constants.rename_lock);
 		k->mounts = sequence(constants.mount_lock);
+		k->epoch = memory_time();
 	}
 }
 

@@ -32,6 +32,7 @@ static __always_inline bool folder_recalled(const struct agentd_tag *tag, struct
 	k->mnt = (u64)mnt;
 	k->renames = w->renames;
 	k->mounts = w->mounts;
+	k->epoch = w->epoch;
 	k->len = w->len - 1;
 	k->path_state = w->path_state;
 	k->rules_state = w->rules_state;
