@@ -10,8 +10,9 @@
  * `matches`. A rule about several variables matches when all of them were seen.
  *
  * Loops: 64 cgroups above one another; 32,768 pieces of 255 bytes of the environment; 512 rules.
- * Fails: whoever can't be told apart, or can't be marked, is killed before its first instruction. A program without a path
- * (a memfd's has one, `anon:`; one reached through another mount namespace has none) is no program that a rule names.
+ * Fails: whoever can't be told apart (a table or a buffer that is always there isn't), or can't be marked, is killed before its
+ * first instruction. A program without a path (a memfd's has one, `anon:`; one reached through another mount namespace has
+ * none) is no program that a rule names.
  * Trusted: the kernel's cgroup, bprm, credentials. The environment is what the one who starts the program says.
  */
 #include "lib/act.bpf.h"
@@ -110,8 +111,10 @@ __noinline int match_object(struct matching *m, u32 op)
 	if (!m)
 		return 0;
 	s = scratch_get(m->slot);
-	if (!s)
+	if (!s) {
+		m->failed = 1;
 		return 0;
+	}
 	v = &s->v[0];
 	path_verdict(v, m->slot, m->agent, op);
 	if (v->outcome == NO_RULE) {
@@ -121,7 +124,11 @@ __noinline int match_object(struct matching *m, u32 op)
 	if (v->toolop >= AGENTD_MATCHES)
 		return 0;
 	entry = match_entry(s, v->toolop);
-	if (!entry || !(entry->flags & AGENTD_MATCH_USED))
+	if (!entry) {
+		m->failed = 1;
+		return 0;
+	}
+	if (!(entry->flags & AGENTD_MATCH_USED))
 		return 0;
 	if (entry->flags & AGENTD_MATCH_VARIABLE)
 		m->have |= 1ull << (entry->bit & 63);
@@ -166,7 +173,11 @@ static long match_variables(u32 i, struct matching *m)
 	struct scratch *s = scratch_get(m->slot);
 	struct agentd_match *entry = s ? match_entry(s, i) : NULL;
 
-	if (!entry || !(entry->flags & AGENTD_MATCH_USED) || i >= m->best)
+	if (!entry) {
+		m->failed = 1;
+		return 1;
+	}
+	if (!(entry->flags & AGENTD_MATCH_USED) || i >= m->best)
 		return 1;
 	if (entry->variables && (m->have & entry->variables) == entry->variables)
 		m->best = i;
@@ -198,15 +209,15 @@ static __noinline void match_act(struct scratch *s, struct matching *m)
 	struct agentd_match *entry;
 	struct agentd_tag fresh = {}, *tag;
 
-	if (m->failed || !c) {
+	if (c && !m->failed && m->best == NO_RULE)
+		return;
+	entry = match_entry(s, m->best);
+	if (m->failed || !c || !entry) {
 		stat_add(AGENTD_STAT_UNMATCHED, 1);
 		bpf_send_signal(SIGKILL);
 		return;
 	}
-	if (m->best == NO_RULE)
-		return;
-	entry = match_entry(s, m->best);
-	if (!entry || entry->flags & AGENTD_MATCH_EXEMPT)
+	if (entry->flags & AGENTD_MATCH_EXEMPT)
 		return;
 	fresh.agent = entry->agent;
 	if (entry->flags & AGENTD_MATCH_REFUSE) {
