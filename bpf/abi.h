@@ -16,7 +16,7 @@ typedef unsigned long long agentd_u64;
 typedef long long agentd_s64;
 typedef int agentd_s32;
 
-#define AGENTD_ABI_VERSION 7
+#define AGENTD_ABI_VERSION 8
 
 enum agentd_op {
 	AGENTD_OP_EXEC = 0,
@@ -280,6 +280,7 @@ struct agentd_tag {
 #define AGENTD_TAG_SIGNALED_WORKLOAD 512u /* the same, to one of another workload */
 #define AGENTD_TAG_LOOKED_AT 1024u /* stopped until user space has looked at a file that it has mapped */
 #define AGENTD_TAG_SIGNALED_AGENTD 2048u /* has sent one to agentd */
+#define AGENTD_TAG_ASKED 4096u /* stopped until the labels of its container are known */
 
 /* What the daemon and the programs tell each other; one entry, mapped. */
 struct agentd_control {
@@ -323,6 +324,15 @@ struct agentd_match {
 #define AGENTD_MATCH_EXEMPT 2u /* no agent, whatever matches behind it */
 #define AGENTD_MATCH_REFUSE 4u /* may not run */
 #define AGENTD_MATCH_VARIABLE 8u
+#define AGENTD_MATCH_LABEL 16u /* a container's labels decide */
+
+/* What the labels of the container say whose processes are in a cgroup, by the cgroup's id. */
+#define AGENTD_CONTAINERS 16384
+#define AGENTD_NO_MATCH 0xffffffffu
+struct agentd_container {
+	agentd_u32 generation; /* of the rules; under another one it has to be asked again */
+	agentd_u32 rule; /* the first one about labels that matches; AGENTD_NO_MATCH: none does */
+};
 
 /* What the tagging iterator is asked to do, and how many tasks it marked (.data.request of the object). */
 struct agentd_tag_request {
@@ -399,6 +409,7 @@ enum agentd_event_type {
 	AGENTD_EVENT_MAPPED = 10, /* a file with code that nobody has looked at: stopped until somebody has */
 	AGENTD_EVENT_MATCHED = 11, /* a program began a workload; `reason` is the number of the rule that it matches */
 	AGENTD_EVENT_UNMATCHED = 12, /* it may not run, by that rule, and was killed */
+	AGENTD_EVENT_ASKED = 13, /* it is in a container whose labels decide: stopped until somebody has read them */
 };
 
 enum agentd_end {

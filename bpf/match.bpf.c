@@ -9,6 +9,11 @@
  * and each NAME=value of the environment (write). The smallest number of all decides; what it means stands in the map
  * `matches`. A rule about several variables matches when all of them were seen.
  *
+ * Whether a container's labels match no program here can know: its engine does, and user space asks it. `delete` is asked
+ * with the cgroup's path, whether that is a container's at all; what was found out stands in `containers`. Where nothing
+ * stands yet the program gets the mark of `(match)` itself, by which it may do nothing, and is stopped; user space gives
+ * it its own mark, or none, and lets it go (agentd/daemon/labels.py). With nobody there it stays so.
+ *
  * Loops: 64 cgroups above one another; 32,768 pieces of 255 bytes of the environment; 512 rules.
  * Fails: whoever can't be told apart (a table or a buffer that is always there isn't), or can't be marked, is killed before its
  * first instruction. A program without a path (a memfd's has one, `anon:`; one reached through another mount namespace has
@@ -17,7 +22,7 @@
  */
 #include "lib/act.bpf.h"
 
-#define NO_RULE 0xffffffffu
+#define NO_RULE AGENTD_NO_MATCH
 #define ENV_PIECES 32768
 #define ENV_PIECE 256
 
@@ -91,7 +96,7 @@ struct matching {
 	u32 best; /* the smallest number of a rule that matches */
 	u32 tail; /* what comes next is the rest of a variable that is too long */
 	u32 failed;
-	u32 unused;
+	u32 label; /* the first rule about labels, if this is a container */
 };
 
 static __always_inline struct agentd_match *match_entry(struct scratch *s, u32 number)
@@ -132,6 +137,8 @@ __noinline int match_object(struct matching *m, u32 op)
 		return 0;
 	if (entry->flags & AGENTD_MATCH_VARIABLE)
 		m->have |= 1ull << (entry->bit & 63);
+	else if (entry->flags & AGENTD_MATCH_LABEL)
+		m->label = v->toolop;
 	else if (v->toolop < m->best)
 		m->best = v->toolop;
 	return 0;
@@ -202,6 +209,42 @@ static __always_inline void tell_matched(u32 type, const struct agentd_tag *tag,
 	bpf_ringbuf_submit(e, 0);
 }
 
+/* Is it known what the labels of the container say? If not, the program waits until somebody has read them. */
+static __noinline bool labels_known(struct scratch *s, struct matching *m)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct agentd_container *known;
+	struct agentd_tag fresh = {}, *tag;
+	struct agentd_control *c = control_get();
+	u64 id = KREAD(task, cgroups, dfl_cgrp, kn, id);
+
+	known = bpf_map_lookup_elem(&containers, &id);
+	if (known && known->generation == s->v[0].generation) {
+		if (known->rule < m->best)
+			m->best = known->rule;
+		return true;
+	}
+	fresh.agent = m->agent;
+	fresh.flags = AGENTD_TAG_ASKED;
+	if (c)
+		fresh.workload = AGENTD_MATCHED | (__sync_fetch_and_add(&c->next_matched, 1) & (AGENTD_MATCHED - 1));
+	tag = mark(task, &fresh);
+	if (!tag) {
+		m->failed = 1;
+		return true;
+	}
+	if (tag->workload != fresh.workload) /* `agentd tag` was quicker */
+		return false;
+	stat_add(AGENTD_STAT_FORKS, 1);
+	if (bpf_send_signal(SIGSTOP)) {
+		m->failed = 1;
+		return true;
+	}
+	tell_matched(AGENTD_EVENT_ASKED, &fresh, m->label,
+		     s->v[0].generation); /* then: a SIGCONT takes the SIGSTOP back */
+	return false;
+}
+
 /* A frame of its own: while a path is resolved, none of it is on the stack. */
 static __noinline void match_act(struct scratch *s, struct matching *m)
 {
@@ -251,7 +294,7 @@ static __noinline bool sees_host(void)
 static __noinline void match_program(struct linux_binprm *bprm, u32 match)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct matching m = { .agent = match - 1, .best = NO_RULE };
+	struct matching m = { .agent = match - 1, .best = NO_RULE, .label = NO_RULE };
 	struct agentd_control *c = control_get(); /* once: Linux 6.1 wants each look-up checked */
 	struct scratch *s;
 
@@ -262,10 +305,12 @@ static __noinline void match_program(struct linux_binprm *bprm, u32 match)
 		bpf_send_signal(SIGKILL);
 		return;
 	}
-	if (cgroup_path(s, task))
+	if (cgroup_path(s, task)) {
 		match_object(&m, AGENTD_OP_READ);
-	else
+		match_object(&m, AGENTD_OP_DELETE);
+	} else {
 		m.failed = 1;
+	}
 	if (path_of_file(m.slot, KREAD(bprm, file))) {
 		match_object(&m, AGENTD_OP_EXEC);
 		if (sees_host())
@@ -281,7 +326,8 @@ static __noinline void match_program(struct linux_binprm *bprm, u32 match)
 			m.failed = 1;
 		bpf_loop(AGENTD_MATCHES, match_variables, &m, 0);
 	}
-	match_act(s, &m);
+	if (m.failed || m.label >= m.best || labels_known(s, &m))
+		match_act(s, &m);
 	scratch_give(m.slot);
 }
 

@@ -175,6 +175,7 @@ int tag_task(struct bpf_iter__task *ctx)
 	if (tag) { /* from another workload: moves over */
 		tag->agent = tag_request.agent;
 		tag->workload = tag_request.workload;
+		tag->flags &= ~AGENTD_TAG_ASKED;
 	} else {
 		fresh.agent = tag_request.agent;
 		fresh.workload = tag_request.workload;

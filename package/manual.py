@@ -30,6 +30,8 @@ ABOUT: Final = {
     "keep_mib, sinks.",
     "notify": "A list of sinks told about approvals: command, webhook or journald; events, secret_file.",
     "pending_per_agent": "Operations of one agent that may wait for an answer; more are denied. Default: 1000.",
+    "container_engines": "Who is asked for the labels of containers: sockets of Docker and Podman, and the folder of "
+    "containerd's tasks. Default: where these packages have them.",
     "overlay": "Where rules go that people approve for good. Default: overlay.yaml beside the folder of the log.",
 }
 FILES: Final = (

@@ -28,6 +28,7 @@ from agentd.policy.layers import Document, JoinedProblems, Part, read_parts
 from agentd.policy.problem import PolicyError
 from agentd.policy.reader import Reader
 from agentd.policy.source import Mapping, Node, Scalar
+from agentd.workloads.containers import ENGINES
 
 DEFAULT_FILE: Final = Path("/etc/agentd/agentd.yaml")
 KEYS: Final = (
@@ -49,6 +50,7 @@ KEYS: Final = (
     "overlay",
     "probe_seconds",
     "console",
+    "container_engines",
 )
 NUMBERS: Final = {
     "metrics_port": (0, 65535),
@@ -77,8 +79,9 @@ class Config:
     /etc/resolv.conf; audit: how the log is signed and kept, and where else it goes (evidence.py); notify: who is told
     about approvals; pending_per_agent: operations of one agent that wait at most (more are denied); probe_seconds:
     between two rounds of doctor's probes, of which the first is made at the start; 0: only `agentd doctor` makes them;
-    console: the page for people; None: there is none; file: where it was read from; None: the default place;
-    told: what `notify:` says, to see whether it changes.
+    console: the page for people; None: there is none; container_engines: who is asked for the labels of containers,
+    sockets and folders as containerd's (workloads/containers.py); file: where it was read from; None: the default
+    place; told: what `notify:` says, to see whether it changes.
     """
 
     environment: str = ""
@@ -99,6 +102,7 @@ class Config:
     overlay: Path | None = None
     probe_seconds: int = 300
     console: ConsoleSettings | None = None
+    container_engines: tuple[Path, ...] = ENGINES
     file: Path | None = None
     told: object = None
 
@@ -179,6 +183,7 @@ def _defaults() -> Sequence[tuple[str, object]]:
         "keep_mib": limits.keep_bytes,
     }
     named = {"on_stop": "keep", "overlay": "overlay.yaml beside the folder of audit_dir", "notify": []}
+    named |= {"container_engines": [str(path) for path in made.container_engines]}
     named |= {"resolvers": "those of /etc/resolv.conf", "console": "off"}
     found: list[tuple[str, object]] = []
     for key in KEYS:
@@ -312,6 +317,8 @@ def _value(name: str, reader: Reader) -> object:
         return read_sinks(reader)
     if name == "console":
         return console.read(reader)
+    if name == "container_engines":
+        return _places(reader)
     if name in NUMBERS:
         return _number(name, reader)
     text = reader.text()
@@ -325,6 +332,15 @@ def _value(name: str, reader: Reader) -> object:
         return None
     kind = next(item.type for item in fields(Config) if item.name == name)
     return Path(text) if kind in ("Path", "Path | None") else text
+
+
+def _places(reader: Reader) -> tuple[Path, ...] | None:
+    items = reader.items("write a list of sockets and folders")
+    texts = [(item, item.text()) for item in items or ()]
+    for item, text in texts:
+        if text is not None and not text.startswith("/"):
+            item.error("not an absolute path", "start it with /")
+    return None if items is None else tuple(Path(text) for _, text in texts if text is not None)
 
 
 def _number(name: str, reader: Reader) -> int | None:

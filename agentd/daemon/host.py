@@ -214,7 +214,7 @@ def _release(folder: Path) -> None:
     if (folder / "tasks").exists():
         for line in loader.pinned_tasks(folder):
             started = ticks(line.start_time)
-            if line.hold_id:  # released, a SIGCONT would be a yes that nobody gave
+            if line.hold_id or line.flags & abi.TAG_ASKED:  # released, a SIGCONT would be a yes that nobody gave
                 signals.send(line.pid, started, signal.SIGKILL, start_ticks)
             elif line.flags & abi.TAG_LOOKED_AT:
                 signals.send(line.pid, started, signal.SIGCONT, start_ticks)

@@ -17,6 +17,7 @@ from agentd.daemon import host
 from agentd.daemon.config import LIVE, Config, check_policy_exists, read_config
 from agentd.daemon.console.serve import console_socket, serving
 from agentd.daemon.console.settings import read_tokens
+from agentd.daemon.labels import Labels
 from agentd.daemon.loop import EngineLoop
 from agentd.daemon.notify import notify, reloading
 from agentd.daemon.peers import approvers
@@ -87,6 +88,8 @@ class _Service:
         self._stopping = asyncio.Event()
         self._server: Server | None = None
         self._rounds = 0
+        self._labels = Labels(engine, config.container_engines, lambda: tag_running(engine, self._labels.of))
+        engine.recognisers.on_asked = self._labels.asked
 
     async def run(self, bound: socket.socket, page: socket.socket | None) -> int:
         loop = EngineLoop(self._engine, self._progress)
@@ -107,7 +110,9 @@ class _Service:
         try:
             await stack.enter_async_context(serving(self._engine, self._config.console, page))
             loop.start()
-            tag_all_running(self._engine)
+            self._labels.find_waiting()
+            await self._labels.prime()
+            tag_all_running(self._engine, self._labels.of)
             self._engine.tick()
             notify("READY=1", f"STATUS=policy {self._config.policy}")
             gc.freeze()  # what a start made stays, and is not looked at again
@@ -128,6 +133,7 @@ class _Service:
             notify("STOPPING=1")
             await stack.aclose()
             await loop.stop()
+            await self._labels.stop(release=self._config.release_on_stop)
             await server.stop()
             await dispatcher.stop()
 
@@ -147,7 +153,7 @@ class _Service:
             if self._server is not None:
                 self._server.overlay = self._config.overlay_file
             self._engine.takeover.judge_again("the policy was loaded again, and judges this anew")
-            tag_all_running(self._engine)
+            tag_all_running(self._engine, self._labels.of)
         except AgentdError as error:
             self._engine.policy_rejected(error)
             raise
@@ -169,7 +175,8 @@ class _Service:
         notify("WATCHDOG=1")
         self._rounds += 1
         if self._rounds % SWEEP_ROUNDS == 0:
-            tag_running(self._engine)
+            self._labels.find_waiting()
+            tag_running(self._engine, self._labels.of)
 
 
 def _read_policy(config: Config, overlay: Overlay | None = None) -> Compiled:

@@ -146,6 +146,7 @@ class Engine:
             abi.EVENT_ENDED: self._ended,
             abi.EVENT_MATCHED: self.recognisers.matched,
             abi.EVENT_UNMATCHED: self.recognisers.unmatched,
+            abi.EVENT_ASKED: self.recognisers.asked,
         }
         metrics.read_verdicts(lambda: capacity.verdict_times(loaded.stats.read()))
         metrics.read_programs(loaded.programs, loaded.program_seconds, loaded.skipped)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +22,7 @@ from agentd.engine.records import Names, note
 from agentd.errors import AgentdError
 from agentd.kernel import abi, features
 from agentd.kernel.loader import LoadedObject
-from agentd.kernel.matches import Meaning, write_matches
+from agentd.kernel.matches import Meaning, write_container, write_matches
 from agentd.kernel.ring import KernelEvent
 from agentd.kernel.tables import PolicyTables, Prepared
 from agentd.model import Mode, Point
@@ -34,6 +34,7 @@ from agentd.workloads import processes
 
 KEPT: Final = 16  # generations whose rules are known: an event may be older than the rules of now
 MAX_WORDS: Final = 64 << 20
+WAITS: Final = "waits until the labels of its container are known"
 UNKNOWN: Final = "match, by a policy before this one"
 
 
@@ -62,6 +63,9 @@ class Recognisers:
         slices: bool,
     ) -> None:
         self.rules: tuple[Recognition, ...] = ()
+        self.on_asked: Callable[[int, int, int], None] | None = (
+            None  # pid, start in ticks, workload; see daemon/labels.py
+        )
         self._loaded = loaded
         self._tables = tables
         self._workloads = workloads
@@ -69,6 +73,7 @@ class Recognisers:
         self._look = look
         self._uid_of = uid_of
         self._slices = slices
+        self._generation = 0
         self._known: OrderedDict[int, tuple[Recognition, ...]] = OrderedDict()
 
     @contextlib.contextmanager
@@ -120,10 +125,13 @@ class Recognisers:
                 flags |= abi.MATCH_EXEMPT
             elif rule.refuse or rule.agent in weak:
                 flags |= abi.MATCH_REFUSE
+            if rule.labels:
+                flags |= abi.MATCH_LABEL
             meanings.append(Meaning(slots.get(rule.agent, 0), flags, recognise.needs(rule, variables)))
         meanings += [Meaning(0, abi.MATCH_USED | abi.MATCH_VARIABLE, bit=bit) for bit in variables.values()]
         write_matches(self._loaded, ready.prepared.target, meanings)
         installed = self._tables.flip(ready.prepared)
+        self._generation = installed.generation
         self._known[installed.generation] = ready.rules
         while len(self._known) > KEPT:
             self._known.popitem(last=False)
@@ -154,6 +162,23 @@ class Recognisers:
         """A program was not let run."""
         rule = self.rule(event.reason, event.generation)
         self._record(note("denied", f"process {event.pid} may not run and was killed: {rule}"))
+
+    @property
+    def labelled(self) -> bool:
+        """Is a rule about labels of containers?"""
+        return any(rule.labels for rule in self.rules)
+
+    def asked(self, event: KernelEvent, agent: str, names: Names) -> None:
+        """A program waits until the labels of its container are known."""
+        self._workloads.begun(event.workload, NAME, WAITS)
+        if self.on_asked:
+            self.on_asked(event.pid, processes.ticks(event.start_time), event.workload)
+
+    def learn(self, cgroup: int, labels: Mapping[str, str]) -> None:
+        """The labels of the container whose processes are in a cgroup, for the programs that begin there later."""
+        if self.labelled:
+            numbers = [number for number, rule in enumerate(self.rules) if recognise.says(labels, rule)]
+            write_container(self._loaded, cgroup, self._generation, min(numbers, default=abi.NO_MATCH))
 
     def rule(self, number: int, generation: int) -> str:
         """What a rule said, in words, whose number an event has."""

@@ -10,7 +10,7 @@ from typing import Final
 
 from agentd.model import Op
 
-ABI_VERSION: Final = 7
+ABI_VERSION: Final = 8
 MAX_AGENTS: Final = 256
 HITS: Final = 16384
 CHECK_PATH: Final = 256
@@ -35,11 +35,15 @@ MATCH_USED: Final = 1
 MATCH_EXEMPT: Final = 2
 MATCH_REFUSE: Final = 4
 MATCH_VARIABLE: Final = 8
+MATCH_LABEL: Final = 16
+CONTAINERS: Final = 16384
+NO_MATCH: Final = 0xFFFFFFFF
 
 TAG_ROOT_EXEC: Final = 1
 TAG_HELD: Final = 4
 TAG_NOTIFIED: Final = 128
 TAG_LOOKED_AT: Final = 1024
+TAG_ASKED: Final = 4096
 
 EVENT_VIOLATION: Final = 1
 EVENT_HOLD: Final = 2
@@ -53,6 +57,7 @@ EVENT_ENDED: Final = 9
 EVENT_MAPPED: Final = 10
 EVENT_MATCHED: Final = 11
 EVENT_UNMATCHED: Final = 12
+EVENT_ASKED: Final = 13
 
 END_DOOMED: Final = 1
 END_RAN: Final = 2
@@ -196,6 +201,15 @@ class Match(ctypes.Structure):
         ("variables", c_uint64),
         ("bit", c_uint32),
         ("reserved", c_uint32),
+    ]
+
+
+class Container(ctypes.Structure):
+    """struct agentd_container."""
+
+    _fields_ = [
+        ("generation", c_uint32),
+        ("rule", c_uint32),
     ]
 
 
@@ -405,6 +419,7 @@ STRUCTURES: Final = {
     "agentd_tag": Tag,
     "agentd_control": Control,
     "agentd_match": Match,
+    "agentd_container": Container,
     "agentd_constants": Constants,
     "agentd_tag_request": TagRequest,
     "agentd_task_line": TaskLine,

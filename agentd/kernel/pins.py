@@ -31,6 +31,7 @@ PINNED_MAPS: Final = (
     "doomed",
     "foreign",
     "matches",
+    "containers",
     "resolvers",
     "asked",
     "names",

@@ -34,16 +34,19 @@ class Language(enum.Enum):
 
 
 class MatchKind(enum.Enum):
+    """By what a process is recognised; the word of a policy."""
+
     SYSTEMD_UNIT = "systemd_unit"  # a glob over the unit's name
     CGROUP = "cgroup"  # a glob over the path below the cgroup root
     EXE = "exe"  # a glob over the resolved path of the executable
     USER = "user"  # a user name, or a uid in decimal
     ENV = "env"  # variables of the environment at exec; all of them
+    LABEL = "label"  # labels of its container, as the engine that made it has them; all of them
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One way to recognise the processes of an agent. `env` is only for MatchKind.ENV."""
+    """One way to recognise the processes of an agent. `env` is for MatchKind.ENV and LABEL."""
 
     kind: MatchKind
     text: str

@@ -174,8 +174,8 @@ def _match(reader: Reader) -> tuple[Match, ...]:
 
 
 def _match_value(kind: MatchKind, value: Reader) -> Match | None:
-    if kind is MatchKind.ENV:
-        return _match_env(value)
+    if kind in (MatchKind.ENV, MatchKind.LABEL):
+        return _match_pairs(kind, value)
     if kind is MatchKind.USER and isinstance(value.node, Scalar) and type(value.node.value) is int:
         uid = value.node.value
         if 0 <= uid < 2**32 - 1:
@@ -196,19 +196,20 @@ def _match_value(kind: MatchKind, value: Reader) -> Match | None:
     return Match(kind, text)
 
 
-def _match_env(value: Reader) -> Match | None:
+def _match_pairs(kind: MatchKind, value: Reader) -> Match | None:
     pairs: list[tuple[str, str]] = []
-    names = value.names("the name of a variable")
+    what = "variable" if kind is MatchKind.ENV else "label"
+    names = value.names(f"the name of a {what}")
     for name, setting in names:
-        if not _ENV_NAME.fullmatch(name):
+        if kind is MatchKind.ENV and not _ENV_NAME.fullmatch(name):
             setting.error(f"{shown(name)} can't be the name of a variable")
             continue
         text = setting.text()
         if text is not None:
             pairs.append((name, text))
     if value.is_empty:
-        value.error("no variable is named", "write {env: {NAME: value}}")
-    return Match(MatchKind.ENV, "", tuple(pairs)) if pairs else None
+        value.error(f"no {what} is named", f"write {{{kind.value}: {{NAME: value}}}}")
+    return Match(kind, "", tuple(pairs)) if pairs else None
 
 
 # -- rules

@@ -5,13 +5,15 @@ agent NAME; what runs elsewhere below `agents.slice` may not run.
 
 For the kernel the rules are the tables of an agent of their own, `(match)`, whose operations are the questions: read is
 asked with the path of the cgroup, exec with that of the program, create with the same where the host's own mounts are
-seen, ptrace with `uid:N`, write with `NAME=value`. The number of the (tool, operation) in the answer is the rule's
+seen, ptrace with `uid:N`, write with `NAME=value`, and delete with the cgroup's path again: is it a container's, whose
+labels decide? The number of the (tool, operation) in the answer is the rule's
 (bpf/match.bpf.c).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -37,9 +39,20 @@ EXECUTORS: Final = tuple(
 )
 
 
+# The cgroups that engines give to containers: Docker and Podman under systemd and not, a unit of Podman's that is
+# split, containerd for Kubernetes, nerdctl. ID: 64 hexadecimal digits.
+CONTAINERS: Final = (
+    *("docker-ID.scope", "libpod-ID.scope", "libpod-ID", "libpod-payload-ID"),
+    *("cri-containerd-ID.scope", "nerdctl-ID.scope", "ID"),
+)
+_CONTAINER: Final = re.compile("|".join(f"({re.escape(name).replace('ID', '([0-9a-f]{64})')})" for name in CONTAINERS))
+
+
 @dataclass(frozen=True, slots=True)
 class Recognition:
-    """One rule. agent: "" where it is about none. Any of the kinds suffices, but of `variables` all are needed."""
+    """One rule. agent: "" where it is about none. Any of the kinds suffices, but of `variables` and `labels` all are
+    needed.
+    """
 
     agent: str
     why: str
@@ -48,6 +61,7 @@ class Recognition:
     programs: tuple[str, ...] = ()
     uid: int | None = None
     variables: tuple[bytes, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
     refuse: bool = False
 
     @property
@@ -56,15 +70,20 @@ class Recognition:
         return not self.agent and not self.refuse
 
 
+# Whether a rule about labels decides is not known: nobody has said yet what the container's are.
+UNTOLD: Final = Recognition("", "a container whose labels are not known")
+
+
 @dataclass(frozen=True, slots=True)
 class Looks:
-    """What is known of a process. None: could not be read."""
+    """What is known of a process. None: could not be read; of labels: it is in a container, and they are not known."""
 
     cgroup: bytes | None
     program: bytes | None
     uid: int
     environment: Callable[[], Iterable[bytes]]
     hosts_own: Callable[[], bool]  # is the program the file that the host has under this name?
+    labels: Callable[[], Mapping[str, str] | None] = dict  # those of its container; empty: it is in none
 
 
 def recognitions(
@@ -113,6 +132,8 @@ def _recognition(agent: str, match: Match, uid_of: Callable[[str], int | None]) 
         return Recognition(agent, why, programs=(match.text,))
     if match.kind is MatchKind.USER:
         return Recognition(agent, why, uid=int(match.text) if match.text.isdigit() else uid_of(match.text))
+    if match.kind is MatchKind.LABEL:
+        return Recognition(agent, why, labels=match.env)
     variables = tuple(f"{name}={value}".encode("utf-8", "surrogateescape") for name, value in match.env)
     return Recognition(agent, why, variables=variables)
 
@@ -137,11 +158,40 @@ def variables_of(rules: Iterable[Recognition]) -> tuple[bytes, ...]:
 
 
 def first(rules: Iterable[Recognition], looks: Looks) -> Recognition | None:
-    """The rule that decides about a process; None: no rule matches. What the kernel decides at an exec."""
+    """The rule that decides about a process; None: no rule matches; UNTOLD. What the kernel decides at an exec."""
     for rule in rules:
-        if _matches(rule, looks):
+        if rule.labels:
+            labels = looks.labels()
+            if labels is None:
+                return UNTOLD
+            if says(labels, rule):
+                return rule
+        elif _matches(rule, looks):
             return rule
     return None
+
+
+def says(labels: Mapping[str, str], rule: Recognition) -> bool:
+    """Are all labels that a rule is about among these?"""
+    return bool(rule.labels) and all(labels.get(name) == value for name, value in rule.labels)
+
+
+def container(cgroup: bytes) -> tuple[str, str] | None:
+    """(The id of the container whose processes are in a cgroup, the path of its own cgroup); None: of none. Of
+    containers inside of a container the outermost: who made the others is one of its processes.
+    """
+    path = ""
+    for part in cgroup.decode("utf-8", "surrogateescape").split("/")[1:]:
+        path += f"/{part}"
+        if found := _CONTAINER.fullmatch(part):
+            return next(group for group in found.groups()[1::2] if group), path
+    return None
+
+
+def container_globs() -> tuple[str, ...]:
+    """The cgroups for which container() finds one."""
+    names = [f"/**/{name.replace('ID', '[0-9a-f]' * 64)}" for name in CONTAINERS]
+    return tuple(glob for name in names for glob in (name, f"{name}/**"))
 
 
 def _matches(rule: Recognition, looks: Looks) -> bool:
@@ -174,6 +224,8 @@ def agent_of(rules: tuple[Recognition, ...], donor: ResolvedAgent) -> ResolvedAg
         ask(number, Op.READ, rule.cgroups)
         ask(number, Op.EXEC, rule.programs)
         ask(number, Op.CREATE, rule.executors)
+        if rule.labels and not any(before.labels for before in rules[:number]):
+            ask(number, Op.DELETE, container_globs())
         ask(number, Op.PTRACE, () if rule.uid is None else (f"uid:{rule.uid}",))
     for number, variable in enumerate(variables, len(rules)):
         toolops.append((NAME, str(number)))

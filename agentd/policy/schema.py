@@ -100,6 +100,13 @@ _MATCH_VALUES: Final[dict[MatchKind, dict[str, Any]]] = {
         "propertyNames": {"pattern": "^[^=]+$"},
         "additionalProperties": {"type": "string", "minLength": 1},
     },
+    MatchKind.LABEL: {
+        "type": "object",
+        "description": "Labels of the container, all of them.",
+        "minProperties": 1,
+        "propertyNames": {"minLength": 1},
+        "additionalProperties": {"type": "string", "minLength": 1},
+    },
 }
 
 _MATCH: Final = {

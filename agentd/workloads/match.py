@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -14,18 +14,29 @@ import psutil
 from agentd.policy.recognise import Looks, Recognition, first
 from agentd.workloads.processes import cgroup_path, exe_path
 
+LabelsOf = Callable[[bytes | None], Mapping[str, str] | None]  # of the container of a cgroup; see Looks
 
-def find_roots(rules: Sequence[Recognition], skip: Collection[int]) -> Iterator[tuple[int, Recognition]]:
+
+def unlabelled(cgroup: bytes | None) -> Mapping[str, str] | None:
+    """Where no rule is about labels."""
+    return {}
+
+
+def find_roots(
+    rules: Sequence[Recognition], skip: Collection[int], labels: LabelsOf = unlabelled
+) -> Iterator[tuple[int, Recognition]]:
     """(pid, rule) of each process that a rule recognises. skip: processes that are known."""
     if not rules:
         return
     for pid in psutil.pids():
-        if pid not in skip and (rule := recognise(rules, pid)) is not None:
+        if pid not in skip and (rule := recognise(rules, pid, labels)) is not None:
             yield pid, rule
 
 
-def recognise(rules: Sequence[Recognition], pid: int) -> Recognition | None:
-    """The rule by which a process is an agent, or may not run; None: neither, or it is gone, or the kernel's."""
+def recognise(rules: Sequence[Recognition], pid: int, labels: LabelsOf = unlabelled) -> Recognition | None:
+    """The rule by which a process is an agent, or may not run; None: neither, or not known yet, or it is gone, or the
+    kernel's.
+    """
     exe = exe_path(pid)
     if exe is None:
         return None
@@ -33,7 +44,9 @@ def recognise(rules: Sequence[Recognition], pid: int) -> Recognition | None:
         uid = psutil.Process(pid).uids().real
     except psutil.Error:
         return None
-    rule = first(rules, Looks(cgroup_path(pid), exe, uid, lambda: _environment(pid), lambda: _hosts_own(pid, exe)))
+    cgroup = cgroup_path(pid)
+    seen = Looks(cgroup, exe, uid, lambda: _environment(pid), lambda: _hosts_own(pid, exe), lambda: labels(cgroup))
+    rule = first(rules, seen)
     return None if rule is None or rule.exempt else rule
 
 

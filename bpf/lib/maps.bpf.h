@@ -22,6 +22,8 @@
  * foreign  files that a workload has open from before its mark and that its policy doesn't allow (lib/foreign.bpf.h). Full:
  *          user space starts no such workload, and ends one that runs (engine/descriptors.py).
  * matches  what the rules of `match:` mean, two sets of 512, mapped. User space refuses a policy with more.
+ * containers
+ *          what labels say, by the id of the cgroup. Full: user space empties it, and each is asked again.
  * resolvers
  *          the servers whose answers are believed, by address and port. User space refuses more than 64.
  * asked    what a socket of a workload has asked a resolver, in socket storage: freed with the socket, can't evict. No
@@ -138,6 +140,13 @@ struct matches_map {
 	__type(key, u32);
 	__type(value, struct agentd_match);
 };
+struct containers_map {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, AGENTD_CONTAINERS);
+	__type(key, u64); /* the id of a cgroup, which is given once */
+	__type(value, struct agentd_container);
+};
 struct resolvers_map {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 64);
@@ -203,6 +212,7 @@ struct answers_map answers SEC(".maps");
 struct doomed_map doomed SEC(".maps");
 struct foreign_map foreign SEC(".maps");
 struct matches_map matches SEC(".maps");
+struct containers_map containers SEC(".maps");
 struct resolvers_map resolvers SEC(".maps");
 struct asked_map asked SEC(".maps");
 struct names_map names SEC(".maps");

@@ -97,10 +97,14 @@ CONSTANTS: Final[Mapping[str, int]] = {
     "AGENTD_MATCH_EXEMPT": abi.MATCH_EXEMPT,
     "AGENTD_MATCH_REFUSE": abi.MATCH_REFUSE,
     "AGENTD_MATCH_VARIABLE": abi.MATCH_VARIABLE,
+    "AGENTD_MATCH_LABEL": abi.MATCH_LABEL,
+    "AGENTD_CONTAINERS": abi.CONTAINERS,
+    "AGENTD_NO_MATCH": abi.NO_MATCH,
     "AGENTD_TAG_ROOT_EXEC": abi.TAG_ROOT_EXEC,
     "AGENTD_TAG_HELD": abi.TAG_HELD,
     "AGENTD_TAG_NOTIFIED": abi.TAG_NOTIFIED,
     "AGENTD_TAG_LOOKED_AT": abi.TAG_LOOKED_AT,
+    "AGENTD_TAG_ASKED": abi.TAG_ASKED,
 } | {f"AGENTD_EVENT_{name}": value for name, value in vars(abi).items() if name.startswith("FLAG_")}
 
 # Constants that only the kernel's side uses.

@@ -11,7 +11,7 @@ import pytest
 from agentd.errors import AgentdError
 from agentd.model import Op
 from agentd.policy import recognise, resolve
-from agentd.policy.recognise import Looks, Recognition
+from agentd.policy.recognise import UNTOLD, Looks, Recognition
 from agentd.policy.resolved import ResolvedPolicy
 from agentd.policy.tables import AgentTables, build
 from agentd.policy.walk import lookup
@@ -137,6 +137,47 @@ def test_agentd_and_the_hosts_systemd_are_nobody_but_a_containers_is_somebody() 
         own, foreign = (recognise.first(rules(), looks(place, executor, 0, (), known)) for known in (True, False))
         assert own is not None and own.exempt
         assert foreign is not None and foreign.agent == "my-bot"
+
+
+LABELLED = b"""
+version: 1
+agents:
+  bot: {match: [{exe: /opt/agent}, {label: {a: b, "c.d/e": "*"}}, {label: {x: y}}]}
+  last: {match: [{user: 1007}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "labels", "rule"),
+    [
+        ("/opt/agent", None, 1),
+        ("/bin/true", None, "untold"),
+        ("/bin/true", {}, 4),
+        ("/bin/true", {"a": "b"}, 4),
+        ("/bin/true", {"a": "b", "c.d/e": "f"}, 4),
+        ("/bin/true", {"a": "b", "c.d/e": "*", "f": "g"}, 2),
+        ("/bin/true", {"a": "b", "x": "y"}, 3),
+    ],
+)
+def test_labels_decide_when_they_are_known_and_no_rule_before_them_does(
+    program: str, labels: dict[str, str] | None, rule: int | str
+) -> None:
+    """All labels of a rule are needed, word for word; while they are not known nothing behind the rule decides."""
+    found = recognise.recognitions(resolve.load_text(LABELLED, "p.yaml", workspace="/w"), USERS.get, slices=False)
+    seen = Looks(b"/x", program.encode(), 1007, tuple, lambda: True, lambda: labels)
+    assert recognise.first(found, seen) == (UNTOLD if rule == "untold" else found[int(rule)])
+
+
+def test_the_kernel_asks_about_containers_and_nothing_else() -> None:
+    """The tables name the first rule about labels for a container's cgroup, and none for another."""
+    policy = resolve.load_text(LABELLED, "p.yaml", workspace="/w")
+    found = recognise.recognitions(policy, USERS.get, slices=False)
+    tables = build(recognise.agent_of(found, next(iter(policy.agents.values()))), max_words=1 << 22)
+    id_ = "0a" * 32
+    assert lookup(tables, Op.DELETE, b"/system.slice/docker-%s.scope/x" % id_.encode()).toolop == 2
+    for other in (b"/system.slice/cron.service", b"/libpod-conmon-%s.scope" % id_.encode(), b"/"):
+        assert lookup(tables, Op.DELETE, other).toolop >= len(found)
+        assert lookup(tables, Op.READ, other).toolop >= len(found)
 
 
 @pytest.mark.parametrize(
