@@ -31,6 +31,7 @@ from agentd.workloads import modules
 from agentd.workloads.modules import Module
 from agentd.workloads.processes import start_ticks, ticks
 
+UNKNOWN: Final = "code that nobody has looked at yet"
 MANY: Final = 100  # processes, whose mappings aren't read each second
 ROUNDS: Final = 60  # with more of them, of tick(), until they are
 
@@ -206,7 +207,7 @@ class LibraryCalls:
             assert self._probes is not None
             seen = self._probes.seen.get(module.key)
             if seen is None:
-                unseen.append({"file": module.path, "has": "code that nobody has looked at yet"})
+                unseen.append({"file": module.path, "has": modules.narrow(module) or UNKNOWN})
                 continue
             if seen.unseen:
                 unseen.append({"file": module.path, "has": seen.unseen})

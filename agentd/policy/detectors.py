@@ -38,13 +38,15 @@ def read_detectors(data: bytes, file: str) -> Mapping[str, Detector]:
         parts[name] = _expanded(reader, reader.text() or "", parts)
     found: dict[str, Detector] = {}
     for name, reader in keys["detectors"].names("the name of a detector") if "detectors" in keys else ():
-        inner = reader.keys(("what", "not_behind", "patterns")) or {}
+        inner = reader.keys(("what", "not_behind", "together", "patterns")) or {}
         what = inner["what"].text() if "what" in inner else None
         texts = inner["patterns"].texts() if "patterns" in inner else None
         if what is None or texts is None:
             reader.error("a detector says what it finds, and its patterns", "write {what: ..., patterns: [...]}")
             continue
         patterns = tuple(_expanded(reader, text.text, parts) for text in texts)
+        if "together" in inner:  # one of several would go to an automaton of its own
+            patterns = (f"(?:{'|'.join(patterns)})",)
         if "not_behind" in inner:
             behind = not_behind([text.text for text in inner["not_behind"].texts() or ()])
             patterns = (f"{behind}(?:{'|'.join(patterns)})",)

@@ -73,7 +73,7 @@ def parse(data: bytes) -> Dfa:
         and len(default) == len(accept) == states > start >= 0
         and len(check) == len(following)
         and max(default) < states
-        and max(accept) < len(payloads)
+        and (max(accept) < len(payloads) or not payloads)
         and all(to < states for at, to in zip(check, following, strict=True) if at != FREE)
         and max(base) + max(classes) < len(check)
     )

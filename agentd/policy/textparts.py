@@ -6,6 +6,7 @@ of addresses); two automata need their sum and one more step a byte.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,10 @@ from agentd.policy.texts import compile_texts
 
 TOGETHER: Final = 2048  # states that several patterns may need in one automaton
 ALONE: Final = 60_000  # and one pattern
+
+_NO_WORD: Final = array("I", [0])
+# Stands for one that is too large: no state of a real one is without a payload.
+_TOO_LARGE: Final = Dfa(bytes(256), 1, 0, _NO_WORD, _NO_WORD, _NO_WORD, _NO_WORD, _NO_WORD, [])
 
 Wanted = tuple[tuple[int, str], ...]
 """(text group, pattern of it)."""
@@ -47,15 +52,19 @@ def _split(wanted: Wanted, automata: Automata | None) -> list[TextPart]:
 
 
 def _stored(wanted: Wanted, automata: Automata | None) -> Dfa | None:
-    """One automaton for all of `wanted`; None: too large."""
-    key = automaton_key("text", (), {}, wanted)
+    """One automaton for all of `wanted`; None: too large, which takes as long to find out, and is kept as well."""
+    key = automaton_key("text", (), {}, (TOGETHER, wanted))
     found = automata.get(key) if automata else None
+    if found is not None and not found.payloads:
+        return None
     if found is None:
         try:
             found = compile_texts(wanted, max_states=ALONE if len(wanted) == 1 else TOGETHER)
         except StateLimit:
             if len(wanted) == 1:
                 raise
+            if automata:
+                automata.put(key, _TOO_LARGE)
             return None
         if automata:
             automata.put(key, found)

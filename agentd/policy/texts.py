@@ -89,6 +89,7 @@ class _Construction:
         self.states: list[tuple[int, Members, Members]] = []
         self._entered: dict[tuple[int, int, int], Members] = {}
         self._closed: dict[tuple[Members, int, int], Members] = {}
+        self._leaving: dict[Members, tuple[list[tuple[int, Members]], Members]] = {}
         self._payloads: dict[Hashable, int] = {Seen(): 0}
 
     def run(self) -> Graph:
@@ -120,11 +121,9 @@ class _Construction:
         row: list[int] = [0] * 256
         for representative, owned in self.classes:
             behind = neighbour(representative)
-            closed = self.close(members, before, behind)
-            moved = frozenset(
-                to for position in closed for mask, to in self.nfa.edges[position] if mask >> representative & 1
-            )
-            target = self.number(following(before, representative), moved, self.groups(closed))
+            edges, groups = self.leaving(self.close(members, before, behind))
+            moved: Members = frozenset().union(*(to for mask, to in edges if mask >> representative & 1))
+            target = self.number(following(before, representative), moved, groups)
             for byte in owned:
                 row[byte] = target
         ((default, _),) = Counter(row).most_common(1)
@@ -134,6 +133,18 @@ class _Construction:
         graph.default.append(default)
         seen = Seen(tuple(sorted(ended)), tuple(sorted(self.groups(self.close(members, before, EDGE)))))
         graph.payload.append(self._payloads.setdefault(seen, len(self._payloads)))
+
+    def leaving(self, closed: Members) -> tuple[list[tuple[int, Members]], Members]:
+        """Where each mask of bytes leads to, and the groups whose match ends: the same for most bytes of a state."""
+        found = self._leaving.get(closed)
+        if found is None:
+            masks: dict[int, set[int]] = {}
+            for position in closed:
+                for mask, to in self.nfa.edges[position]:
+                    masks.setdefault(mask, set()).add(to)
+            edges = [(mask, frozenset(to)) for mask, to in masks.items()]
+            found = self._leaving[closed] = edges, self.groups(closed)
+        return found
 
     def groups(self, members: Members) -> Members:
         accepts = self.nfa.accepts

@@ -17,7 +17,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeVar
+
+Name = TypeVar("Name")
 
 PROGRAM_DIRS: Final = ("/usr/local/bin", "/usr/local/sbin", "/usr/bin", "/usr/sbin", "/bin", "/sbin")
 LARGE: Final = 4 << 20  # bytes
@@ -39,6 +41,7 @@ _HEADER: Final = struct.Struct("<4s5B7x2HI3QI6H")  # Elf64_Ehdr
 _SEGMENT: Final = struct.Struct("<2I6Q")  # Elf64_Phdr
 _SECTION: Final = struct.Struct("<2I4Q2I2Q")  # Elf64_Shdr
 _PT_INTERP, _SHT_SYMTAB, _SHT_DYNSYM, _SYMBOL = 3, 2, 11, 24
+_BEGIN: Final = 5  # bytes of a name, with the NUL before it
 _MOST: Final = 4096  # segments or sections that are looked at
 _MAPPING = re.compile(
     r"(?P<begin>[0-9a-f]+)-(?P<end>[0-9a-f]+) r.x. [0-9a-f]+ "
@@ -123,14 +126,24 @@ def unseen(module: Module, libraries: Collection[str], *, program: bool) -> str:
     return known or (_opaque(module) if program else "")
 
 
+def narrow(module: Module) -> str:
+    """Is it of 32 bits? Such a program stops nobody: its library calls are none that a probe could judge."""
+    with contextlib.suppress(OSError), open(module.opens, "rb") as file:
+        return NARROW if file.read(5) == b"\x7fELF\1" else ""
+    return ""
+
+
 def mentioned(module: Module, names: Collection[str]) -> frozenset[str]:
     """Which of the names (of functions; PROVIDER:NAME of USDT probes) stand in the file as strings, as every symbol's
     does: a quick no for most files. Raises OSError.
     """
-    return frozenset(_carries(module, {name: (b"\0" + name.replace(":", "\0").encode() + b"\0",) for name in names}))
+    signs = {name: (b"\0" + name.replace(":", "\0").encode() + b"\0",) for name in names}
+    begins = {sign[:_BEGIN]: (sign[:_BEGIN],) for (sign,) in signs.values()}
+    begun = _carries(module, begins)  # names of one library begin alike, and most files have none of them
+    return frozenset(_carries(module, {name: sign for name, sign in signs.items() if sign[0][:_BEGIN] in begun}))
 
 
-def _carries(module: Module, signs: Mapping[str, Collection[bytes]]) -> list[str]:
+def _carries(module: Module, signs: Mapping[Name, Collection[bytes]]) -> list[Name]:
     with open(module.opens, "rb") as file:
         try:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
