@@ -18,8 +18,10 @@ static __always_inline int judge_program(struct agentd_tag *tag, u32 slot, struc
 {
 	u64 started = bpf_ktime_get_ns();
 	struct scratch *s = scratch_get(slot);
-	struct file *file = KREAD(bprm, file);
+	struct file *file = bprm->file;
+	bool scanned = false;
 	struct emission *m;
+	int error;
 	u32 len;
 
 	if (!s)
@@ -31,15 +33,23 @@ static __always_inline int judge_program(struct agentd_tag *tag, u32 slot, struc
 	target_set(s, 0, AGENTD_OP_EXEC, KREAD(file, f_path.mnt), KREAD(file, f_path.dentry));
 	s->target[0].hash[0] = s->target[0].hash[1] = 0; /* the path is in the hash of the object */
 	s->targets = 1;
+	walked_begin(&s->walked[0], s->target[0].mnt);
 	len = path_of_file(slot, file);
 	if (!len)
 		verdict_unresolved(&s->v[0], tag->agent, AGENTD_OP_EXEC);
-	else if (exec_verdict(&s->v[0], slot, tag->agent) && !path_of_file(slot, file))
+	else
+		scanned = exec_verdict(&s->v[0], slot, tag->agent);
+	if (scanned && !path_of_file(slot, file))
 		len = 0; /* moved in between: what is told has no name then */
 	verdict_time(started);
 	m = emission_here(s, AGENTD_OP_EXEC, len);
 	m->argv_kept = len ? s->args.kept : 0;
-	return prevent(slot, tag, &s->v[0], m);
+	error = prevent(slot, tag, &s->v[0], m);
+	if (!error && len && !scanned && s->v[0].decision == AGENTD_ALLOW) { /* whatever its arguments are */
+		s->walked[0].generation = s->v[0].generation;
+		file_remember(&s->walked[0], tag, file, MEMORY_EXEC, s->hit);
+	}
+	return error;
 }
 
 SEC("?lsm/bprm_check_security")
@@ -57,9 +67,17 @@ int BPF_PROG(lsm_bprm_check_security, struct linux_binprm *bprm)
 			tag->granted[0] = tag->granted[1] = 0;
 		tag->flags &= ~AGENTD_TAG_AGAIN;
 	}
+	if (!constants.check && recalled(tag, bprm->file, 1 << MEMORY_EXEC, NULL))
+		return 0;
 	s = begin(&slot);
 	if (!s)
 		return -EPERM;
+	if (constants.check && recalled_to_check(slot, tag, bprm->file, 1 << MEMORY_EXEC)) {
+		target_set(s, 0, AGENTD_OP_EXEC, bprm->file->f_path.mnt, bprm->file->f_path.dentry);
+		check_file(slot, tag->agent, 1 << MEMORY_EXEC);
+		scratch_give(slot);
+		return 0;
+	}
 	error = judge_program(tag, slot, bprm);
 	scratch_give(slot);
 	return error;

@@ -19,54 +19,6 @@
 #define FMODE_EXEC_FLAG 0x20 /* in f_flags: opened by execve, which lsm_exec.bpf.c judges */
 #define FMODE_NOACCOUNT 0x20000000 /* the file under a file of overlayfs: the upper one was judged */
 
-/* What opening a file in this way is: bits of enum memory_kind. */
-static __always_inline u32 open_kinds(const struct file *f)
-{
-	u32 mode = f->f_mode, kinds = 0;
-
-	if (mode & FMODE_WRITE || f->f_flags & O_TRUNC)
-		kinds |= 1 << MEMORY_WRITE;
-	if (mode & FMODE_READ || !(mode & FMODE_WRITE))
-		kinds |= 1 << MEMORY_READ;
-	return kinds;
-}
-
-static __always_inline int judge_file(struct file *f)
-{
-	struct agentd_tag *tag = current_tag();
-	u32 slot, kinds, count = 0;
-	struct scratch *s;
-	int error;
-
-	if (!tag)
-		return 0;
-	kinds = open_kinds(f);
-	if (!constants.check && recalled(tag, f, kinds, NULL))
-		return 0;
-	s = begin(&slot);
-	if (!s)
-		return -EPERM;
-	if (kinds & 1 << MEMORY_WRITE)
-		target_set(s, count++, AGENTD_OP_WRITE, f->f_path.mnt, f->f_path.dentry);
-	if (kinds & 1 << MEMORY_READ)
-		target_set(s, count++, AGENTD_OP_READ, f->f_path.mnt, f->f_path.dentry);
-	s->target[0].node = s->target[1].node = is_node(f->f_inode);
-	if (constants.check && recalled_to_check(slot, tag, f, kinds)) {
-		check_file(slot, tag->agent, kinds);
-		scratch_give(slot);
-		return 0;
-	}
-	error = judge_dentries(tag, slot, count, f->f_path.mnt, f->f_path.dentry, f->f_path.mnt, f->f_path.dentry);
-	if (!error && constants.memory) {
-		if (kinds & 1 << MEMORY_WRITE)
-			file_remember(&s->walked[0], tag, f, MEMORY_WRITE, s->target_hit[0]);
-		if (kinds & 1 << MEMORY_READ)
-			file_remember(&s->walked[(count - 1) & 1], tag, f, MEMORY_READ, s->target_hit[(count - 1) & 1]);
-	}
-	scratch_give(slot);
-	return error;
-}
-
 static __always_inline int judge_path(u32 op, const struct vfsmount *mnt, struct dentry *dentry)
 {
 	struct agentd_tag *tag = current_tag();
@@ -75,6 +27,9 @@ static __always_inline int judge_path(u32 op, const struct vfsmount *mnt, struct
 	int error;
 
 	if (!tag)
+		return 0;
+	if (constants.memory && !constants.check && !syscall_foreign() &&
+	    names_recalled(tag, ONE_NAME(op), mnt, dentry, dentry))
 		return 0;
 	s = begin(&slot);
 	if (!s)
@@ -95,6 +50,9 @@ static __always_inline int judge_pair(u32 op, const struct vfsmount *mnt, struct
 
 	if (!tag)
 		return 0;
+	if (constants.memory && !constants.check && mnt == mnt2 && !syscall_foreign() &&
+	    names_recalled(tag, TWO_NAMES(op, op), mnt, from, to))
+		return 0;
 	s = begin(&slot);
 	if (!s)
 		return -EPERM;
@@ -108,17 +66,22 @@ static __always_inline int judge_pair(u32 op, const struct vfsmount *mnt, struct
 SEC("?lsm/file_open")
 int BPF_PROG(lsm_file_open, struct file *file)
 {
+	struct agentd_tag *tag;
+
 	if (nobodys(bpf_get_current_task_btf()) || file->f_flags & FMODE_EXEC_FLAG || file->f_mode & FMODE_NOACCOUNT)
 		return 0;
-	return judge_file(file);
+	tag = current_tag();
+	return tag ? judge_file(tag, file, open_kinds(file)) : 0;
 }
 
 SEC("?lsm/file_receive")
 int BPF_PROG(lsm_file_receive, struct file *file)
 {
-	if ((file->f_inode->i_mode & S_IFMT_BITS) == S_IFSOCK_BITS)
-		return 0; /* what it may do was judged where it was connected */
-	return judge_file(file);
+	struct agentd_tag *tag = current_tag();
+
+	if (!tag || (file->f_inode->i_mode & S_IFMT_BITS) == S_IFSOCK_BITS)
+		return 0; /* what a socket may do was judged where it was connected */
+	return judge_file(tag, file, open_kinds(file));
 }
 
 SEC("?lsm/path_mknod")

@@ -42,7 +42,7 @@ static __always_inline int judge_code(struct agentd_tag *tag, struct file *file)
 	return error;
 }
 
-static __always_inline bool own_program(struct file *file)
+static __always_inline bool own_program(const struct file *file)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 
@@ -62,13 +62,13 @@ SEC("?lsm/mmap_file")
 int lsm_mmap_file(u64 *ctx)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
+	struct file *file = (struct file *)ctx[0];
 	struct agentd_tag *tag = current_tag();
 	u64 prot, flags, first = 0;
-	struct file *file;
 
 	if (!tag || tag->flags & AGENTD_TAG_ROOT_EXEC)
 		return 0;
-	if (hook_point() == AGENTD_POINT_FMOD_RET) {
+	if (!constants.sockets) { /* fmod_ret */
 		prot = ctx[1];
 		flags = ctx[2];
 		if (prot & PROT_READ && task->personality & READ_IMPLIES_EXEC)
@@ -79,20 +79,17 @@ int lsm_mmap_file(u64 *ctx)
 	}
 	/* as memory: Linux before 7.0 takes it for granted that there is a file, and drops a test for NULL */
 	bpf_probe_read_kernel(&first, sizeof(first), ctx);
-	file = (struct file *)first;
-	if (file && is_foreign(tag, file)) {
-		int error = judge_foreign(tag, file, shown_kinds(file, flags));
+	if (first && is_foreign(tag, (struct file *)first)) {
+		int error = judge_foreign(tag, (struct file *)first, shown_kinds((struct file *)first, flags));
 
 		if (error)
 			return error;
 	}
 	if (!(prot & PROT_EXEC))
 		return 0;
-	if (prot & PROT_WRITE && (flags & MAP_TYPE) == MAP_PRIVATE)
-		file = NULL;
-	else if (file && own_program(file))
-		return 0;
-	return judge_code(tag, file);
+	if (!first || !file || (prot & PROT_WRITE && (flags & MAP_TYPE) == MAP_PRIVATE))
+		return judge_code(tag, NULL);
+	return own_program(file) ? 0 : judge_file(tag, file, 1 << MEMORY_CODE);
 }
 
 SEC("?lsm/file_mprotect")

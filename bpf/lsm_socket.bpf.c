@@ -18,18 +18,22 @@
  * storage: notes.bpf.c makes the marks, just before them, and points them, just after.
  */
 #include "lib/asked.bpf.h"
+#include "lib/destination.bpf.h"
 #include "lib/prevent.bpf.h"
 #include "lib/sockets.bpf.h"
 
 SEC("?lsm/socket_create")
 int BPF_PROG(lsm_socket_create, int family, int type, int protocol, int kern)
 {
-	struct agentd_tag *tag = current_tag();
+	struct agentd_tag *tag;
 	struct scratch *s;
 	int error = 0;
 	u32 slot, len;
 
-	if (!tag || kern)
+	if (kern || (usual_socket(family, type, protocol) && !syscall_foreign()))
+		return 0;
+	tag = current_tag();
+	if (!tag)
 		return 0;
 	s = begin(&slot);
 	if (!s)
@@ -140,7 +144,7 @@ static __always_inline int judge_sockaddr(struct agentd_tag *tag, struct socket 
 	struct peer_address peer;
 	struct asked *a = NULL;
 	struct scratch *s;
-	u32 slot, len;
+	u32 slot, len, what;
 	int error;
 
 	if (!sk)
@@ -164,13 +168,22 @@ static __always_inline int judge_sockaddr(struct agentd_tag *tag, struct socket 
 			return refuse_unmarked(tag, op);
 		}
 	}
+	what = destination_what(&peer, op, stream);
+	if (constants.memory && !syscall_foreign() && destination_recalled(tag, &peer, what)) {
+		if (a && outgoing)
+			asked_point(a, tag->agent, 0, sk->__sk_common.skc_net.net->net_cookie);
+		return 0;
+	}
 	s = begin(&slot);
 	if (!s)
 		return -EPERM;
-	len = host_key(s, peer.words, peer.family == AF_INET6, peer.port, stream, outgoing);
+	s->walked[0].epoch = memory_time();
+	len = peer_key(s, &peer, stream, outgoing);
 	if (outgoing)
 		s->netns = sk->__sk_common.skc_net.net->net_cookie;
 	error = judge_endpoint(tag, slot, op, len);
+	if (!error && s->v[0].decision == AGENTD_ALLOW)
+		destination_remember(s, tag, &peer, what);
 	if (a && outgoing)
 		asked_point(a, tag->agent, error ? 0 : s->resolver, s->netns);
 	scratch_give(slot);

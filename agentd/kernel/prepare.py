@@ -24,6 +24,7 @@ from agentd.resources import bpf_object
 WORD: Final = 4
 SERVICE_PINS: Final = Path("/sys/fs/bpf/agentd")
 OBJECT: Final = "agentd.bpf.o"
+MEMORY_MAPS: Final = ("remembered", "folders", "leaves", "destinations")  # of LSM hooks only
 MIN_ARENA_WORDS: Final = 1 << 18  # 1 MiB
 CHECK_MEMORY = False  # tests only: what is allowed from memory is judged in full as well (bpf/lib/check.bpf.h)
 
@@ -143,10 +144,10 @@ def _constants(point: Point, epoch: int, arena_words: int) -> abi.Constants:
 def set_constants(obj: int, constants: abi.Constants) -> None:
     """Sets them, and leaves out the maps that with these constants no program uses. Raises KernelError."""
     set_map(obj, ".rodata.agentd", constants)
-    for name, used in (("remembered", constants.memory), ("checks", constants.check)):
-        if not used:
-            found_map = pointer(library().bpf_object__find_map_by_name(obj, name.encode()), f"map {name}")
-            check(library().bpf_map__set_autocreate(found_map, False), f"map {name}")
+    unused = (*(() if constants.memory else MEMORY_MAPS), *(() if constants.check else ("checks",)))
+    for name in unused:
+        found_map = pointer(library().bpf_object__find_map_by_name(obj, name.encode()), f"map {name}")
+        check(library().bpf_map__set_autocreate(found_map, False), f"map {name}")
 
 
 def _choose_hooks(obj: int, point: Point) -> tuple[Hook | LsmHook, ...]:

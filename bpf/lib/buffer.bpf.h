@@ -167,30 +167,68 @@ enum memory_kind {
 	MEMORY_READ = 0,
 	MEMORY_WRITE = 1,
 	MEMORY_EXEC = 2,
-	MEMORY_KINDS = 3,
+	MEMORY_CODE = 3, /* mapped as code */
+	MEMORY_KINDS = 4,
 };
-#define MEMORY_WAYS 2
+#define MEMORY_SETS 8192 /* powers of two: of inodes, */
+#define FOLDER_SETS 2048 /* of folders, */
+#define LEAVES 16384 /* and of names in folders */
+#define FOLDER_PATH 256 /* more than the longest path of a folder that is kept */
+#define LEAF_WORDS 8 /* of eight bytes: names up to 63 */
 
-struct memory_way {
+/* What an entry depends on (memory.bpf.h). */
+struct memory_place {
 	u32 version; /* odd while it is written */
 	u32 agent;
 	u32 generation; /* of its policy; 0: nothing is here */
 	u32 epoch;
 	u32 renames, mounts; /* counts of rename_lock and mount_lock before the walk */
+	u64 inode, number; /* its address, its number */
 	u64 mnt, dentry, parent, ns; /* addresses */
 	u64 name; /* its hash and length */
+	u32 inode_generation;
+	u32 unused;
+};
+struct memory_way {
+	struct memory_place place;
 	u32 hits[MEMORY_KINDS]; /* numbers in the map `hits`; 0: not remembered */
-	u32 len; /* of a folder's path plus one, and where the automata stood behind it; 0: not remembered */
-	u32 path_state, rules_state;
-	u64 hash[2];
 };
 struct memory {
-	struct memory_way way[MEMORY_WAYS];
+	struct memory_way way[2];
 };
-struct memory_key {
-	u64 inode; /* address */
-	u64 number;
-	u32 generation;
+struct folder_way {
+	struct memory_place place;
+	u64 stamp; /* what is kept of names in it is kept under this */
+	u32 len; /* of its path plus one; 0: nothing is here */
+	u32 path_state, rules_state; /* where the automata stood behind it */
+	u32 unused;
+	u64 hash[2];
+	union {
+		char path[FOLDER_PATH];
+		u64 path_words[FOLDER_PATH / 8];
+	};
+};
+struct folder {
+	struct folder_way way[2];
+};
+#define DESTINATIONS 4096
+struct destination { /* that may be reached, or bound to, under a policy without names of hosts */
+	u32 version; /* odd while it is written */
+	u32 agent;
+	u32 generation; /* of its policy; 0: nothing is here */
+	u32 epoch;
+	u64 address[2];
+	u32 what; /* operation, family, kind of socket */
+	u32 port; /* in network order */
+	u32 hit; /* number in the map `hits` */
+	u32 unused;
+};
+struct leaf {
+	u32 version;
+	u32 op; /* and the length of the name << 8 */
+	u64 stamp; /* 0: nothing is here */
+	u64 name[LEAF_WORDS]; /* padded with zeros */
+	u32 hit; /* number in the map `hits` */
 	u32 unused;
 };
 
@@ -202,8 +240,9 @@ struct walked {
 	u32 len; /* before the last component; with NO_PREFIX: not known */
 	u32 path_state, rules_state;
 	u64 hash[2];
-	u32 epoch; /* memory_time() before it */
-	u32 unused;
+	u64 stamp; /* of its folder; 0: names in it can't be remembered */
+	u32 way; /* where it is kept */
+	u32 epoch; /* memory_time() before the walk */
 };
 #define NO_PREFIX 0xffffffffu
 
@@ -211,7 +250,6 @@ struct walked {
 struct checking {
 	u32 renames, mounts, generation, epoch;
 	u32 hits[MEMORY_KINDS];
-	u32 unused;
 	struct agentd_count_key said;
 };
 

@@ -116,14 +116,14 @@ static __noinline bool recalled_to_check(u32 slot, const struct agentd_tag *tag,
 /* Openings were allowed from memory, as `kinds` (bits of enum memory_kind); a target each, writing first. */
 __noinline int check_file(u32 slot, u32 agent, u32 kinds)
 {
-	static const u32 order[] = { MEMORY_WRITE, MEMORY_READ };
+	static const u32 order[] = { MEMORY_WRITE, MEMORY_READ, MEMORY_CODE, MEMORY_EXEC };
 	struct scratch *s = scratch_get(slot);
 	const struct agentd_hit *hit;
 	u32 i = 0;
 
 	if (!s)
 		return 0;
-	for (u32 k = 0; k < 2; k++) {
+	for (u32 k = 0; k < MEMORY_KINDS; k++) {
 		u32 kind = order[k];
 
 		if (!(kinds >> kind & 1))
@@ -133,6 +133,27 @@ __noinline int check_file(u32 slot, u32 agent, u32 kinds)
 			continue;
 		s->checking.said = hit->key;
 		check_target(slot, agent, i++, 1);
+	}
+	return 0;
+}
+
+/* Names were allowed by what is remembered of them, counted under these numbers (names_recalled()). */
+__noinline int check_leaves(u32 slot, u32 agent, u32 numbers)
+{
+	struct scratch *s = scratch_get(slot);
+	const struct agentd_hit *hit;
+
+	if (!s)
+		return 0;
+	for (u32 i = 0; i < 2; i++) {
+		u32 number = numbers & 0xffff;
+
+		numbers >>= 16;
+		hit = number ? bpf_map_lookup_elem(&hits, &number) : NULL;
+		if (!hit)
+			continue;
+		s->checking.said = hit->key;
+		check_target(slot, agent, i, 0);
 	}
 	return 0;
 }

@@ -30,9 +30,10 @@
  *          memory for one: the socket is not created, or what was to be done with it refused (lib/asked.bpf.h).
  * names    address -> the names an agent knows it by. The one map that evicts, and may: what it forgets is a permission,
  *          never a denial (agentd/policy/named.py). An address it has forgotten has no name until somebody asks again.
- * remembered
- *          verdicts kept by inode (lib/memory.bpf.h). It evicts, and may: what is forgotten is walked again. Not pinned: it
- *          belongs to one set of programs.
+ * remembered, folders, leaves, destinations
+ *          verdicts kept by inode, by folder, by name in a folder (lib/memory.bpf.h) and by address (lsm_socket.bpf.c). An
+ *          entry makes place for another one, and may: what is forgotten is judged again. Not pinned: they belong to one set
+ *          of programs.
  * hits     where what is allowed from memory is counted; user space reads it as it stands. Full: nothing new is remembered
  *          until user space begins it anew (agentd/engine/accounts.py).
  * checks   one entry, mapped; only in the checking mode of tests (lib/check.bpf.h), and not pinned.
@@ -95,9 +96,9 @@ struct hits_map {
 	__type(value, struct agentd_hit);
 };
 struct remembered_map {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
-	__type(key, struct memory_key);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MEMORY_SETS);
+	__type(key, u32);
 	__type(value, struct memory);
 };
 struct checks_map {
@@ -106,6 +107,24 @@ struct checks_map {
 	__uint(max_entries, 1);
 	__type(key, u32);
 	__type(value, struct agentd_checks);
+};
+struct folders_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FOLDER_SETS);
+	__type(key, u32);
+	__type(value, struct folder);
+};
+struct leaves_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LEAVES);
+	__type(key, u32);
+	__type(value, struct leaf);
+};
+struct destinations_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DESTINATIONS);
+	__type(key, u32);
+	__type(value, struct destination);
 };
 struct grants_map {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -207,6 +226,9 @@ struct counts_map counts1 SEC(".maps");
 struct hits_map hits SEC(".maps");
 struct remembered_map remembered SEC(".maps");
 struct checks_map checks SEC(".maps");
+struct folders_map folders SEC(".maps");
+struct leaves_map leaves SEC(".maps");
+struct destinations_map destinations SEC(".maps");
 struct grants_map grants SEC(".maps");
 struct answers_map answers SEC(".maps");
 struct doomed_map doomed SEC(".maps");

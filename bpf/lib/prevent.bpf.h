@@ -43,6 +43,7 @@ static __always_inline void walked_begin(struct walked *k, u64 mnt)
 {
 	k->generation = 0;
 	k->len = NO_PREFIX;
+	k->stamp = 0;
 	k->mnt = mnt;
 	if (constants.memory) {
 		k->renames = sequence(constants.rename_lock);
@@ -81,6 +82,16 @@ __noinline int target_look(u32 slot, u32 agent, u32 i)
 
 #include "check.bpf.h" /* it uses target_look() */
 
+/* The same, and keeps its folder. */
+static __always_inline u32 target_look_keep(u32 slot, u32 agent, u32 i)
+{
+	u32 len = target_look(slot, agent, i);
+
+	if (constants.memory && len)
+		folder_remember(slot, agent, i);
+	return len;
+}
+
 /*
  * Judges `count` targets (1 or 2) as one operation: the worst verdict stands, and where both want an answer it is asked for
  * the first. 0, or the errno.
@@ -96,9 +107,9 @@ static __always_inline int judge_targets(struct agentd_tag *tag, u32 slot, u32 c
 		return -EPERM;
 	s->targets = count;
 	s->target_hit[0] = s->target_hit[1] = 0;
-	len = target_look(slot, tag->agent, 0);
+	len = target_look_keep(slot, tag->agent, 0);
 	if (count > 1) {
-		u32 second = target_look(slot, tag->agent, 1);
+		u32 second = target_look_keep(slot, tag->agent, 1);
 
 		if (worse(&s->v[1], &s->v[0]) || s->v[0].decision == AGENTD_ALLOW) {
 			at = 1;
@@ -118,15 +129,56 @@ static __always_inline int judge_targets(struct agentd_tag *tag, u32 slot, u32 c
 	return error;
 }
 
+static __always_inline u32 targets_ops(const struct scratch *s, u32 count)
+{
+	return count > 1 ? TWO_NAMES(s->target[0].op, s->target[1].op) : ONE_NAME(s->target[0].op);
+}
+
+/* Is it judged by what is remembered of the folders? As judge_by_folders(). */
+static __always_inline int judge_dentry_names(struct agentd_tag *tag, u32 slot, u32 count, const struct vfsmount *mnt,
+					      const struct dentry *first, const struct vfsmount *mnt2,
+					      const struct dentry *second)
+{
+	enum folder_state state = folder_known(slot, tag, 0, mnt, first), other = FOLDER_KNOWN;
+	struct scratch *s = scratch_get(slot);
+	u32 numbers;
+	int error;
+
+	if (!s)
+		return -EPERM;
+	if (count > 1 && state != FOLDER_UNKNOWN)
+		other = folder_known(slot, tag, 1, mnt2, second);
+	if (state == FOLDER_UNKNOWN || other == FOLDER_UNKNOWN)
+		return NAMES_UNKNOWN;
+	if (constants.check || ((state == FOLDER_RENEWED || other == FOLDER_RENEWED) && mnt == mnt2)) {
+		numbers = names_recalled(tag, targets_ops(s, count), mnt, first, second);
+		if (numbers) {
+			s->target_hit[0] = s->target_hit[1] = 0; /* nothing new to remember */
+			if (constants.check)
+				check_leaves(slot, tag->agent, numbers);
+			return 0;
+		}
+	}
+	error = judge_by_folders(slot, tag, count);
+	if (error == NAMES_UNKNOWN)
+		return NAMES_UNKNOWN;
+	if (error)
+		return -EPERM;
+	if (constants.check)
+		check_names(slot, tag->agent, count);
+	return 0;
+}
+
 /*
- * The same, from memory where that is possible. The dentries are those of the targets, as the hook has them: what is
- * remembered hangs on the inodes of their folders.
+ * Judges the targets, from memory where that is possible. The dentries are those of the targets, as the hook has them: what
+ * is remembered hangs on the inodes of their folders.
  */
 static __always_inline int judge_dentries(struct agentd_tag *tag, u32 slot, u32 count, const struct vfsmount *mnt,
-					  struct dentry *first, const struct vfsmount *mnt2, struct dentry *second)
+					  const struct dentry *first, const struct vfsmount *mnt2,
+					  const struct dentry *second)
 {
 	struct scratch *s = scratch_get(slot);
-	int error;
+	int error = NAMES_UNKNOWN;
 
 	if (!s)
 		return -EPERM;
@@ -134,22 +186,41 @@ static __always_inline int judge_dentries(struct agentd_tag *tag, u32 slot, u32 
 		return judge_targets(tag, slot, count);
 	if (constants.check)
 		check_begin(s, tag->agent);
-	if (!s->target[0].node && folder_recalled(tag, &s->walked[0], mnt, first) &&
-	    (count < 2 || folder_recalled(tag, &s->walked[1], mnt2, second)) && names_known(slot, tag, count)) {
-		if (constants.check)
-			check_names(slot, tag->agent, count);
-		return 0;
+	if (!s->target[0].node)
+		error = judge_dentry_names(tag, slot, count, mnt, first, mnt2, second);
+	if (error == NAMES_UNKNOWN) {
+		error = judge_targets(tag, slot, count);
+		if (error || s->v[0].decision != AGENTD_ALLOW || (count > 1 && s->v[1].decision != AGENTD_ALLOW) ||
+		    s->target[0].node) {
+			s->walked[0].generation = s->walked[1].generation = 0;
+			return error;
+		}
 	}
-	error = judge_targets(tag, slot, count);
-	if (error || s->v[0].decision != AGENTD_ALLOW || (count > 1 && s->v[1].decision != AGENTD_ALLOW) ||
-	    s->target[0].node) {
-		s->walked[0].generation = s->walked[1].generation = 0;
-		return error;
-	}
-	folder_remember(s, tag, 0, first);
-	if (count > 1 && second != first)
-		folder_remember(s, tag, 1, second);
-	return 0;
+	if (!error)
+		leaves_remember(s, count, first, second);
+	return error;
+}
+
+/* What opening a file in this way is: bits of enum memory_kind. */
+static __always_inline u32 open_kinds(const struct file *f)
+{
+	u32 mode = f->f_mode, kinds = 0;
+
+	if (mode & FMODE_WRITE || f->f_flags & O_TRUNC)
+		kinds |= 1 << MEMORY_WRITE;
+	if (mode & FMODE_READ || !(mode & FMODE_WRITE))
+		kinds |= 1 << MEMORY_READ;
+	return kinds;
+}
+
+/* The operations that are judged for `kinds`: one, or write and read. */
+static __always_inline u32 kinds_ops(u32 kinds)
+{
+	if (kinds == BOTH_KINDS)
+		return TWO_NAMES(AGENTD_OP_WRITE, AGENTD_OP_READ);
+	if (kinds == 1 << MEMORY_CODE)
+		return ONE_NAME(AGENTD_OP_EXECMEM);
+	return kinds == 1 << MEMORY_WRITE ? ONE_NAME(AGENTD_OP_WRITE) : ONE_NAME(AGENTD_OP_READ);
 }
 
 static __always_inline int judge_unresolved(struct agentd_tag *tag, u32 slot, u32 op)
@@ -220,6 +291,45 @@ static __always_inline struct scratch *begin(u32 *slot)
 		return NULL;
 	}
 	return scratch_get(*slot);
+}
+
+/* The whole of a hook whose object is a file: it is opened, received or mapped, in the kinds that kinds_ops() knows. */
+static __always_inline int judge_file(struct agentd_tag *tag, struct file *f, u32 kinds)
+{
+	u32 slot, count, ops = kinds_ops(kinds);
+	struct dentry *dentry = f->f_path.dentry;
+	struct vfsmount *mnt = f->f_path.mnt;
+	struct inode *inode = f->f_inode;
+	struct scratch *s;
+	bool node;
+	int error;
+
+	if (!constants.check && recalled(tag, f, kinds, NULL))
+		return 0;
+	node = is_node(inode);
+	if (constants.memory && !constants.check && !node && !syscall_foreign() &&
+	    names_recalled(tag, ops, mnt, dentry, dentry))
+		return 0;
+	s = begin(&slot);
+	if (!s)
+		return -EPERM;
+	count = ops >> 16 ? 2 : 1;
+	target_set(s, 0, ops & 0xff, mnt, dentry);
+	target_set(s, 1, ops >> 8 & 0xff, mnt, dentry);
+	s->target[0].node = s->target[1].node = node;
+	if (constants.check && recalled_to_check(slot, tag, f, kinds)) {
+		check_file(slot, tag->agent, kinds);
+		scratch_give(slot);
+		return 0;
+	}
+	error = judge_dentries(tag, slot, count, mnt, dentry, mnt, dentry);
+	if (!error && constants.memory) {
+		file_remember(&s->walked[0], tag, f, kind_first(kinds), s->target_hit[0]);
+		if (count > 1)
+			file_remember(&s->walked[1], tag, f, MEMORY_READ, s->target_hit[1]);
+	}
+	scratch_give(slot);
+	return error;
 }
 
 /* The whole of a hook whose object is a word. */

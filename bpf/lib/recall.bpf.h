@@ -1,65 +1,45 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Names in a folder that is remembered (memory.bpf.h): the automata go on where they stood behind the folder's path, over
- * the last component alone. What comes out is what the whole path would give, and is taken only if it is allowed and known
- * to the counts; for anything else the path is walked, because somebody will be told of it.
+ * Names in a folder that is remembered (memory.bpf.h). A name that was judged before is found by its bytes and needs no work
+ * buffer; for another one the automata go on where they stood behind the folder's path, over the last component alone. What
+ * comes out is what the whole path would give, and is taken only if it is allowed: for anything else the path is walked.
  */
 #ifndef AGENTD_RECALL_BPF_H
 #define AGENTD_RECALL_BPF_H
 
-#include "hold.bpf.h"
-#include "memory.bpf.h"
+#include "leaf.bpf.h"
 
-/* Takes what is remembered of the folder that `dentry` is in, as far as it counts now, into `k`. */
-static __always_inline bool folder_recalled(const struct agentd_tag *tag, struct walked *k, const struct vfsmount *mnt,
-					    struct dentry *dentry)
+/*
+ * The path of target `i` into scratch->path: its folder's, as it is kept, and its last component. 0: it changes, or is too
+ * long; else where the last component begins with its slash. The count of renames that is kept may be younger than the look
+ * at the folder was (folder_renewed): so whether the name is still in it is asked here, before the count is.
+ */
+static __always_inline u32 name_compose(struct scratch *s, u32 i)
 {
-	struct dentry *folder = dentry->d_parent;
-	const struct memory_way *w;
-	struct memory *m;
-	u32 version;
-
-	if (dentry == mnt->mnt_root || dentry == folder) /* its name is that of the place it is mounted on */
-		return false;
-	m = memory_of(folder->d_inode, false);
-	if (!m)
-		return false;
-	w = way_of(m, tag->agent);
-	version = *(volatile const u32 *)&w->version;
-	k->generation = memory_generation(tag);
-	if (version & 1 || !w->len || !way_fits(w, tag->agent, k->generation, mnt, folder))
-		return false;
-	k->mnt = (u64)mnt;
-	k->renames = w->renames;
-	k->mounts = w->mounts;
-	k->epoch = w->epoch;
-	k->len = w->len - 1;
-	k->path_state = w->path_state;
-	k->rules_state = w->rules_state;
-	k->hash[0] = w->hash[0];
-	k->hash[1] = w->hash[1];
-	return *(volatile const u32 *)&w->version == version;
-}
-
-/* Puts a slash and the name of target `i` at the end of scratch->path. False: too long, or it changes. */
-static __always_inline bool name_only(struct scratch *s, u32 i)
-{
-	const struct dentry *dentry = (const struct dentry *)s->target[i].dentry;
+	const struct dentry *dentry = (const struct dentry *)s->target[i & 1].dentry;
+	const struct walked *k = &s->walked[i & 1];
+	const struct folder_way *w = folder_at(k->way);
 	struct qstr name = {};
-	u32 len, off;
+	u32 len, at, version, before = k->len;
 
-	if (bpf_core_read(&name, sizeof(name), &dentry->d_name))
-		return false;
+	if (!w || before >= FOLDER_PATH || bpf_core_read(&name, sizeof(name), &dentry->d_name))
+		return 0;
+	version = *(volatile const u32 *)&w->place.version;
 	len = name.hash_len >> 32;
-	if (!len || len > 255 || s->walked[i].len + 1 + len > AGENTD_PATH_MAX)
-		return false;
-	off = AGENTD_PATH_MAX - len;
-	if (bpf_probe_read_kernel(&s->path[off & (AGENTD_PATH_MAX - 1)], len & 255, name.name))
-		return false;
-	off--;
-	s->path[off & (AGENTD_PATH_MAX - 1)] = '/';
-	s->path_off = off;
-	return sequence(constants.rename_lock) == s->walked[i].renames;
+	if (!len || len > 255)
+		return 0;
+	at = AGENTD_PATH_MAX - len;
+	if (bpf_probe_read_kernel(&s->path[at & (AGENTD_PATH_MAX - 1)], bounded(len, 255), name.name))
+		return 0;
+	at--;
+	s->path[at & (AGENTD_PATH_MAX - 1)] = '/';
+	bpf_probe_read_kernel(&s->path[(at - before) & (AGENTD_PATH_MAX - 1)], bounded(before, FOLDER_PATH - 1),
+			      w->path);
+	s->path_off = at - before;
+	if (version & 1 || w->stamp != k->stamp || w->place.dentry != (u64)LOAD(struct dentry, dentry, d_parent) ||
+	    *(volatile const u32 *)&w->place.version != version)
+		return 0;
+	return sequence(constants.rename_lock) == k->renames || OVERLOOKED(RENAMES) ? at : 0;
 }
 
 /* Judges target `i` by its last component, into scratch->v[i]. 1: allowed. */
@@ -72,10 +52,13 @@ __noinline int name_look(u32 slot, u32 agent, u32 i)
 	struct dfa_run *run;
 	struct walked *k;
 	struct verdict *v;
-	u32 generation;
+	u32 generation, at;
 
 	i &= 1;
-	if (!s || !ag || !a || s->target[i].op >= AGENTD_PATH_OPS || !name_only(s, i))
+	if (!constants.memory || !s || !ag || !a || s->target[i].op >= AGENTD_PATH_OPS)
+		return 0;
+	at = name_compose(s, i);
+	if (!at)
 		return 0;
 	k = &s->walked[i];
 	v = &s->v[i];
@@ -91,7 +74,7 @@ __noinline int name_look(u32 slot, u32 agent, u32 i)
 	s->rules.state = k->rules_state;
 	run->hash[0] = k->hash[0];
 	run->hash[1] = k->hash[1];
-	run->pos = s->path_off;
+	run->pos = at;
 	run->end = AGENTD_PATH_MAX;
 	dfa_feed_pair(s, a);
 	if (run->pos != run->end)
@@ -128,74 +111,61 @@ static __always_inline void target_counted(struct scratch *s, struct agentd_coun
 	s->target_hit[i] = c ? hit_number(c, count, &s->count_key) : 0;
 }
 
-/* Are all targets allowed by what is remembered of their folders, and counted before? Then they are counted now: 1. */
-__noinline int names_known(u32 slot, const struct agentd_tag *tag, u32 count)
+/* Tells of target `i`, which is allowed and whose path stands in the buffer. 0, or -EPERM: it must be told and can't be. */
+static __always_inline int target_told(struct scratch *s, u32 slot, const struct agentd_tag *tag, u32 i)
 {
+	const struct agentd_agent *agent = agent_get(tag->agent);
+	struct agentd_control *c = control_get();
+	struct emission *m;
+
+	s->hash[0] = s->target[i].hash[0];
+	s->hash[1] = s->target[i].hash[1];
+	s->hit = 0;
+	m = emission_begin(s, s->target[i].op, c ? c->point : AGENTD_POINT_LSM, AGENTD_PREVENTED);
+	m->object_off = s->path_off;
+	m->object_len = AGENTD_PATH_MAX - s->path_off;
+	if (!report_allowed(slot, tag, &s->v[i], m) &&
+	    (!agent || (agent->flags & (AGENTD_AGENT_STRICT | AGENTD_AGENT_MONITOR)) == AGENTD_AGENT_STRICT))
+		return -EPERM;
+	s->target_hit[i] = s->hit;
+	return 0;
+}
+
+#define NAMES_UNKNOWN 1 /* judge_by_folders(): go the long way */
+
+/* Judges all targets by what is remembered of their folders. 0: allowed and told; NAMES_UNKNOWN; or an errno. */
+__noinline int judge_by_folders(u32 slot, const struct agentd_tag *tag, u32 count)
+{
+	u64 started = bpf_ktime_get_ns();
 	struct scratch *s = scratch_get(slot);
 	struct agentd_control *c = control_get();
 	struct agentd_count *first, *other;
 	bool second;
+	int error;
 
-	if (!s || !c || !tag || !name_look(slot, tag->agent, 0) || (count > 1 && !name_look(slot, tag->agent, 1)))
-		return 0;
-	second = *(volatile u32 *)&c->counts & 1;
-	first = target_count(s, tag, 0, second);
-	if (!first)
-		return 0;
-	if (count > 1) {
+	if (!constants.memory || !s || !c || !tag || !name_look(slot, tag->agent, 0) ||
+	    (count > 1 && !name_look(slot, tag->agent, 1)))
+		return NAMES_UNKNOWN;
+	s->targets = count;
+	s->target_hit[0] = s->target_hit[1] = 0;
+	if (count > 1 && s->target[0].dentry != s->target[1].dentry) { /* only one of the paths stands in the buffer */
+		second = *(volatile u32 *)&c->counts & 1;
+		first = target_count(s, tag, 0, second);
+		if (!first)
+			return NAMES_UNKNOWN;
 		other = target_count(s, tag, 1, second);
 		if (!other)
-			return 0;
+			return NAMES_UNKNOWN;
 		target_counted(s, other, 1);
 		target_count(s, tag, 0, second); /* its key is in the buffer again */
+		target_counted(s, first, 0);
+		return 0;
 	}
-	target_counted(s, first, 0);
-	return 1;
-}
-
-/* Keeps where the automata stood behind the folder of target `i`, after a walk. */
-static __always_inline void folder_remember(struct scratch *s, const struct agentd_tag *tag, u32 i,
-					    struct dentry *dentry)
-{
-	struct dentry *folder = dentry->d_parent;
-	const struct walked *k = &s->walked[i];
-	struct memory_way *w;
-	struct memory *m;
-
-	if (!k->generation || k->len == NO_PREFIX || (k->renames | k->mounts) & 1 || dentry == folder)
-		return;
-	m = memory_of(folder->d_inode, true);
-	if (!m)
-		return;
-	w = way_of(m, tag->agent);
-	if (!way_open(w, tag, k, folder))
-		return;
-	w->path_state = k->path_state;
-	w->rules_state = k->rules_state;
-	w->hash[0] = k->hash[0];
-	w->hash[1] = k->hash[1];
-	w->len = k->len + 1;
-	way_close(w);
-}
-
-/* Keeps that file `f` was allowed, as `kind`, and counted under `hit`. */
-static __always_inline void file_remember(const struct walked *k, const struct agentd_tag *tag, struct file *f,
-					  u32 kind, u32 hit)
-{
-	struct inode *inode = f->f_inode;
-	struct memory_way *w;
-	struct memory *m;
-
-	if (!hit || !k->generation || (k->renames | k->mounts) & 1 || !one_name(inode))
-		return;
-	m = memory_of(inode, true);
-	if (!m)
-		return;
-	w = way_of(m, tag->agent);
-	if (!way_open(w, tag, k, f->f_path.dentry))
-		return;
-	w->hits[kind] = hit;
-	way_close(w);
+	verdict_time(started);
+	error = target_told(s, slot, tag, 0);
+	if (!error && count > 1)
+		error = target_told(s, slot, tag, 1);
+	return error;
 }
 
 #endif

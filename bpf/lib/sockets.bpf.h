@@ -59,6 +59,18 @@ static __always_inline u32 family_word(struct scratch *s, u16 family)
 	}
 }
 
+/* Is it one that unusual_socket() or family_word() has no name for? */
+static __always_inline bool usual_socket(u32 family, u32 type, u32 protocol)
+{
+	if (family == AF_UNIX || family == AF_NETLINK)
+		return true;
+	if (family != AF_INET && family != AF_INET6)
+		return false;
+	if (type == SOCK_STREAM)
+		return protocol == 0 || protocol == IPPROTO_TCP;
+	return type == SOCK_DGRAM && (protocol == 0 || protocol == IPPROTO_UDP);
+}
+
 /* The name of an unusual inet socket, right-aligned in scratch->path; 0 for the usual ones. */
 static __always_inline u32 unusual_socket(struct scratch *s, u32 type, u32 protocol)
 {
@@ -165,6 +177,17 @@ struct peer_address {
 	u32 words[4];
 	u32 scope;
 };
+
+/* Its host key. The address stays as it came, by which a verdict on it is remembered. */
+static __noinline u32 peer_key(struct scratch *s, const struct peer_address *peer, bool stream, bool outgoing)
+{
+	u32 words[4];
+
+	if (!s || !peer)
+		return 0;
+	__builtin_memcpy(words, peer->words, sizeof(words));
+	return host_key(s, words, peer->family == AF_INET6, peer->port, stream, outgoing);
+}
 
 enum address_kind {
 	ADDRESS_OTHER, /* of no inet family: judged elsewhere, or refused by the protocol itself */

@@ -34,6 +34,7 @@ BLIND: Final = {
     "a rename": (abi.CARELESS_RENAMES, 3),
     "a mount": (abi.CARELESS_MOUNTS, 8),
     "another name": (abi.CARELESS_DENTRY, 5),
+    "a folder's new path": (abi.CARELESS_FOLDER, 3),
 }
 
 

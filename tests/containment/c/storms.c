@@ -6,6 +6,7 @@
  */
 #include "probe.h"
 
+#include <sys/mman.h>
 #include <sys/mount.h>
 
 static unsigned int seed;
@@ -23,7 +24,7 @@ static const char *const tops[] = { "a", "a", "x", "a2", "m", "m2" }, *const mid
 
 static void makes(const char *path)
 {
-	int fd = open(path, O_WRONLY | O_CREAT, 0644);
+	int fd = open(path, O_WRONLY | O_CREAT, 0755);
 
 	if (fd >= 0 && write(fd, path, strlen(path)) < 0)
 		_exit(98);
@@ -33,7 +34,7 @@ static void makes(const char *path)
 /* stormuse DIR ROUNDS: everything that memory is asked about, each several times, so that it is there */
 static int stormuse_word(int argc, char **argv)
 {
-	char path[400], other[420];
+	char path[400], other[420], *args[] = { path, 0 };
 	long done = 0;
 
 	seed = getpid();
@@ -43,14 +44,20 @@ static int stormuse_word(int argc, char **argv)
 			 ONE_OF(files));
 		for (int k = 0; k < 5; k++) {
 			int fd = open(path, k == 3 ? O_RDWR : O_RDONLY);
+			void *code;
 
 			if (fd < 0)
 				break;
+			code = mmap(0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, 0);
+			if (code != MAP_FAILED)
+				munmap(code, 4096);
 			close(fd);
 			done++;
 		}
 		if (i & 3)
 			continue;
+		for (int k = 0; k < 3; k++)
+			execv(path, args); /* judged, and then no program: ENOEXEC */
 		snprintf(path, sizeof(path), "%s/%s/%s/%s/own%d", argv[1], ONE_OF(tops), ONE_OF(middles), ONE_OF(lows),
 			 getpid() & 1);
 		snprintf(other, sizeof(other), "%s.2", path);

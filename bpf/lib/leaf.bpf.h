@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Names that are remembered, by the bytes of the last component and the stamp of their folder (folder.bpf.h): no automaton
+ * is run, and no work buffer taken.
+ */
+#ifndef AGENTD_LEAF_BPF_H
+#define AGENTD_LEAF_BPF_H
+
+#include "folder.bpf.h"
+
+struct leaf_key {
+	u64 stamp;
+	u32 op;
+	u32 hash;
+	u64 name[LEAF_WORDS];
+};
+
+/* False: too long a name, or unreadable. */
+static __always_inline bool leaf_key(struct leaf_key *key, u64 stamp, u32 op, const struct dentry *dentry)
+{
+	u64 name = name_id(dentry);
+	u32 len = name >> 32;
+
+	if (!len || len >= LEAF_WORDS * 8)
+		return false;
+	__builtin_memset(key->name, 0, sizeof(key->name));
+	key->stamp = stamp;
+	key->op = op | len << 8;
+	key->hash = name;
+	return !bpf_probe_read_kernel(key->name, bounded(len, LEAF_WORDS * 8 - 1), dentry->d_name.name);
+}
+
+static __always_inline struct leaf *leaf_at(const struct leaf_key *key)
+{
+	u32 at = spread(key->stamp ^ (u64)key->hash << 16 ^ key->op) & (LEAVES - 1);
+
+	return bpf_map_lookup_elem(&leaves, &at);
+}
+
+/* Where it is counted; 0: it isn't remembered. */
+static __always_inline u32 leaf_hit(const struct leaf_key *key)
+{
+	const struct leaf *l = leaf_at(key);
+	u64 differs = 0;
+	u32 version, hit;
+
+	if (!l)
+		return 0;
+	version = *(volatile const u32 *)&l->version;
+	if (version & 1 || l->stamp != key->stamp || l->op != key->op)
+		return 0;
+	for (int i = 0; i < LEAF_WORDS; i++)
+		differs |= l->name[i] ^ key->name[i];
+	hit = l->hit;
+	return differs || *(volatile const u32 *)&l->version != version ? 0 : hit;
+}
+
+/* Operations on one or two names: names_recalled() takes five arguments. */
+#define ONE_NAME(op) (op)
+#define TWO_NAMES(op, other) ((op) | (other) << 8 | 1 << 16)
+
+/*
+ * Were these operations on names allowed before, in folders as they are? Then they are counted, and where: the number of the
+ * first, and that of the second << 16.
+ */
+static __noinline u32 names_recalled(const struct agentd_tag *tag, u32 ops, const struct vfsmount *mnt,
+				     const struct dentry *first, const struct dentry *second)
+{
+	u32 generation, hit, other = 0, renames;
+	struct folder_seen look;
+	struct leaf_key key;
+
+	if (!constants.memory || !tag)
+		return 0;
+	generation = memory_generation(tag);
+	if (!folder_look(&look, tag->agent, generation, mnt, first) || !leaf_key(&key, look.stamp, ops & 0xff, first))
+		return 0;
+	renames = look.renames;
+	hit = leaf_hit(&key);
+	if (!hit)
+		return 0;
+	if (ops >> 16) {
+		if (second->d_parent != first->d_parent && !folder_look(&look, tag->agent, generation, mnt, second))
+			return 0;
+		if (!leaf_key(&key, look.stamp, ops >> 8 & 0xff, second))
+			return 0;
+		other = leaf_hit(&key);
+		if (!other)
+			return 0;
+	}
+	if (renames != sequence(constants.rename_lock) && !OVERLOOKED(RENAMES))
+		return 0;
+	hit_count(hit);
+	if (other)
+		hit_count(other);
+	return hit | other << 16;
+}
+
+/* Keeps that target `i` was allowed, by the last component of `dentry`. */
+static __always_inline void leaf_remember(struct scratch *s, u32 i, const struct dentry *dentry)
+{
+	const struct walked *k = &s->walked[i & 1];
+	struct leaf_key key;
+	struct leaf *l;
+
+	if (!s->target_hit[i & 1] || !k->stamp || !worth_keeping(k) ||
+	    !leaf_key(&key, k->stamp, s->target[i & 1].op, dentry) || sequence(constants.rename_lock) != k->renames)
+		return;
+	l = leaf_at(&key);
+	if (!l || !entry_open(&l->version))
+		return;
+	l->stamp = key.stamp;
+	l->op = key.op;
+	for (int j = 0; j < LEAF_WORDS; j++)
+		l->name[j] = key.name[j];
+	l->hit = s->target_hit[i & 1];
+	entry_close(&l->version);
+}
+
+static __noinline void leaves_remember(struct scratch *s, u32 count, const struct dentry *first,
+				       const struct dentry *second)
+{
+	if (!constants.memory || !s)
+		return;
+	leaf_remember(s, 0, first);
+	if (count > 1)
+		leaf_remember(s, 1, second);
+}
+
+#endif
