@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests.vm import kernels
 
 ROOT = Path(__file__).resolve().parents[2]
 DEV = ROOT / "dev"
@@ -125,13 +128,37 @@ def test_set_up_is_silent_when_there_is_nothing_to_do() -> None:
 def test_ci_runs_the_same_jobs() -> None:
     """.ci/run calls ./dev check, ./dev test and ./dev vm with CI=1, and ends in less than 40 minutes whatever hangs."""
     text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    steps = [line.split() for line in text.splitlines() if line.startswith("step ")]
+    steps = [line.split() for line in text.splitlines() if line.lstrip().startswith("step ")]
     assert "export CI=1" in text
-    assert [job for _, _, dev_, job, *_ in steps if dev_ == "./dev"] == ["setup", "check", "build", "test", "vm"]
+    assert [job for _, _, dev_, job, *_ in steps if dev_ == "./dev"] == [
+        "setup", "check", "build", *["test", "vm"] * 2
+    ]  # fmt: skip
+    machines = [word for step in steps if step[3] == "vm" for word in step[4 : step.index("--jobs")]]
+    assert sorted(machines) == sorted(source.version for source in kernels.listed())
     given = [path for paths in re.findall(r"-o testpaths='([^']*)'", text) for path in paths.split()]
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
     assert sorted(given) == sorted(settings["testpaths"])  # two runs, which are the whole suite together
-    assert 'wait "$beside" || status=$?' in text and 'ended "$status" 900 ./dev test' in text
+    assert 'wait "$beside" || status=$?' in text and '((status == 0)) || exit "$status"' in text
     (whole,) = (line for line in text.splitlines() if line.startswith("readonly WHOLE="))
     assert int(whole.split("=")[1].split()[0]) + 30 < 40 * 60  # and what ending a step may take
     assert all(int(limit) < 40 * 60 for _, limit, *_ in steps)
+
+
+@pytest.mark.parametrize(("failing", "status"), [("", 0), ("tests/unit", 5), ("7.2", 6), ("tests/bpf", 7)])
+def test_ci_fails_with_either_lane(tmp_path: Path, failing: str, status: int) -> None:
+    """What fails beside fails all of it, and so does what fails here, which ends what still runs beside."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+    jobs = f"""#!/bin/bash
+    echo "ran $*"
+    case "$*" in
+    *"{failing or "nothing"}"*) exit {status} ;;
+    *tests/unit*) {"exec sleep 60" if failing == "tests/bpf" else ""} ;;
+    esac
+    """
+    (tmp_path / "dev").write_text(jobs, encoding="utf-8")
+    (tmp_path / "dev").chmod(0o755)
+    ended = subprocess.run([tmp_path / ".ci/run"], capture_output=True, text=True, timeout=50, check=False)
+    assert ended.returncode == status, ended.stdout + ended.stderr
+    ran = [line.split()[1] for line in ended.stdout.splitlines() if line.startswith("ran ")]
+    assert status or sorted(ran) == ["build", "check", "setup", "test", "test", "vm", "vm"]
