@@ -173,8 +173,11 @@ def test_without_an_answer_a_program_waits_and_then_dies_and_nobody_else_waits(
 
 
 @pytest.fixture
-def podman(tmp_path: Path) -> Iterator[Podman]:
+def podman(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Podman]:
     """Podman with a storage of its own, and an image `tiny` with a busybox and a file."""
+    if not request.config.getoption("--slow"):
+        pytest.skip("takes minutes: give --slow")
+    assert shutil.which("podman"), "apt-get install podman"
     storage = tmp_path / "storage.conf"
     places = f'runroot="{tmp_path}/run"\ngraphroot="{tmp_path}/graph"\n'
     storage.write_text(f'[storage]\ndriver="vfs"\n{places}', encoding="utf-8")
@@ -206,7 +209,6 @@ def podman(tmp_path: Path) -> Iterator[Podman]:
             run("rmi", "-af")
 
 
-@pytest.mark.skipif(not shutil.which("podman"), reason="needs podman")
 def test_a_container_of_podman_is_an_agent_by_its_label(podman: Podman, tmp_path: Path) -> None:
     """`podman run --label` is held from its first instruction, `podman exec` too; without the label it reads the file,
     and without Podman's service it is killed.
