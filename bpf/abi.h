@@ -225,6 +225,8 @@ struct agentd_call {
 /* What a fetcher, which is compiled for one function, found in the registers of its caller; by thread. */
 #define AGENTD_CALLED_STRING 1u /* up to a NUL; `len` is the most, if AGENTD_CALLED_LIMIT is set */
 #define AGENTD_CALLED_LIMIT 2u
+#define AGENTD_CALLED_ENDS 4u /* no text: the stream is over */
+#define AGENTD_CALLED_LATER 8u /* left to the program that may sleep */
 struct agentd_called {
 	agentd_u32 call; /* its number */
 	agentd_u32 flags;

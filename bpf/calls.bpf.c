@@ -5,17 +5,22 @@
  * uprobe call_entered    at the function's first instruction: is the caller in a workload? Everybody else goes on at once
  * a fetcher              compiled for this function when the policy was loaded (agentd/calls/compile.py): finds the text
  *                        in the registers, notes it in the map `called`
- * uprobe call_judged     judges and acts
+ * uprobe call_judged     judges and acts, or leaves what is long, or not in memory, to
+ * uprobe call_slept      the same, in a form that may sleep, which takes no tail call: a probe of its own at the same place, set before
+ *                        the first. The kernel runs those last that were set first (kernel/events/uprobes.c, consumer_add).
  *
- * They follow one another by tail calls, in one task that can't sleep between them. The cookie of a probe is the number of
- * its function.
+ * The first three follow one another by tail calls, in one task that can't sleep between them. The cookie of a probe is the
+ * number of its function.
  *
  * Guarantee: contained. The process dies, or stops, having run the function's first instruction at most: a uprobe ends
  * with that instruction, and signals are taken behind it (kernel/events/uprobes.c). Other threads go on until then.
- * Fails: to deny (kill). Trusted: nothing of the caller but its registers and memory at this moment.
+ * Fails: to deny (kill). What is left for later is marked AGENTD_TAG_KILL_AT_EXIT until it is judged, so that it ends at the
+ * function's first system call if nobody comes. Two reloads under one judgement that sleeps: it begins again, three times,
+ * then deny. At most 32 judgements sleep at once, more are denied. Trusted: nothing of the caller but its registers and memory
+ * at this moment.
  *
  * Maps: `call_epoch` says which set of probes is in charge. `calls` has 256 slots, user space refuses more functions.
- * `called` full: the call is denied. `fetchers` with an empty slot: the same.
+ * `called` full: the call is denied (a thread's entry is deleted when it is judged). `fetchers` with an empty slot: the same.
  */
 #include "maps.bpf.c"
 
@@ -93,33 +98,121 @@ int call_entered(struct pt_regs *ctx)
 	return 0;
 }
 
-static __noinline void judge_called(struct agentd_tag *tag, const struct agentd_call *call,
-				    const struct agentd_called *text)
+/* Leaves a call to call_slept(), which comes next. */
+static __noinline void leave_called(struct agentd_tag *tag, const struct agentd_called *text)
+{
+	struct agentd_called later = *text;
+	u32 thread = bpf_get_current_pid_tgid();
+
+	later.flags |= AGENTD_CALLED_LATER;
+	if (bpf_map_update_elem(&called, &thread, &later, BPF_ANY)) {
+		kill_current(tag, NULL);
+		return;
+	}
+	tag->flags |= AGENTD_TAG_KILL_AT_EXIT;
+}
+
+/* The word of a call as the object that is judged. */
+static __always_inline struct verdict *called_word(struct scratch *s, const struct agentd_call *call, u32 len)
+{
+	s->path_off = AGENTD_PATH_MAX - len;
+	bpf_probe_read_kernel(&s->path[s->path_off & (AGENTD_PATH_MAX - 1)], len & 127, call->word);
+	s->text.sql.language = call->language;
+	return &s->v[0];
+}
+
+/*
+ * The whole verdict, and again if the policy was loaded anew meanwhile: the tables that it has read may have been written
+ * over. False: it would never end.
+ */
+static __noinline int judge_sleeping(struct verdict *v, u32 slot, u32 agent, const struct agentd_called *text)
+{
+	const struct agentd_agent *ag = agent_get(agent);
+	struct scratch *s = scratch_get(slot);
+	int judged = CALL_JUDGED;
+
+	if (!v || !s)
+		return CALL_JUDGED;
+	for (int i = 0; i < 3; i++) {
+		u32 set;
+
+		s->set = 0;
+		judged = call_verdict_sleeping(v, slot, agent, text);
+		set = (s->set - 1) & 1;
+		if (!ag || (*(volatile const u32 *)&ag->active == set && ag->generation[set] == v->generation))
+			return judged;
+	}
+	verdict_unresolved(v, agent, AGENTD_OP_CALL);
+	return CALL_JUDGED;
+}
+
+static __always_inline void judge_called(struct agentd_tag *tag, const struct agentd_call *call,
+					 const struct agentd_called *text, bool sleeping)
 {
 	u64 begin = bpf_ktime_get_ns();
-	u32 slot = scratch_take(), len = call->len;
+	u32 slot = sleeping ? scratch_take_sleeping() : scratch_take(), len = call->len;
 	struct scratch *s = scratch_get(slot);
 	struct emission *m;
 	struct verdict *v;
+	int judged;
 
 	if (slot == NO_SLOT || !s || len > AGENTD_CALL_WORD) {
 		kill_current(tag, NULL);
 		return;
 	}
-	v = &s->v[0];
-	s->path_off = AGENTD_PATH_MAX - len;
-	bpf_probe_read_kernel(&s->path[s->path_off & (AGENTD_PATH_MAX - 1)], len & 127, call->word);
-	s->text.sql.language = call->language;
-	if (call_verdict(v, slot, tag->agent, text)) {
+	v = called_word(s, call, len);
+	judged = sleeping ? judge_sleeping(v, slot, tag->agent, text) : call_verdict(v, slot, tag->agent, text);
+	if (judged == CALL_LATER) {
+		leave_called(tag, text);
+	} else if (judged) {
 		verdict_time(begin);
 		m = emission_begin(s, AGENTD_OP_CALL, AGENTD_POINT_UPROBE, AGENTD_CONTAINED);
 		m->object_off = s->path_off;
 		m->object_len = len;
 		m->argv_kept = s->args.kept;
 		m->flags = s->args.kept ? AGENTD_EVENT_FLAG_TEXT | (call->language & 3) << AGENTD_EVENT_SQL_SHIFT : 0;
-		act(slot, tag, v, m, false);
+		/* as in programs that can't sleep: the leader of the thread group stays where it is (bpf_rcu_read_lock: 6.2) */
+		if (sleeping && bpf_rcu_read_lock) {
+			bpf_rcu_read_lock();
+			act(slot, tag, v, m, false);
+			bpf_rcu_read_unlock();
+		} else {
+			act(slot, tag, v, m, false);
+		}
 	}
 	scratch_give(slot);
+}
+
+static __noinline int judge_now(struct agentd_tag *tag, const struct agentd_called *text)
+{
+	struct agentd_call *call;
+	u32 number;
+
+	if (!tag || !text)
+		return 0;
+	number = text->call;
+	call = bpf_map_lookup_elem(&calls, &number);
+	if (call)
+		judge_called(tag, call, text, false);
+	else
+		kill_current(tag, NULL);
+	return 0;
+}
+
+static __noinline int judge_later(struct agentd_tag *tag, const struct agentd_called *text)
+{
+	struct agentd_call *call;
+	u32 number;
+
+	if (!tag || !text)
+		return 0;
+	number = text->call;
+	call = bpf_map_lookup_elem(&calls, &number);
+	if (call)
+		judge_called(tag, call, text, true);
+	else
+		kill_current(tag, NULL);
+	return 0;
 }
 
 /* Who is in charge was asked at the entry. */
@@ -127,9 +220,8 @@ SEC("uprobe")
 int call_judged(struct pt_regs *ctx)
 {
 	struct agentd_tag *tag = bpf_task_storage_get(&tags, bpf_get_current_task_btf(), 0, 0);
-	u32 thread = bpf_get_current_pid_tgid(), number;
+	u32 thread = bpf_get_current_pid_tgid();
 	struct agentd_called *found, text;
-	struct agentd_call *call;
 
 	found = bpf_map_lookup_elem(&called, &thread);
 	if (!tag)
@@ -140,12 +232,30 @@ int call_judged(struct pt_regs *ctx)
 	}
 	text = *found;
 	bpf_map_delete_elem(&called, &thread);
-	number = text.call;
-	call = bpf_map_lookup_elem(&calls, &number);
-	if (call)
-		judge_called(tag, call, &text);
+	if (text.flags & AGENTD_CALLED_ENDS)
+		stream_end(text.stream);
 	else
-		kill_current(tag, NULL);
+		judge_now(tag, &text);
+	return 0;
+}
+
+/* What was left for later at this very hit of the probe. */
+SEC("uprobe.s")
+int call_slept(struct pt_regs *ctx)
+{
+	u32 thread = bpf_get_current_pid_tgid();
+	struct agentd_tag *tag = caller_tag();
+	struct agentd_called *found;
+
+	if (!tag || !(tag->flags & AGENTD_TAG_KILL_AT_EXIT))
+		return 0;
+	found = bpf_map_lookup_elem(&called, &thread);
+	if (!found || !(found->flags & AGENTD_CALLED_LATER))
+		return 0;
+	found->flags &= ~AGENTD_CALLED_LATER;
+	tag->flags &= ~AGENTD_TAG_KILL_AT_EXIT;
+	judge_later(tag, found);
+	bpf_map_delete_elem(&called, &thread);
 	return 0;
 }
 

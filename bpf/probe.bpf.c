@@ -16,7 +16,7 @@ struct probe_request {
 	u32 len; /* of the object; 0: unresolved */
 	u32 args_len;
 	u64 args; /* user address of the argv block */
-	u64 netns; /* whose names count; 0: none */
+	u64 netns; /* whose names count; 0: none; of a call afterwards what call_verdict() returned */
 	u64 stream; /* of a call: see struct agentd_called */
 	u32 language; /* of a call, whose text is where `args` says */
 	u32 flags; /* AGENTD_CALLED_* */

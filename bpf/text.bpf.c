@@ -3,63 +3,29 @@
  * Looking through the text of a library call: read from the caller's memory in pieces of 2 KiB, SQL as its skeleton, each
  * piece through every automaton of the call's class; the groups found on the way are gathered in scratch->masks.
  *
- * Loops: 2049 pieces (4 MiB: a quarter of a second), 8 automata, blocks of 16 bytes. A longer text, a page that is not
- * in memory, SQL that can't be told: scratch->args.failed, and the call is `unresolved`.
+ * Two forms. call_verdict() can't sleep: 64 KiB, and pages that are in memory; else it says CALL_LATER and nothing has
+ * happened. call_verdict_sleeping() reads what must be fetched first, up to 256 MiB, and other tasks run meanwhile. Its loop
+ * ends early when the process has been killed.
  *
- * Streams: what stands behind one another in several calls, as the writes to one connection, is looked through as one
- * text: the states that the automata have come to are kept until the next call. The map evicts what was not used for the
- * longest time, and may: such a stream begins anew.
+ * Loops: 33 or 131,073 pieces, 8 automata, blocks of 16 bytes. A longer text, memory that can't be read, SQL that can't be told:
+ * scratch->args.failed, and the call is `unresolved`.
+ *
+ * Streams: lib/stream.bpf.h.
  *
  * Not trusted, and not held still: the text is the caller's memory, another thread of it may write there meanwhile.
  */
 #include "lib/sql.bpf.h"
+#include "lib/stream.bpf.h"
 #include "lib/verdict.bpf.h"
 
+#ifndef SIGKILL
+#define SIGKILL 9
+#endif
 #define TEXT_PIECE 2048 /* a power of two; what comes of one fits into a page */
-#define TEXT_PIECES ((4 << 20) / TEXT_PIECE + 1)
+#define TEXT_PIECES ((64 << 10) / TEXT_PIECE + 1)
+#define TEXT_PIECES_SLEEPING ((256 << 20) / TEXT_PIECE + 1)
 
-struct stream_key {
-	u64 stream;
-	u32 process;
-	u32 agent;
-	u32 class;
-	u32 generation; /* whose tables the states are of */
-};
-struct stream {
-	u32 states[AGENTD_TEXTS_MAX];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
-	__type(key, struct stream_key);
-	__type(value, struct stream);
-} streams SEC(".maps");
-
-static __noinline int stream_resume(struct scratch *s, struct stream_key *key)
-{
-	struct stream *stream;
-
-	if (!s || !key)
-		return 0;
-	stream = bpf_map_lookup_elem(&streams, key);
-	for (u32 i = 0; stream && i < AGENTD_TEXTS_MAX; i++)
-		s->text.dfa[i].state = stream->states[i];
-	return 0;
-}
-
-/* Fails to forgetting: without memory the next call begins anew. */
-static __noinline int stream_keep(struct scratch *s, struct stream_key *key)
-{
-	struct stream stream;
-
-	if (!s || !key)
-		return 0;
-	for (u32 i = 0; i < AGENTD_TEXTS_MAX; i++)
-		stream.states[i] = s->text.dfa[i].state;
-	bpf_map_update_elem(&streams, key, &stream, BPF_ANY);
-	return 0;
-}
+enum { CALL_NOBODYS = 0, CALL_JUDGED = 1, CALL_LATER = 2 };
 
 /* The automata and the list of the class `class` of calls. False: nothing is to be judged. */
 static __always_inline bool text_open(struct scratch *s, const u32 *a, const struct agentd_tables *t, u32 class)
@@ -174,24 +140,94 @@ static __always_inline void text_piece(struct dfa_loop *loop, u32 n)
 	bpf_loop(AGENTD_TEXTS_MAX, text_automaton, loop, 0);
 }
 
-static long text_read(u32 i, struct dfa_loop *loop)
+/* SIGKILL is taken when this program has ended. */
+static __always_inline bool text_in_vain(void)
 {
-	struct scratch *s = loop->s;
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	return KREAD(task, pending.signal.sig[0]) & (1ull << (SIGKILL - 1));
+}
+
+/* The next bytes of the text, in scratch->data: how many. 0: there are none, or they can't be read. */
+static __always_inline u32 text_fetch(struct scratch *s, bool sleeping)
+{
 	u64 at = s->args.at, left = s->args.end - at;
 	u32 n = TEXT_PIECE - (at & (TEXT_PIECE - 1));
+	long failed;
 
 	if (at >= s->args.end)
-		return 1;
+		return 0;
 	if (left < n)
 		n = left;
-	if (bpf_probe_read_user(s->data, n & (2 * TEXT_PIECE - 1), (void *)at)) {
+	if (sleeping)
+		failed = text_in_vain() || bpf_copy_from_user(s->data, n & (2 * TEXT_PIECE - 1), (void *)at);
+	else
+		failed = bpf_probe_read_user(s->data, n & (2 * TEXT_PIECE - 1), (void *)at);
+	if (failed) {
 		s->args.failed = 1;
-		return 1;
+		return 0;
 	}
+	s->args.at = at + n;
+	return n;
+}
+
+static __always_inline long text_take(struct dfa_loop *loop, u32 n)
+{
+	struct scratch *s = loop->s;
+
+	if (!n)
+		return 1;
 	text_piece(loop, n);
 	args_keep(s, s->data, s->text.read); /* as it was written */
-	s->args.at = at + n;
 	return s->text.ended != 0;
+}
+
+static long text_read(u32 i, struct dfa_loop *loop)
+{
+	return text_take(loop, text_fetch(loop->s, false));
+}
+
+static long text_read_sleeping(u32 i, struct dfa_loop *loop)
+{
+	return text_take(loop, text_fetch(loop->s, true));
+}
+
+static long text_hash_block(u32 i, struct dfa_loop *loop)
+{
+	struct scratch *s = loop->s;
+	u32 pos = s->text.pos, end = s->dfa.end;
+	u64 hash[2] = { s->args.hash[0], s->args.hash[1] };
+
+	for (int j = 0; j < BLOCK; j++) {
+		if (pos >= end)
+			break;
+		hash_step(hash, s->data[pos & (TEXT_PIECE - 1)]);
+		pos++;
+	}
+	s->args.hash[0] = hash[0];
+	s->args.hash[1] = hash[1];
+	s->text.pos = pos;
+	return pos >= end;
+}
+
+static __always_inline long text_hash(struct dfa_loop *loop, u32 n)
+{
+	if (!n)
+		return 1;
+	loop->s->dfa.end = n;
+	loop->s->text.pos = 0;
+	bpf_loop(TEXT_PIECE / BLOCK, text_hash_block, loop, 0);
+	return 0;
+}
+
+static long text_hash_read(u32 i, struct dfa_loop *loop)
+{
+	return text_hash(loop, text_fetch(loop->s, false));
+}
+
+static long text_hash_read_sleeping(u32 i, struct dfa_loop *loop)
+{
+	return text_hash(loop, text_fetch(loop->s, true));
 }
 
 /* What SQL has held back gives out at the end, and what is found because the text ends there. */
@@ -216,38 +252,13 @@ static __always_inline void text_end(struct dfa_loop *loop)
 	}
 }
 
-/*
- * The verdict on a library call: its word stands in scratch->path, its text where `called` says. 0: it is none of anybody's
- * business. Uses scratch->data, name[0] and name[1], where the beginning of the text is left for the record.
- */
-__noinline int call_verdict(struct verdict *v, u32 slot, u32 agent, const struct agentd_called *called)
+/* Before the first byte of a text is read. */
+static __noinline int text_begin(struct scratch *s, const struct agentd_called *called)
 {
-	struct dfa_loop loop = { .s = scratch_get(slot), .arena = arena_get() };
-	const struct agentd_agent *ag = agent_get(agent);
-	struct scratch *s = loop.s;
-	const struct agentd_tables *t;
-	struct stream_key key = {};
-	u32 class;
 	bool open_ended;
 
-	if (!v)
-		return 1;
-	verdict_deny(v);
-	if (!s || !ag || !loop.arena || !called || !(ag->flags & AGENTD_AGENT_USED))
-		return 1;
-	class = path_class(slot, agent, AGENTD_OP_CALL);
-	t = tables_of(ag, s, &v->generation);
-	if (class == NO_SLOT)
-		return 1;
-	if (!text_open(s, loop.arena, t, class))
+	if (!s || !called)
 		return 0;
-	key.stream = called->stream;
-	key.process = bpf_get_current_pid_tgid() >> 32;
-	key.agent = agent;
-	key.class = class;
-	key.generation = v->generation;
-	if (key.stream)
-		stream_resume(s, &key);
 	open_ended = called->flags & AGENTD_CALLED_STRING && !(called->flags & AGENTD_CALLED_LIMIT);
 	s->text.flags = called->flags;
 	s->text.ended = 0;
@@ -258,22 +269,98 @@ __noinline int call_verdict(struct verdict *v, u32 slot, u32 agent, const struct
 	s->args.kept = 0;
 	s->args.index = 0;
 	s->args.argc = 0;
+	s->args.failed = 0;
 	s->args.hash[0] = constants.arena_mask;
 	s->args.hash[1] = 0;
 	s->args.at = called->text;
 	s->args.end = open_ended ? ~0ull : called->text + called->len;
 	if (s->args.end < s->args.at)
 		s->args.failed = 1;
-	if (called->text) /* a function that is given NULL is told nothing */
-		bpf_loop(TEXT_PIECES, text_read, &loop, 0);
-	if (called->text && s->args.at < s->args.end && !s->text.ended)
+	return 0;
+}
+
+/* Not all that was asked for has been read. */
+static __always_inline bool text_left(const struct scratch *s, const struct agentd_called *called)
+{
+	return s->args.failed || (called->text && s->args.at < s->args.end && !s->text.ended);
+}
+
+static __always_inline int text_verdict(struct verdict *v, u32 slot, u32 agent, const struct agentd_called *called,
+					bool sleeping)
+{
+	struct dfa_loop loop = { .s = scratch_get(slot), .arena = arena_get() };
+	const struct agentd_agent *ag = agent_get(agent);
+	struct scratch *s = loop.s;
+	const struct agentd_tables *t;
+	struct stream_key key;
+	u32 class;
+
+	if (!v)
+		return CALL_JUDGED;
+	verdict_deny(v);
+	if (!s || !ag || !loop.arena || !called || !(ag->flags & AGENTD_AGENT_USED))
+		return CALL_JUDGED;
+	class = path_class(slot, agent, AGENTD_OP_CALL);
+	t = tables_of(ag, s, &v->generation);
+	if (class == NO_SLOT)
+		return CALL_JUDGED;
+	if (!text_open(s, loop.arena, t, class))
+		return CALL_NOBODYS;
+	if (s->args.failed)
+		goto unresolved;
+	s->text.agent = agent;
+	s->text.class = class;
+	s->text.generation = v->generation;
+	stream_key_set(&key, called->stream);
+	if (stream_rest(s, &key, called)) {
+		text_begin(s, &s->text.whole);
+		if (sleeping)
+			bpf_loop(TEXT_PIECES_SLEEPING, text_hash_read_sleeping, &loop, 0);
+		else
+			bpf_loop(TEXT_PIECES, text_hash_read, &loop, 0);
+		if (text_left(s, &s->text.whole) && !sleeping)
+			return CALL_LATER;
+		if (!s->args.failed && stream_same(s, &key))
+			return CALL_NOBODYS;
+	}
+	stream_resume(s, &key);
+	text_begin(s, called);
+	if (called->text) { /* a function that is given NULL is told nothing */
+		if (sleeping)
+			bpf_loop(TEXT_PIECES_SLEEPING, text_read_sleeping, &loop, 0);
+		else
+			bpf_loop(TEXT_PIECES, text_read, &loop, 0);
+	}
+	if (text_left(s, called)) {
+		if (!sleeping)
+			return CALL_LATER;
 		s->args.failed = 1;
+	}
+	if (stream_repeated(s, &key, called))
+		return CALL_NOBODYS;
 	if (key.stream)
-		stream_keep(s, &key);
+		stream_keep(s, &key, called);
 	text_end(&loop);
 	if (!s->args.failed)
 		class_verdict(v, s, loop.arena, t, class, AGENTD_OP_CALL);
+unresolved:
 	if (s->args.failed || v->outcome == 0xffffffff)
 		verdict_unresolved(v, agent, AGENTD_OP_CALL);
-	return 1;
+	return CALL_JUDGED;
+}
+
+/*
+ * The verdict on a library call: its word stands in scratch->path, its text where `called` says. CALL_NOBODYS: it is none of
+ * anybody's business, or has been judged. Uses scratch->data, name[0] and name[1], where the beginning of the text is left
+ * for the record.
+ */
+__noinline int call_verdict(struct verdict *v, u32 slot, u32 agent, const struct agentd_called *called)
+{
+	return text_verdict(v, slot, agent, called, false);
+}
+
+/* The same for programs that may sleep; it has no later. */
+static __noinline int call_verdict_sleeping(struct verdict *v, u32 slot, u32 agent, const struct agentd_called *called)
+{
+	return text_verdict(v, slot, agent, called, true);
 }

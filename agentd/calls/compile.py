@@ -40,7 +40,7 @@ int fetch_{number}(struct pt_regs *ctx)
 }}
 """
 
-STRING, LIMIT = 1, 2  # AGENTD_CALLED_*
+STRING, LIMIT, ENDS = 1, 2, 4  # AGENTD_CALLED_*
 REGISTERS = ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp", *(f"r{n}" for n in range(8, 16)))
 SECONDS = 60  # of CPU time
 PR_SET_PDEATHSIG = 1
@@ -67,7 +67,7 @@ def reading(name: str, operand: dict[str, Any]) -> str:
 
 def source(function: dict[str, Any], fetchers: int, called: int) -> str:
     """The C of one fetcher."""
-    flags = STRING if function["string"] else 0
+    flags = ENDS if function["closing"] else STRING if function["string"] else 0
     lines = [reading("text", function["text"]), "c.text = text;"]
     if function["length"]:
         lines.append(reading("most", function["length"]))

@@ -78,6 +78,7 @@ def _asked(number: int, point: CallPoint, arguments: str) -> dict[str, Any]:
         "number": number,
         "word": point.word,
         "string": point.kind is TextKind.STRING,
+        "closing": point.closing,
         "text": text._asdict(),
         "length": length._asdict() if length else None,
         "stream": stream._asdict() if stream else None,

@@ -62,7 +62,7 @@ class LibraryCalls:
         if not kept():
             for agent in agents:
                 _refuse_holds(agent)
-        wanted = {point for agent in agents for point in agent.calls}
+        wanted = {one for agent in agents for point in agent.calls for one in (point, *point.closings)}
         before = self._probes.points if self._probes else ()
         if wanted <= set(before) and not self.broken():
             return

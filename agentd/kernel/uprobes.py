@@ -37,6 +37,8 @@ from agentd.resources import bpf_object
 
 OBJECT: Final = "calls.bpf.o"
 NEW_CODE: Final = 1024  # processes
+# At each place, in this order; what the names of their links begin with. The kernel runs them in the other order.
+PROGRAMS: Final = {"later-": "call_slept", "": "call_entered"}
 # Why perf_event_open(2) is refused to root: the packaged service's sandbox (systemd/library-calls.conf).
 SANDBOX: Final = "under systemd copy /usr/share/agentd/library-calls.conf to /etc/systemd/system/agentd.service.d/"
 
@@ -87,15 +89,16 @@ class CallPrograms:
         (1.1: ambiguous), and it would read in this process what a workload has made.
         """
         opts = UprobeOpts(sz=ctypes.sizeof(UprobeOpts), ref_ctr_offset=counter, bpf_cookie=number)
-        program = program_of(self._obj, "call_entered")
-        link = library().bpf_program__attach_uprobe_opts(program, -1, os.fsencode(file), place, ctypes.byref(opts))
-        if not link:
-            failed = ctypes.get_errno() or errno.EINVAL
-            hint = SANDBOX if failed in (errno.EPERM, errno.EACCES) else ""
-            raise KernelError("kernel-load", f"probe at {place:#x} in {file}", failed, hint)
-        self._links[name] = link
-        if self._pins is not None and self._in_charge():
-            obj_pin(library().bpf_link__fd(link), self._pins / "links" / f"{name}-{self.epoch}")
+        for prefix, word in PROGRAMS.items():
+            program, file_name = program_of(self._obj, word), os.fsencode(file)
+            link = library().bpf_program__attach_uprobe_opts(program, -1, file_name, place, ctypes.byref(opts))
+            if not link:
+                failed = ctypes.get_errno() or errno.EINVAL
+                hint = SANDBOX if failed in (errno.EPERM, errno.EACCES) else ""
+                raise KernelError("kernel-load", f"probe at {place:#x} in {file}", failed, hint)
+            self._links[prefix + name] = link
+            if self._pins is not None and self._in_charge():
+                obj_pin(library().bpf_link__fd(link), self._pins / "links" / f"{prefix}{name}-{self.epoch}")
 
     def take_charge(self) -> None:
         """From here on these probes judge, and no others."""
@@ -136,7 +139,8 @@ class CallPrograms:
             return "another set of probes is in charge"
         for name, link in {**self._keepers.links, **self._watching, **self._links}.items():
             info = link_info(library().bpf_link__fd(link))
-            program = program_of(self._obj, "code_mapped" if name in self._watching else "call_entered")
+            word = "code_mapped" if name in self._watching else PROGRAMS["later-" if name.startswith("later-") else ""]
+            program = program_of(self._obj, word)
             if name not in self._keepers.links and info.prog_id != prog_info(library().bpf_program__fd(program)).id:
                 return f"{name} is not attached as agentd left it"
             if self._pins is not None and not (self._pins / "links" / f"{name}-{self.epoch}").exists():

@@ -23,7 +23,7 @@ from agentd.policy.texts import fragment
 
 REGISTERS: Final = 6  # arguments that the x86-64 calling convention passes in registers
 USDT_ARGUMENTS: Final = 12  # of <sys/sdt.h>
-_KEYS: Final = ("library", "function", "usdt", "argument", "as", "length", "signed", "language", "stream")
+_KEYS: Final = ("library", "function", "usdt", "argument", "as", "length", "signed", "language", "stream", "ends")
 _LIBRARY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]{0,30}")
 _FUNCTION: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_@.]{0,60}")
 _USDT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,24}:[A-Za-z_][A-Za-z0-9_]{0,34}")
@@ -55,6 +55,10 @@ def parse_call(reader: Reader) -> tuple[tuple[CallPoint, ...], tuple[TextAt, ...
     signed = bool(keys["signed"].choice({"int": True, "size_t": False})) if "signed" in keys else False
     language = keys["language"].choice({one.word: one for one in Sql if one}) if "language" in keys else Sql.PLAIN
     stream = _argument(keys["stream"], most) if "stream" in keys else 0
+    ends = _functions(keys["ends"], _FUNCTION) if "ends" in keys else ()
+    if ends and (usdt or not stream):
+        keys["ends"].error("only a stream of a function ends", "say which argument is the stream: `stream: 1`")
+        return (), ()
     if stream and language:
         reader.error("SQL is no stream: each text is a statement", "write language or stream")
         return (), ()
@@ -66,7 +70,7 @@ def parse_call(reader: Reader) -> tuple[tuple[CallPoint, ...], tuple[TextAt, ...
         return (), ()
     if stream is None or not functions:
         return (), ()
-    told = argument, kind, length, signed, language, stream, usdt
+    told = argument, kind, length, signed, language, stream, usdt, tuple(end.text for end in ends)
     points = tuple(CallPoint(library, text.text, *told) for text in functions)
     return points, tuple(TextAt(point.word, text.at) for point, text in zip(points, functions, strict=True))
 

@@ -87,7 +87,9 @@ class CallPoint:
 
     length: the argument that holds the length; 0: none. signed: it is an `int`, and a negative one means up to the NUL.
     stream: the argument that tells streams apart, whose texts are looked through as one; 0: each text is by itself.
+    ends: the functions that end a stream, whose first argument it is: what is told to it then is another's.
     usdt: it is no function but a probe that the library's authors have put there, `function` is PROVIDER:NAME.
+    closing: it is one of `ends` itself, has no text and is not judged.
     """
 
     library: str
@@ -99,6 +101,13 @@ class CallPoint:
     language: Sql = Sql.PLAIN
     stream: int = 0
     usdt: bool = False
+    ends: tuple[str, ...] = ()
+    closing: bool = False
+
+    @property
+    def closings(self) -> tuple[CallPoint, ...]:
+        """The functions of `ends`."""
+        return tuple(CallPoint(self.library, end, 1, TextKind.STRING, stream=1, closing=True) for end in self.ends)
 
     @property
     def word(self) -> str:

@@ -169,6 +169,10 @@ _CALL: Final = _closed(
             "maximum": USDT_ARGUMENTS,
             "description": "Which argument tells streams apart, whose texts are looked through as one.",
         },
+        "ends": {
+            "anyOf": [{"type": "string", "minLength": 1}, _texts("Functions.")],
+            "description": "Functions that end the stream, which is their first argument.",
+        },
         "language": {"enum": [one.word for one in Sql if one], "description": "The text is SQL of this kind."},
     },
     required=["library", "argument", "as"],
@@ -177,7 +181,7 @@ _CALL: Final = _closed(
             "required": ["function"],
             "properties": {key: {"maximum": REGISTERS} for key in ("argument", "length", "stream")},
         },
-        {"required": ["usdt"], "properties": {"signed": False}},
+        {"required": ["usdt"], "properties": {"signed": False, "ends": False}},
     ],
 )
 

@@ -130,7 +130,8 @@ struct text_run {
 	u32 automaton; /* the one that runs */
 	u32 flags; /* AGENTD_CALLED_* */
 	u32 ended; /* the NUL of a string was seen */
-	u32 unused;
+	u32 agent, class, generation; /* whose automata these are */
+	struct agentd_called whole; /* the call that this one may go on with (lib/stream.bpf.h) */
 	struct sql_run sql;
 	struct dfa_run dfa[AGENTD_TEXTS_MAX];
 	u32 masks[AGENTD_TEXTS_MAX]; /* absolute word indices */

@@ -230,6 +230,7 @@ struct task_struct {
 	void *io_uring;
 	struct bpf_local_storage *bpf_storage;
 	struct hlist_node pid_links[4];
+	struct sigpending pending;
 };
 struct pid {
 	struct hlist_head tasks[4];

@@ -35,16 +35,33 @@ static long scratch_try(u32 i, u32 *taken)
 	return 1;
 }
 
+static __always_inline u32 scratch_taken(u32 taken)
+{
+	if (taken & 0x10000)
+		return taken & SCRATCH_MASK;
+	stat_add(AGENTD_STAT_SCRATCH, 1);
+	return NO_SLOT;
+}
+
 /* A slot number, or NO_SLOT: then deny. Starts at the CPU's own slot, so that CPUs do not meet. */
 static __always_inline u32 scratch_take(void)
 {
 	u32 taken = bpf_get_smp_processor_id() & SCRATCH_MASK;
 
 	bpf_loop(SCRATCH_SLOTS, scratch_try, &taken, 0);
-	if (taken & 0x10000)
-		return taken & SCRATCH_MASK;
-	stat_add(AGENTD_STAT_SCRATCH, 1);
-	return NO_SLOT;
+	return scratch_taken(taken);
+}
+
+/*
+ * The same for a program that may sleep, for as long as its caller's memory makes it: one of the first half, so that who
+ * does not sleep always finds one of the others.
+ */
+static __always_inline u32 scratch_take_sleeping(void)
+{
+	u32 taken = 0;
+
+	bpf_loop(SCRATCH_SLOTS / 2, scratch_try, &taken, 0);
+	return scratch_taken(taken);
 }
 
 static __always_inline void scratch_give(u32 slot)

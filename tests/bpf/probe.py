@@ -28,6 +28,7 @@ PATH_MAX: Final = 4096
 REQUESTS: Final = 16
 WANTED: Final = (b"probe_verdict", b"probe_message")
 U32: Final = 0xFFFFFFFF
+LATER: Final = 2  # CALL_LATER of bpf/text.bpf.c
 
 
 class Request(ctypes.Structure):
@@ -123,7 +124,7 @@ class Runner:
         self, agent: int, word: bytes, text: bytes, language: int = 0, *, flags: int = 0, stream: int = 0
     ) -> Answer | None:
         """The kernel's answer for a library call that is told `text`; None: no rule speaks of it. stream: see
-        struct agentd_called.
+        struct agentd_called. `later` says afterwards whether it is left to a program that may sleep.
         """
         request = self._request
         self._block = ctypes.create_string_buffer(text, len(text) + 1)
@@ -134,6 +135,7 @@ class Runner:
         request.language, request.flags, request.netns, request.stream = language, flags, 0, stream
         ctypes.memmove(self._object, word, len(word))
         answer = self.again()
+        self.later = request.netns == LATER
         return answer if request.netns else None
 
     def again(self) -> Answer:

@@ -20,7 +20,7 @@ from tests.bpf.probe import Probe, loaded_probe
 
 pytestmark = pytest.mark.root
 
-LIMIT: Final = 4 << 20  # bytes that are read of a text
+LIMIT: Final = 64 << 10  # bytes that are read of a text by a program that can't sleep
 POLICY: Final = r"""
 version: 1
 tools:
@@ -116,25 +116,27 @@ def test_a_string_ends_at_its_nul_and_bytes_don_t(agent: ResolvedAgent, probe: t
     assert limited.outcome == cut.outcome
 
 
-def test_a_text_longer_than_is_read_is_unresolved(probe: tuple[Probe, int]) -> None:
-    """4 MiB are read; one byte more that could matter is denied, not guessed."""
+def test_a_text_longer_than_is_read_at_once_is_left_for_later(probe: tuple[Probe, int]) -> None:
+    """64 KiB are read without a pause; more is no verdict here, and a denial for whoever takes it for one."""
     runner, number = probe[0].runners[0], probe[1]
     fits = runner.call(number, b"ssl:SSL_write", b"x" * LIMIT)
-    long = runner.call(number, b"ssl:SSL_write", b"x" * (LIMIT + 4096))
     assert fits
-    assert long
+    assert not runner.later
     assert fits.outcome.decision is Decision.ALLOW
+    long = runner.call(number, b"ssl:SSL_write", b"x" * (LIMIT + 4096))
+    assert long
+    assert runner.later
     assert long.outcome.decision is Decision.DENY
-    assert long.unresolved
 
 
-def test_text_that_is_not_there_is_unresolved(probe: tuple[Probe, int]) -> None:
-    """A bad pointer is unresolved, a null pointer is no text."""
+def test_text_that_is_not_there_is_left_for_later(probe: tuple[Probe, int]) -> None:
+    """A page that isn't in memory, or nowhere, is for the program that may wait for it; a null pointer is no text."""
     runner, number = probe[0].runners[0], probe[1]
     assert runner.call(number, b"ssl:SSL_write", b"hello")
+    assert not runner.later
     runner._request.args = 8
     answer = runner.again()
-    assert answer.unresolved
+    assert runner._request.netns == 2
     assert answer.outcome.decision is Decision.DENY
     runner._request.args = 0  # a null pointer is no text
     assert runner.again().outcome.decision is Decision.ALLOW
@@ -157,6 +159,38 @@ def test_a_stream_is_looked_through_as_one_text(probe: tuple[Probe, int]) -> Non
                 runner.call(number, word, secret[at:], stream=other),
             ]
             assert [answer and answer.outcome.decision for answer in split] == [Decision.ALLOW, Decision.ALLOW]
+
+
+def test_a_write_that_is_repeated_is_no_news(probe: tuple[Probe, int]) -> None:
+    """The same text again, elsewhere in memory too, or the rest of it at the same place: judged once, and the stream
+    goes on behind it. Short texts, and others at the same place, are new.
+    """
+    runner, number, word = probe[0].runners[0], probe[1], b"ssl:SSL_write"
+    text = b"1234567890 two addresses: a@b.cd, b@b.cd, and then more text"
+    assert runner.call(number, word, text, stream=70)
+    for _ in range(5):
+        assert runner.call(number, word, text, stream=70) is None
+    for taken in (1, 10, 25):
+        runner.call(number, word, text, stream=71 + taken)
+        request = runner._request
+        request.args, request.args_len = request.args + taken, request.args_len - taken
+        runner.again()
+        assert request.netns == 0, "the rest of it"
+        ctypes.memset(request.args, ord("z"), 1)
+        runner.again()
+        assert request.netns == 1, "the same place, another text"
+    assert runner.call(number, word, b"c@b.cd, d@b.cd", stream=70)
+    last = runner.call(number, word, b"e@b.cd", stream=70)
+    assert last
+    assert last.outcome.decision is Decision.DENY, "the fifth"
+    for part in b"a@b.cd," * 4:
+        assert runner.call(number, word, bytes((part,)), stream=69)
+    assert runner.call(number, word, text + b"!", stream=68)
+    assert runner.call(number, word, text + b"?", stream=68)
+    assert runner.call(number, word, text, stream=67)
+    assert runner.call(number, word, text, stream=66), "of another stream"
+    assert runner.call(number, word, text)
+    assert runner.call(number, word, text), "no stream"
 
 
 def test_a_stream_that_was_forgotten_begins_anew(probe: tuple[Probe, int]) -> None:

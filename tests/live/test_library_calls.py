@@ -41,6 +41,37 @@ for part in sys.argv[3:]:
     made.sendall(part.encode())
 say("ok " + made.recv(10).decode())
 """
+# Argument 3: a Python expression of texts, each for one write of a connection that doesn't block; 4: it says when
+# writes have been tried again that often; 5: connections, one behind the other.
+UNBLOCKED = """
+import mmap, select, ssl
+context = ssl.create_default_context(cafile=sys.argv[2])
+tried = 0
+for _ in range(int(sys.argv[5])):
+    plain = socket.socket()
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
+    plain.connect(("127.0.0.1", int(sys.argv[1])))
+    made = context.wrap_socket(plain, server_hostname="localhost")
+    made.setblocking(False)
+    for text in eval(sys.argv[3]):
+        left = memoryview(text)
+        while left:
+            try:
+                left = left[made.send(left):]
+            except ssl.SSLWantWriteError:
+                tried += 1
+                if tried == int(sys.argv[4]):
+                    say(f"tried {tried}")
+                select.select([], [made], [], 0.02)
+    made.setblocking(True)
+    made.sendall(b"HTTP/1")
+    answer = b""
+    while not answer.endswith(b"\\r\\n\\r\\nthanks"):
+        answer += made.recv(1000)
+    made.close()
+    del made
+say("ok thanks")
+"""
 CARD = "pay with 4111 1111 1111 1111 now"
 
 
@@ -60,6 +91,8 @@ class Sink:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._context = context
         self.port = self._listening.getsockname()[1]
+        self.reading = threading.Event()
+        self.reading.set()
         self.got: list[bytes] = []
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -76,6 +109,7 @@ class Sink:
         try:
             with self._context.wrap_socket(plain, server_side=True) as made:
                 while data := made.recv(65536):
+                    self.reading.wait()
                     taken += data
                     if taken.endswith(b"ordinary"):
                         continue
@@ -211,3 +245,44 @@ def test_other_clients_of_tls(live: Host, sink: Sink, client: str) -> None:
         assert run.killed is not sent, run
         live.until(lambda: bool(sink.got), "the server")
         assert any(text.encode() in got for got in sink.got) is sent
+
+
+def unblocked(sink: Sink, texts: str, *, tries: int = 0, connections: int = 1) -> list[str]:
+    """The program that writes without blocking."""
+    return probes.python(UNBLOCKED, str(sink.port), sink.certificate, texts, str(tries), str(connections))
+
+
+@pytest.mark.parametrize("size", [50_000, 400_000])
+def test_a_write_that_is_tried_again_is_judged_once(live: Host, sink: Sink, size: int) -> None:
+    """OpenSSL wants the same text again while the other side doesn't read: its two addresses are two, however often. In
+    three texts they are a list, and a card's number that begins in one text is found in the next.
+    """
+    sink.got.clear()
+    text = f"b'a@b.cd, b@b.cd ' + b'x' * {size}"
+    sink.reading.clear()
+    try:
+        workload = live.start(unblocked(sink, f"[b'y' * 400_000, {text}]", tries=8))
+        live.until(lambda: b"tried 8" in workload.output, "eight tries")
+    finally:
+        sink.reading.set()
+    run = workload.wait()
+    assert run.value == "thanks", run
+    live.until(lambda: bool(sink.got), "the server")
+    assert sink.got == [b"y" * 400_000 + b"a@b.cd, b@b.cd " + b"x" * size + b"HTTP/1"]
+    assert live.run(unblocked(sink, f"[{text}, b'1' + {text}, b'2' + {text}]")).killed
+    assert live.run(unblocked(sink, f"[b'4111 1111', {text}, b' 1111 1111']")).value == "thanks"
+    assert live.run(unblocked(sink, f"[{text} + b' 4111 1111', b' 1111 1111 ']")).killed
+
+
+def test_a_connection_that_gets_the_handle_of_another_begins_anew(live: Host, sink: Sink) -> None:
+    """Six connections one behind the other with an address each are six texts; six writes to one are a list."""
+    assert live.run(unblocked(sink, "[b' a@b.cd ']", connections=6)).value == "thanks"
+    assert live.run(unblocked(sink, "[b' a@b.cd '] * 6")).killed
+
+
+def test_texts_of_any_length_are_judged(live: Host, sink: Sink) -> None:
+    """Five million bytes in one write, and memory that nobody has touched yet; a card's number at the end is found."""
+    for text in ("b'x' * 5_000_000", "mmap.mmap(-1, 20_000)"):
+        assert live.run(unblocked(sink, f"[{text}]")).value == "thanks", text
+        assert live.run(unblocked(sink, f"[{text}, b' 4111 1111', b' 1111 1111 ']")).killed, text
+    assert live.run(unblocked(sink, "[b'x' * 5_000_000 + b' 4111 1111 1111 1111 ']")).killed

@@ -66,5 +66,5 @@ def test_a_probe_with_too_few_arguments_is_refused() -> None:
         lying(point, "8@%r14 8@%rax")
     function = CallPoint("ssl", "SSL_write", 2, TextKind.BYTES, 3, signed=True, stream=1)
     asked = [part and part._asdict() for part in lying(function, "")]
-    made = {"number": 3, "string": False, "text": asked[0], "length": asked[1], "stream": asked[2]}
+    made = {"number": 3, "string": False, "closing": False, "text": asked[0], "length": asked[1], "stream": asked[2]}
     assert "s32 most = (s32)ctx->dx;" in source(made, 4, 5)
