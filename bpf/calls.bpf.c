@@ -183,35 +183,29 @@ static __always_inline void judge_called(struct agentd_tag *tag, const struct ag
 	scratch_give(slot);
 }
 
-static __noinline int judge_now(struct agentd_tag *tag, const struct agentd_called *text)
+static __always_inline void judge_text(struct agentd_tag *tag, const struct agentd_called *text, bool sleeping)
 {
-	struct agentd_call *call;
-	u32 number;
+	u32 number = text->call;
+	struct agentd_call *call = bpf_map_lookup_elem(&calls, &number);
 
-	if (!tag || !text)
-		return 0;
-	number = text->call;
-	call = bpf_map_lookup_elem(&calls, &number);
 	if (call)
-		judge_called(tag, call, text, false);
+		judge_called(tag, call, text, sleeping);
 	else
 		kill_current(tag, NULL);
+}
+
+/* Two functions, because the verifier looks at each once, and what may sleep calls what the other must not. */
+static __noinline int judge_now(struct agentd_tag *tag, const struct agentd_called *text)
+{
+	if (tag && text)
+		judge_text(tag, text, false);
 	return 0;
 }
 
 static __noinline int judge_later(struct agentd_tag *tag, const struct agentd_called *text)
 {
-	struct agentd_call *call;
-	u32 number;
-
-	if (!tag || !text)
-		return 0;
-	number = text->call;
-	call = bpf_map_lookup_elem(&calls, &number);
-	if (call)
-		judge_called(tag, call, text, true);
-	else
-		kill_current(tag, NULL);
+	if (tag && text)
+		judge_text(tag, text, true);
 	return 0;
 }
 

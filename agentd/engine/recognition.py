@@ -63,9 +63,8 @@ class Recognisers:
         slices: bool,
     ) -> None:
         self.rules: tuple[Recognition, ...] = ()
-        self.on_asked: Callable[[int, int, int], None] | None = (
-            None  # pid, start in ticks, workload; see daemon/labels.py
-        )
+        # Told pid, start in ticks and workload of a program that waits; see daemon/labels.py.
+        self.on_asked: Callable[[int, int, int], None] | None = None
         self._loaded = loaded
         self._tables = tables
         self._workloads = workloads
