@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import grp
 import json
 import os
-import pwd
 import signal
 import socket
 import subprocess
@@ -15,6 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.live.members import temporary_group
 from tests.live.service import PYTHON, Line, Service, Sleeper, bot, listening, state, until
 
 pytestmark = pytest.mark.root
@@ -174,24 +173,6 @@ def test_the_group_may_ask() -> None:
         service.folder.chmod(0o755)
         assert service.socket.stat().st_gid == group
         assert json.loads(ask_as(service, user, [group]))["ok"] is True
-
-
-@contextlib.contextmanager
-def temporary_group() -> Iterator[tuple[int, int]]:
-    """The group agentd (made if it isn't there) with a user of its own in it."""
-    name = f"agentd-test-{os.getpid()}"
-    made = subprocess.run(["getent", "group", "agentd"], capture_output=True, check=False).returncode != 0
-    if made:
-        subprocess.run(["groupadd", "--system", "agentd"], check=True)
-    try:
-        subprocess.run(["useradd", "--system", "--no-create-home", "--groups", "agentd", name], check=True)
-        try:
-            yield grp.getgrnam("agentd").gr_gid, pwd.getpwnam(name).pw_uid
-        finally:
-            subprocess.run(["userdel", name], check=True)
-    finally:
-        if made:
-            subprocess.run(["groupdel", "agentd"], check=True)
 
 
 def test_a_workload_may_not_ask(service: Service) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,10 +70,10 @@ def service(shared: Service) -> Service:
 class Talker:
     """That program, as a supervised command of the service."""
 
-    def __init__(self, service: Service, place: Path) -> None:
+    def __init__(self, service: Service, place: Path, **how: Any) -> None:
         files = [place / name / "file" for name in ("kept", "free", "ask")]
         self.process = service.spawn(
-            "/usr/bin/python3", "-I", "-S", "-c", PROGRAM, *files, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            "/usr/bin/python3", "-I", "-S", "-c", PROGRAM, *files, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **how
         )
         assert self.tell("free") == "free ok"
 
