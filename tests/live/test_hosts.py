@@ -32,6 +32,11 @@ NO_NAMESPACES = (
     "(s._RET, 0, 0, s.RET_ERRNO | 1), (s._RET, 0, 0, s.RET_ALLOW)];"  # by the flags, as RestrictNamespaces= of systemd
     "canary.restrict(b''.join(struct.pack('HBBI', *one) for one in code)); os.execv(sys.argv[1], sys.argv[1:])"
 )
+# What ProtectKernelTunables= and ProtectKernelLogs= of systemd do: systemd.exec(5).
+NO_TUNABLES = (
+    "mount --bind /proc/sys /proc/sys && mount -o bind,remount,ro /proc/sys && mount --bind /dev/null /proc/kallsyms"
+    " && mount -o bind,remount,ro /sys"
+)
 CONNECT = "import socket; socket.create_connection(('127.0.0.1', 9))"
 
 # name -> (shell words before `exec AGENTD...`, in a mount namespace of its own; words that run it; what agentd says).
@@ -157,11 +162,21 @@ def test_a_cgroup_namespace_is_no_host(policy: Path) -> None:
         own.rmdir()
 
 
-def test_a_canary_that_may_do_little_proves_less_and_fails_nothing() -> None:
-    """Where a hardened unit forbids the canary some calls, these are not tried, with the reason, and the rest is."""
-    done = there("true", [sys.executable, "-c", NO_NAMESPACES], "doctor", "--json")
+def test_a_hardened_unit_proves_less_and_fails_nothing() -> None:
+    """Where a hardened unit forbids the canary some calls, these are not tried, with the reason, and the rest is; what
+    it hides of the kernel, its settings and names, changes no guarantee.
+    """
+    hidden = ["setpriv", "--bounding-set=-syslog", "--inh-caps=-all", sys.executable, "-c", NO_NAMESPACES]
+    done = there(NO_TUNABLES, hidden, "doctor", "--json")
     assert done.returncode in (0, 1), done
     rows = {row["operation"]: row for row in json.loads(done.stdout)["operations"]}
     assert not rows["mount"]["tried"] and not rows["namespace"]["tried"]
     assert "untagged it fails here" in rows["mount"]["proof"]
     assert rows["delete"]["verified"] and rows["connect"]["verified"]
+    promised = {
+        row["operation"]: [row[key] for key in ("point", "guarantee", "started_point", "started")]
+        for row in json.loads(there("true", [], "doctor", "--json").stdout)["operations"]
+    }
+    assert promised == {
+        name: [row[key] for key in ("point", "guarantee", "started_point", "started")] for name, row in rows.items()
+    }
