@@ -119,12 +119,15 @@ def chosen(points: frozenset[Point]) -> Iterator[Probe]:
 
 
 def came(probe: Probe, seen: Seen) -> str:
-    """What came of a tagged attempt, by what is there."""
-    if seen.came_back:
+    """What came of a tagged attempt, by what is there. That its process goes on is success where the attempt is the
+    process's own; where a program that the process has begun makes it (suite.py: records is None) it says nothing.
+    """
+    effect = probe.effect(seen)
+    if seen.came_back and (effect or probe.records):
         return ESCAPED
-    if probe.effect(seen):
+    if effect:
         return Guarantee.DETECTED.word if seen.run.denials else ESCAPED
-    if f"errno {errno.EPERM}" in seen.run.lines:
+    if seen.came_back or f"errno {errno.EPERM}" in seen.run.lines:
         return Guarantee.PREVENTED.word
     return Guarantee.CONTAINED.word
 

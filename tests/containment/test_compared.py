@@ -5,11 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from tests.containment import compared
 from tests.containment.compared import ESCAPED, UNTRIED, Line, Said
+from tests.containment.ground import Ground
+from tests.containment.suite import Probe, Seen
+from tests.live.probes import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 # Namespaces of its own but for pid, cgroup and user, and the capabilities of `docker run --cap-add=SYS_ADMIN
@@ -86,3 +90,23 @@ def test_a_difference_is_one(said: Said, came: str, point: str, differs: bool) -
     """Less than doctor says, another point, no record, or an operation that it could not try differs; more doesn't."""
     line = Line("read", False, said, came, point)
     assert bool(line.problem) == differs and str(line).startswith("DIFFERS" if differs else "ok")
+
+
+@pytest.mark.parametrize(
+    ("records", "effect", "lines", "denied", "came"),
+    [
+        (1, False, ["errno 1"], True, "prevented"),
+        (1, False, [], True, "contained"),
+        (1, True, [], True, "detected"),
+        (1, True, [], False, ESCAPED),
+        (1, False, ["ok 0"], True, ESCAPED),  # it was told that it worked
+        (None, False, ["ok 0"], True, "prevented"),  # by the loader, which goes on without the library
+        (None, True, ["ok 0"], True, ESCAPED),
+        (None, False, [], True, "contained"),
+    ],
+)
+def test_what_an_attempt_comes_to(records: int | None, effect: bool, lines: list[str], denied: bool, came: str) -> None:
+    """An effect, a caller that goes on, and a death, each by itself and with a record or without."""
+    told = Run(0, "\n".join(lines).encode(), b"", 1, [{"event": "denied"}] if denied else [])
+    probe = Probe(1, "made up", "read", "x", lambda seen: effect, records=records)
+    assert compared.came(probe, Seen(cast("Ground", None), told, [])) == came
