@@ -24,6 +24,7 @@ from typing import Any, Final
 import yaml
 
 import agentd
+from agentd.kernel import abi
 from agentd.policy.schema import SCHEMA
 from package import completion, manual
 
@@ -137,6 +138,16 @@ def stage(wheel: Path, tree: Path) -> None:
         os.chmod(folder, 0o755)
 
 
+def write_scripts(target: Path) -> Path:
+    """What the packages run: deb/ and rpm/ with same_layout() and this version's layout written into them."""
+    check = (ROOT / "package/layout.sh").read_text(encoding="utf-8").replace("@LAYOUT@", str(abi.ABI_VERSION))
+    for kind in ("deb", "rpm"):
+        for source in sorted((ROOT / "package" / kind).iterdir()):
+            text = source.read_text(encoding="utf-8").replace("@same_layout@\n", check)
+            _write(target / kind / source.name, text, 0o755)
+    return target
+
+
 def settings(tree: Path, arch: str, epoch: int, scripts: Path, version: str) -> dict[str, Any]:
     """What nfpm is told."""
     time = _iso(epoch)
@@ -203,7 +214,7 @@ def main() -> None:
         stage(wheel, tree)
         config = Path(name) / "nfpm.yaml"
         config.write_text(
-            yaml.safe_dump(settings(tree, arch, epoch, ROOT / "package", version), sort_keys=True), "utf-8"
+            yaml.safe_dump(settings(tree, arch, epoch, write_scripts(Path(name)), version), sort_keys=True), "utf-8"
         )
         for packager in ("deb", "rpm"):
             subprocess.run(

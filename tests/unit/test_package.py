@@ -13,6 +13,7 @@ import pytest
 
 from agentd.cli import COMMANDS
 from agentd.daemon.config import KEYS
+from agentd.kernel import abi
 from package import __main__ as package
 from package import manual
 
@@ -139,6 +140,42 @@ def test_an_rpm_installs_under_a_root_of_its_own(built: list[Path], tmp_path: Pa
     assert verified.stdout == "", verified.stdout
     subprocess.run([*base, "--erase", "agentd"], check=True, timeout=120, capture_output=True)
     assert not (tmp_path / "usr/bin/agentd").exists() and not (tmp_path / "usr/lib/agentd").exists()
+
+
+def test_an_upgrade_to_another_layout_of_maps_is_refused_before_it_changes_anything(
+    built: list[Path], tmp_path: Path
+) -> None:
+    """While the kernel has maps that this version can't take over, its preinst says what to do and fails; with the same
+    layout, or nothing in the kernel, it goes on. Both packages do so.
+    """
+    rpm, deb = built[:2]
+    subprocess.run(["dpkg-deb", "--control", deb, tmp_path / "control"], check=True, timeout=60)
+
+    def upgrade() -> tuple[int, str]:
+        done = subprocess.run(
+            ["sh", tmp_path / "control/preinst", "upgrade", "0.0.1"], capture_output=True, text=True, timeout=60,
+            check=False, env={**os.environ, "DPKG_ROOT": str(tmp_path)},
+        )  # fmt: skip
+        return done.returncode, done.stderr
+
+    old = tmp_path / "usr/lib/agentd/agentd/kernel/abi.py"
+    old.parent.mkdir(parents=True)
+    shipped = (ROOT / "agentd/kernel/abi.py").read_text(encoding="utf-8")
+    old.write_text(shipped.replace(f"= {abi.ABI_VERSION}\n", "= 7000\n", 1), encoding="utf-8")
+    assert upgrade() == (0, ""), "nothing is in the kernel"
+    control = tmp_path / "sys/fs/bpf/agentd/maps/control"
+    control.parent.mkdir(parents=True)
+    control.touch()
+    status, said = upgrade()
+    assert status == 1 and f"layout {abi.ABI_VERSION}, those in the kernel 7000" in said
+    assert "systemctl stop agentd && agentd release --yes" in said and "nothing was changed" in said
+    old.write_text(shipped, encoding="utf-8")
+    assert upgrade() == (0, "")
+    asked = ["rpm", "-qp", "--scripts", rpm]
+    shown = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert (
+        "preinstall scriptlet" in shown and f"new={abi.ABI_VERSION}\n" in shown and 'same_layout "" || exit 1' in shown
+    )
 
 
 def test_the_manual_speaks_of_every_command_and_key(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from agentd.kernel import abi
 from tests.vm import kernels
 from tests.vm.boot import scan
 from tests.vm.system.image import SUITES, Image, image
@@ -52,15 +53,30 @@ def build(folder: Path) -> None:
         )  # fmt: skip
         (deb,) = out.glob("*.deb")
         deb.rename(folder / f"{name}.deb")
+    _other_layout(folder)
     flags = ["-O1", "-static", "-nostdlib", "-fno-stack-protector"]
     subprocess.run(["gcc", *flags, "-o", str(folder / "first"), str(HERE / "first.c")], check=True)
+
+
+def _other_layout(folder: Path) -> None:
+    """A next version whose maps are laid out otherwise: its scripts alone, because nothing of it is to be unpacked."""
+    tree = folder / "agentd-other"
+    tree.mkdir()
+    subprocess.run(["dpkg-deb", "--control", folder / "agentd-next.deb", tree / "DEBIAN"], check=True)
+    (tree / "DEBIAN" / "conffiles").unlink()
+    script = tree / "DEBIAN" / "preinst"
+    text = script.read_text(encoding="utf-8")
+    other = text.replace(f"new={abi.ABI_VERSION}\n", "new=7000\n")
+    assert other != text
+    script.write_text(other, encoding="utf-8")
+    subprocess.run(["dpkg-deb", "--build", tree, folder / "agentd-other.deb"], check=True, stdout=subprocess.DEVNULL)
 
 
 def second_disk(system: Image, folder: Path, until: str, only: str) -> Path:
     """What the machine gets, as a tar file that is a disk."""
     path = folder / "disk.tar"
     with tarfile.open(path, "w") as archive:
-        for name in ("agentd.deb", "agentd-next.deb", "first"):
+        for name in ("agentd.deb", "agentd-next.deb", "agentd-other.deb", "first"):
             archive.add(folder / name, name)
         for name in ("start", "policy.yaml"):
             archive.add(HERE / name, name)
