@@ -3,8 +3,9 @@ then.
 
 A program that begins in a container of which nothing is known is stopped, and may do nothing (bpf/match.bpf.c). Engines
 are asked in threads, so that whatever they do nobody else waits. If none has said the labels in SECONDS, the program is
-killed: it can't be told apart; if those that are there answer that they know no such container, after SOON. What runs
-already is left meanwhile, and asked about again; what it starts is not.
+killed: it can't be told apart; if those that are there answer that they know no such container, after SOON; if one that
+is there is only slow, as on a busy host, after PATIENCE, because the program loses nothing but time. What runs already
+is left meanwhile, and asked about again; what it starts is not.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from agentd.workloads.processes import cgroup_path, start_ticks, ticks
 
 SECONDS: Final = 5.0
 SOON: Final = 1.0
+PATIENCE: Final = 30.0
 PAUSE: Final = 0.2  # between two rounds of questions
 AGAIN: Final = 30.0  # before something that runs is asked about again in vain
 KEPT: Final = 4096  # containers whose labels are remembered: they never change
@@ -124,8 +126,8 @@ class Labels:
             return
         for pid in psutil.pids():
             self.of(cgroup_path(pid))
-        if self._asking:
-            await asyncio.wait(self._asking.values())
+        if self._asking:  # those that take longer are told apart when they are known
+            await asyncio.wait(self._asking.values(), timeout=SECONDS)
 
     def _found(self, id_: str, task: asyncio.Task[Answer]) -> None:
         if task.cancelled():
@@ -169,10 +171,9 @@ class Labels:
         return task
 
     async def _until_known(self, id_: str) -> Answer:
-        deadline = time.monotonic() + SECONDS
-        soon = deadline - SECONDS + SOON
-        answer = Answer(None, (f"no answer in {SECONDS:.0f} s",), definite=False)
-        while (left := (soon if answer.definite else deadline) - time.monotonic()) > 0:
+        begun = time.monotonic()
+        answer = Answer(None, (f"no answer in {PATIENCE:.0f} s",), definite=False)
+        while (left := begun + PATIENCE - time.monotonic()) > 0:
             asked = asyncio.get_running_loop().run_in_executor(
                 self._threads, labels_of, id_, self._engines, lambda pid: not self._engine.marks.carries(pid)
             )
@@ -185,6 +186,8 @@ class Labels:
                 _keep(self._known, id_, answer.labels)
                 break
             await asyncio.sleep(PAUSE)
+            if time.monotonic() - begun >= worth_asking(answer):
+                break
         return answer
 
     async def stop(self, *, release: bool) -> None:
@@ -199,6 +202,13 @@ class Labels:
                 self._end(
                     line.pid, ticks(line.start_time), "enforcement ends before the labels of its container are known"
                 )
+
+
+def worth_asking(answer: Answer) -> float:
+    """For how many seconds a container is asked about whose labels nobody has said yet."""
+    if answer.definite:
+        return SOON
+    return PATIENCE if answer.slow else SECONDS
 
 
 def _keep(kept: OrderedDict[str, Any], key: str, value: Any) -> None:

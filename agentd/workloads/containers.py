@@ -39,12 +39,13 @@ _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred of unix(7)
 @dataclass(frozen=True, slots=True)
 class Answer:
     """labels: None if nobody has said them, and then `why` says of each engine what it answered; definite: every one
-    that is there has answered.
+    that is there has answered; slow: one took longer than it was given.
     """
 
     labels: Mapping[str, str] | None
     why: tuple[str, ...] = ()
     definite: bool = True
+    slow: bool = False
 
 
 def labels_of(container: str, engines: Iterable[Path], believed: Callable[[int], bool]) -> Answer:
@@ -53,7 +54,7 @@ def labels_of(container: str, engines: Iterable[Path], believed: Callable[[int],
     engines: sockets, and folders as containerd's; believed: may the process with this pid be an engine?
     """
     why = []
-    failed = False
+    failed = slow = False
     for engine in engines:
         try:
             mode = os.stat(engine).st_mode
@@ -67,11 +68,12 @@ def labels_of(container: str, engines: Iterable[Path], believed: Callable[[int],
         except (OSError, http.client.HTTPException, ValueError, RecursionError) as exc:
             why.append(f"{engine}: {getattr(exc, 'strerror', None) or str(exc) or type(exc).__name__}".lower())
             failed = True
+            slow |= isinstance(exc, TimeoutError)
             continue
         if found is not None:
             return Answer(found)
         why.append(f"{engine}: knows no such container")
-    return Answer(None, tuple(why) or ("no engine serves its socket",), definite=bool(why) and not failed)
+    return Answer(None, tuple(why) or ("no engine serves its socket",), definite=bool(why) and not failed, slow=slow)
 
 
 class _Connection(http.client.HTTPConnection):

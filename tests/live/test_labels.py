@@ -1,33 +1,31 @@
 """Containers that are an agent by their labels: asked of their engine, and stopped before they run anything until then.
 
 The containers are cgroups with the names that engines give, and programs in a pid namespace of their own; the engine is
-engines.py. Where Podman is installed, it is both.
+engines.py. Where Podman and Docker are installed, these are both.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentd.kernel.features import cgroup2_root
-from tests.live.engines import Engine
+from tests.live import engines
+from tests.live.engines import Containerd, Engine, Real
 from tests.live.service import Service, bot, state, until
 
 pytestmark = pytest.mark.root
-Podman = Callable[..., "subprocess.CompletedProcess[str]"]
-# In a mount namespace whose /sys/fs/cgroup is the v2 hierarchy alone: crun refuses the hybrid one.
-IN_V2 = 'umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec "$@"'
-# As little as a host without CAP_SYS_RESOURCE and without v2 controllers can give.
-LEAN = ("--privileged", "--pids-limit=-1", "--ulimit=nofile=1024:1024", "--ulimit=nproc=4000:4000", "--network=none")
 RULE = {"label": {"com.example.agent": "bot"}}
+# What an agent in a container may not read.
+NOTES = {"bot": bot(match=[RULE]) | {"deny": [{"tool": "file_reader", "operations": ["read"], "paths": ["**/note"]}]}}
 AGENT, OTHER, MUTE, LATE, USERS, UNKNOWN, RUNS = (f"{os.getpid():032x}{digit * 32}" for digit in "1234567")
 
 
@@ -172,68 +170,47 @@ def test_without_an_answer_a_program_waits_and_then_dies_and_nobody_else_waits(
         assert why and all(f"container {MUTE} are not known" in text and "no such container" in text for text in why)
 
 
-@pytest.fixture
-def podman(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Podman]:
-    """Podman with a storage of its own, and an image `tiny` with a busybox and a file."""
+@pytest.fixture(params=["podman", "docker"])
+def real(request: pytest.FixtureRequest) -> Iterator[Real]:
+    """An engine that runs containers."""
     if not request.config.getoption("--slow"):
         pytest.skip("takes minutes: give --slow")
-    assert shutil.which("podman"), "apt-get install podman"
-    storage = tmp_path / "storage.conf"
-    places = f'runroot="{tmp_path}/run"\ngraphroot="{tmp_path}/graph"\n'
-    storage.write_text(f'[storage]\ndriver="vfs"\n{places}', encoding="utf-8")
-    environment = {**os.environ, "CONTAINERS_STORAGE_CONF": str(storage), "TMPDIR": str(tmp_path)}
-
-    def command(*words: str) -> list[str]:
-        return ["unshare", "--mount", "/bin/sh", "-c", IN_V2, "sh", "podman", "--cgroup-manager=cgroupfs", *words]
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command(*words), env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
-        )
-
-    (tmp_path / "Containerfile").write_text(
-        "FROM scratch\nCOPY busybox /bin/busybox\nCOPY note /note\n", encoding="utf-8"
-    )
-    shutil.copy("/bin/busybox", tmp_path / "busybox")
-    (tmp_path / "note").write_text("secret", encoding="utf-8")
-    assert run("build", "-q", "-t", "tiny", ".").returncode == 0
-    serve = command("system", "service", "--time=0", f"unix://{tmp_path}/podman.sock")
-    with subprocess.Popen(serve, env=environment, stderr=subprocess.DEVNULL) as service:
-        try:
-            until((tmp_path / "podman.sock").exists, "the socket")
-            yield run
-        finally:
-            run("rm", "-af", "-t", "0")
-            service.terminate()
-            service.wait(60)
-            run("rmi", "-af")
+    with tempfile.TemporaryDirectory(prefix="agentd-") as name, getattr(engines, request.param)(Path(name)) as made:
+        yield made
 
 
-def test_a_container_of_podman_is_an_agent_by_its_label(podman: Podman, tmp_path: Path) -> None:
-    """`podman run --label` is held from its first instruction, `podman exec` too; without the label it reads the file,
-    and without Podman's service it is killed.
+def test_a_container_of_a_real_engine_is_an_agent_by_its_label(real: Real) -> None:
+    """`run --label` is held from its first instruction, `exec` too; without the label it reads the file, and without
+    the engine's socket it is killed.
     """
-
-    def reads(*words: str) -> bool:
-        done = podman("run", "--rm", *LEAN, *words, "tiny", "/bin/busybox", "cat", "/note")
-        assert (done.returncode == 0) == (done.stdout == "secret")
-        return done.returncode == 0
-
-    assert reads("--label=com.example.agent=bot"), "nothing holds it yet"
-    deny = [{"tool": "file_reader", "operations": ["read"], "paths": ["**/note"]}]
-    made = Service({"bot": bot(match=[RULE]) | {"deny": deny}}, container_engines=[str(tmp_path / "podman.sock")])
-    with made as service:
-        assert not reads("--label=com.example.agent=bot")
-        assert reads("--label=com.example.agent=other") and reads()
-        started = podman(
-            "run", "-d", "--name=long", *LEAN, "--label=com.example.agent=bot", "tiny", "/bin/busybox", "sleep", "600"
-        )
-        assert started.returncode == 0
-        assert podman("exec", "long", "/bin/busybox", "cat", "/note").stdout == ""
-        assert podman("exec", "long", "/bin/busybox", "echo", "yes").stdout == "yes\n"
+    assert real.cat("--label=com.example.agent=bot"), "nothing holds it yet"
+    with Service(NOTES, container_engines=[str(real.socket)]) as service:
+        assert not real.cat("--label=com.example.agent=bot")
+        assert real.cat("--label=com.example.agent=other") and real.cat()
+        label = "--label=com.example.agent=bot"
+        started = real.run("run", "-d", "--name=long", *real.lean, label, "tiny", "/bin/busybox", "sleep", "600")
+        assert started.returncode == 0, started
+        assert real.run("exec", "long", "/bin/busybox", "cat", "/note").stdout == ""
+        assert real.run("exec", "long", "/bin/busybox", "echo", "yes").stdout == "yes\n"
         assert len(service.records("tagged")) >= 3
-        service.write_config(container_engines=[str(tmp_path / "gone.sock")])
+        service.write_config(container_engines=[str(real.folder / "gone.sock")])
         service.crash()
         service.start()
-        assert not reads()
+        assert not real.cat()
         assert any("labels of container" in record["reason"] for record in service.records("denied"))
+
+
+@pytest.mark.parametrize("real", ["docker"], indirect=True)
+def test_a_container_of_containerd_is_an_agent_by_its_annotations(real: Real) -> None:
+    """What `ctr` runs under an id of 64 digits is told apart by the annotations in its bundle, and by its labels, which
+    ctr writes there; under another name it is no container.
+    """
+    containerd = Containerd(real)
+    agents = {"com.example.agent": "bot"}
+    assert containerd.cat(agents), "nothing holds it yet"
+    with Service(NOTES, container_engines=[str(containerd.tasks)]) as service:
+        assert not containerd.cat(agents)
+        assert not containerd.cat({}, "--label=com.example.agent=bot")
+        assert containerd.cat({"com.example.agent": "other"}) and containerd.cat({})
+        assert containerd.cat(agents, name="mine")
+        assert len(service.records("tagged")) == 2

@@ -89,6 +89,7 @@ def test_a_wrong_answer_is_none(
         asked.set()
         thread.join()
     assert found.labels is None and not found.definite and why in found.why[0].lower(), found
+    assert found.slow == (answer is None), "who is slow is asked again for longer"
 
 
 @pytest.mark.root
