@@ -133,7 +133,7 @@ def test_a_click_lets_a_held_connect_go(page: Page, tmp_path: Path) -> None:
             keep(browser, view)
         browser.open(f"http://127.0.0.1:{page.port}/log?event=approval_denied")
         browser.wait("#found", "1 of the last")
-        assert browser.run("return document.querySelectorAll('#picture rect').length") == 0
+        assert browser.run("return document.querySelectorAll('#picture rect.denied').length") == 1
         browser.open(f"http://127.0.0.1:{page.port}/log")
         assert until(lambda: browser.run("return document.querySelectorAll('#picture rect').length"), "the picture")
         keep(browser, "picture")
@@ -152,6 +152,7 @@ def test_a_click_lets_a_held_connect_go(page: Page, tmp_path: Path) -> None:
 def keep(browser: Browser, name: str) -> None:
     """Screenshots, light and dark, wide and narrow, for whoever wants to look at them."""
     if PICTURES:
+        Path(PICTURES).mkdir(parents=True, exist_ok=True)
         for width, scheme in ((1200, "light"), (1200, "dark"), (420, "light")):
             browser.size(width, 900)
             browser.scheme(scheme)

@@ -139,19 +139,24 @@ def test_where_it_does_not_listen(tmp_path: Path, listen: str) -> None:
 
 
 def test_the_picture_says_numbers_only() -> None:
-    """Bars for what was counted, as high as it was often; nothing of a record's text is in the markup."""
+    """Bars for what was counted, as high as it was often, a refused hold among the denials; nothing of a record's text
+    is in the markup.
+    """
     evil = '"/><script>alert(1)</script>'
     records = [
         {"event": "allowed", "timestamp": "2026-11-26T03:00:00.000000Z", "count": 98, "input_summary": evil},
         {"event": "denied", "timestamp": "2026-11-26T03:00:00.000000Z", "agent_id": evil},
         {"event": "denied", "timestamp": "2026-11-26T03:10:00.000000Z", "count": -5},
+        {"event": "approval_denied", "timestamp": "2026-11-26T03:05:00.000000Z"},
         {"event": evil, "timestamp": "2026-11-26T03:10:00.000000Z"},
+        {"event": ["denied"], "timestamp": "2026-11-26T03:10:00.000000Z"},
         {"event": "denied", "timestamp": evil},
         {"unreadable": evil},
     ]
     made = picture(records)
     assert made["most"] == 99 and made["to"] - made["from"] == 600
-    assert "script" not in made["svg"] and made["svg"].count("<rect") == 3
+    assert "script" not in made["svg"] and made["svg"].count('<rect class="denied"') == 3
+    assert made["svg"].count("<rect") == 4
     assert picture([])["svg"] == ""
     assert len(picture(records * 1000)["svg"]) < 200 * 3 * SLICES
 

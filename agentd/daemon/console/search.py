@@ -15,6 +15,8 @@ SHOWN: Final = 300
 SLICES: Final = 60  # of the picture
 WIDTH, HEIGHT = 720, 120
 KINDS: Final = ("allowed", "approval_required", "denied")
+# What an event is drawn as: a hold that ended in a no is a denial, and has no other record.
+DRAWN_AS: Final = {kind: kind for kind in KINDS} | {"approval_denied": "denied", "approval_expired": "denied"}
 _MEMBERS: Final = {"agent": "agent_id", "tool": "tool_name"}
 
 
@@ -59,7 +61,7 @@ def search(path: Path, wanted: Wanted) -> dict[str, Any]:
 
 def picture(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Decisions over time: an SVG of stacked bars, and what it spans. Nothing of a record's text is in it."""
-    dated = [(_seconds(record), record) for record in records if record.get("event") in KINDS]
+    dated = [(_seconds(record), record) for record in records if str(record.get("event")) in DRAWN_AS]
     times = [(at, record) for at, record in dated if at is not None]
     if not times:
         return {"svg": "", "from": None, "to": None, "most": 0}
@@ -69,7 +71,7 @@ def picture(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for at, record in times:
         count = record.get("count")
         number = count if isinstance(count, int) and count > 0 else 1
-        counts[min(int((at - first) / slice_seconds), SLICES - 1)][str(record["event"])] += number
+        counts[min(int((at - first) / slice_seconds), SLICES - 1)][DRAWN_AS[record["event"]]] += number
     most = max(sum(slice_.values()) for slice_ in counts)
     bars, step = [], WIDTH / SLICES
     for index, slice_ in enumerate(counts):

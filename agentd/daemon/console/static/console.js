@@ -56,7 +56,7 @@ function line(cells) {
 }
 
 function what(record) {
-  const cell = element("td", record.input_summary || record.reason);
+  const cell = element("td", record.input_summary || record.reason, "what");
   if (record.count > 1) cell.append(element("span", ` × ${record.count}`, "hint"));
   return cell;
 }
