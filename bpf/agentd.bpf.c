@@ -23,6 +23,7 @@
 #include "words.bpf.c"
 #include "socket.bpf.c"
 #include "trace.bpf.c"
+#include "dump.bpf.c"
 #include "number.bpf.c"
 
 #include "lsm_file.bpf.c"

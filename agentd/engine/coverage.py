@@ -54,6 +54,7 @@ KINDS: Final = (
     Kind(Op.WRITE, "nothing truncated", Point.TRACE, CONTAINED, filtered=True),
     Kind(Op.CREATE, "", Point.TRACE, DETECTED, filtered=True),
     Kind(Op.CREATE, "unix sockets", Point.TRACE, DETECTED),
+    Kind(Op.CREATE, "core dumps", Point.TRACE, PREVENTED),  # the process ends before its dump begins
     Kind(Op.DELETE, "", Point.TRACE, DETECTED, filtered=True),
     Kind(Op.RENAME, "", Point.TRACE, DETECTED, filtered=True),
     Kind(Op.LINK, "", Point.TRACE, DETECTED, filtered=True),

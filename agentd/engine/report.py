@@ -25,7 +25,9 @@ NOTES: Final = {
         " kexec, io_uring and perf by itself",
     ),
 }
-JUDGING: Final = frozenset({"exec_loaded", "syscall_returned", "task_forked"})  # where there are no hooks
+JUDGING: Final = frozenset(
+    {"exec_loaded", "signal_delivered", "syscall_returned", "task_forked"}
+)  # where there are no hooks
 REMEDIES: Final = {  # of what passes programs by
     Point.LSM: "boot Linux 6.1.54, 6.2 or newer",
     Point.FMOD_RET: "add bpf to lsm= on the kernel command line",

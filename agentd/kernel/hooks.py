@@ -41,6 +41,7 @@ HOOKS: Final = (
     Hook("task_resumed", Point.NONE, after=True, newer="sched_exit_tp"),
     Hook("exec_loaded", Point.EXEC, ops=(Op.EXEC,)),
     Hook("syscall_returned", Point.TRACE, after=True),
+    Hook("signal_delivered", Point.TRACE, after=True),
     Hook("net_connect4", Point.CGROUP, cgroup=True, ops=(Op.CONNECT,)),
     Hook("net_connect6", Point.CGROUP, cgroup=True, ops=(Op.CONNECT,)),
     Hook("net_sendmsg4", Point.CGROUP, cgroup=True, ops=(Op.SEND,)),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +162,14 @@ def _choose_hooks(obj: int, point: Point) -> tuple[Hook | LsmHook, ...]:
             "the network",
             "this kernel runs no LSM programs, and its cgroup programs can't tell whose a socket is",
             "boot Linux 6.16 or newer, or a kernel with BPF trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)",
+            exit_code=EXIT_CANNOT_ENFORCE,
+        )
+    if point is Point.NONE and "PREEMPT_RT" in os.uname().version.split():
+        raise AgentdError(
+            "kernel-unsupported",
+            "core dumps",
+            "this kernel runs no LSM programs, and with PREEMPT_RT it can't be kept from writing them",
+            "add bpf to lsm= on the kernel command line, or boot a kernel without PREEMPT_RT",
             exit_code=EXIT_CANNOT_ENFORCE,
         )
     hooks = tuple(hook for hook in HOOKS if not hook.newer or has_tracepoint(hook.newer))

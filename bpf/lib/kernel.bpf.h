@@ -190,9 +190,19 @@ typedef struct {
 struct sigpending {
 	sigset_t signal;
 };
+struct rlimit {
+	unsigned long rlim_cur;
+};
 struct signal_struct {
 	atomic_t live;
 	struct sigpending shared_pending;
+	struct rlimit rlim[16];
+};
+struct sigaction {
+	void *sa_handler;
+};
+struct k_sigaction {
+	struct sigaction sa;
 };
 struct kernfs_node {
 	u64 id;

@@ -164,6 +164,7 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
     Probe(20, "open to read and truncate", "write", f"open {O_TRUNC} {TARGET}", changed, TARGET),
     Probe(20, "open to create", "create", f"open {O_WRONLY | O_CREAT} {{denied}}/new", changed, "{denied}/new"),
     Probe(20, "open without a name", "write, nothing truncated", f"open {O_RDWR | O_TMPFILE} {{denied}}"),
+    Probe(20, "a core dump", "create, core dumps", "dump {denied}", changed, only_if=True),
     reads(20, "a path descriptor, opened again", f"reopen {KEY}"),
     Probe(20, "a path descriptor", "", f"open 0x200000 {KEY}"),
     reads(20, "a handle", f"handle {{dir}} {KEY}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from unittest.mock import patch
@@ -23,6 +24,23 @@ def test_a_host_where_nothing_could_judge_the_network_is_refused(cgroup: bool) -
         with pytest.raises(AgentdError) as caught:
             prepare._choose_hooks(0, Point.NONE)
     assert caught.value.code == "kernel-unsupported"
+
+
+@pytest.mark.parametrize("version", ["#1 SMP PREEMPT_DYNAMIC Debian 6.16.1-1", "#1 SMP PREEMPT_RT Debian 6.16.1-1"])
+def test_a_host_where_core_dumps_cannot_be_kept_from_is_refused(version: str) -> None:
+    """Without LSM hooks PREEMPT_RT is refused: a signal sent under its receiver's lock would wait for that lock."""
+    names = os.uname()
+    told = os.uname_result((*names[:3], version, names[4]))
+    with (
+        patch("agentd.kernel.prepare.cgroup_programs", return_value=True),
+        patch("agentd.kernel.prepare.os.uname", return_value=told),
+    ):
+        if "PREEMPT_RT" not in version:
+            assert any(hook.program == "signal_delivered" for hook in prepare._choose_hooks(0, Point.NONE))
+            return
+        with pytest.raises(AgentdError, match="add bpf to lsm=") as caught:
+            prepare._choose_hooks(0, Point.NONE)
+    assert (caught.value.code, caught.value.exit_code) == ("kernel-unsupported", 125)
 
 
 @pytest.fixture

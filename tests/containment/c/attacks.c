@@ -30,6 +30,25 @@ static int poke_word(int argc, char **argv)
 	return 0;
 }
 
+/* dump FOLDER: a process that crashes there, and wants its memory written to a file */
+static int dump_word(int argc, char **argv)
+{
+	struct rlimit all = { RLIM_INFINITY, RLIM_INFINITY };
+	int status = 0, pid;
+
+	say("attempt\n");
+	pid = fork();
+	if (!pid) {
+		if (!chdir(argv[1]) && !setrlimit(RLIMIT_CORE, &all))
+			abort();
+		_exit(99);
+	}
+	waitpid(pid, &status, 0);
+	errno = EPERM;
+	result(WIFSIGNALED(status) && WCOREDUMP(status) ? 0 : -1);
+	return 0;
+}
+
 /* limit PID: changes a limit that matters to nobody */
 static int limit_word(int argc, char **argv)
 {
@@ -181,11 +200,9 @@ static int hammer_word(int argc, char **argv)
 }
 
 const struct word attack_words[] = {
-	{ "signal", 2, signal_word },	{ "ptrace", 1, ptrace_word },
-	{ "poke", 2, poke_word },	{ "limit", 1, limit_word },
-	{ "bpf", 1, bpf_word },		{ "rmdir", 1, rmdir_word },
-	{ "number", 2, number_word },	{ "umount", 1, umount_word },
-	{ "type", 2, type_word },	{ "flood", 3, flood_word },
-	{ "dialers", 2, dialers_word }, { "files", 3, files_word },
-	{ "hammer", 5, hammer_word },	{ 0 },
+	{ "signal", 2, signal_word }, { "ptrace", 1, ptrace_word },   { "poke", 2, poke_word },
+	{ "limit", 1, limit_word },   { "bpf", 1, bpf_word },	      { "rmdir", 1, rmdir_word },
+	{ "number", 2, number_word }, { "umount", 1, umount_word },   { "type", 2, type_word },
+	{ "flood", 3, flood_word },   { "dialers", 2, dialers_word }, { "files", 3, files_word },
+	{ "hammer", 5, hammer_word }, { "dump", 1, dump_word },	      { 0 },
 };
