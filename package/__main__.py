@@ -156,7 +156,8 @@ def settings(tree: Path, arch: str, epoch: int, scripts: Path, version: str) -> 
          **({"type": "config|noreplace"} if path.is_relative_to(tree / "etc") else {})}
         for path in sorted(tree.rglob("*")) if path.is_file()
     ]  # fmt: skip
-    own = [tree / PREFIX, *(path for path in (tree / PREFIX).rglob("*") if path.is_dir()), tree / "usr/share/agentd"]
+    own = [tree / PREFIX, tree / "usr/share/agentd", tree / "usr/share/doc/agentd"]
+    own += [path for top in own[:2] for path in top.rglob("*") if path.is_dir()]
     folders = [f"/{path.relative_to(tree)}" for path in own]
     folders += [f"/etc/agentd{name}" for name in ("", "/agentd.yaml.d", "/policies")]
     contents += [{"dst": name, "type": "dir", "file_info": {"mode": 0o755, "mtime": time}} for name in sorted(folders)]
