@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -134,6 +137,35 @@ def test_bad_policy_with_pins_keeps_the_old_one() -> None:
         service.write_policy({"bot": bot(allow=[{"tool": "network"}])})
         service.start()
         assert sleeper.do("connect", str(port)) == "ok"
+
+
+def test_the_watchdog_is_fed_by_progress_alone() -> None:
+    """Systemd's watchdog is fed again and again; not while the daemon's loop stands still, though the daemon lives."""
+    with Service({"bot": bot()}) as service, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        place = service.folder / "notify"
+        place.unlink()
+        manager.bind(str(place))
+        manager.settimeout(0.1)
+
+        def told(word: bytes) -> bool:
+            said = False
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    said |= word in manager.recv(4096)
+            return said
+
+        until(lambda: told(b"WATCHDOG=1"), "food")
+        until(lambda: told(b"WATCHDOG=1"), "food again")
+        service.policy.unlink()
+        os.mkfifo(service.policy)  # what a disk that doesn't answer is like
+        command = [sys.executable, "-m", "agentd", "reload", "--socket", service.socket]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as reload:
+            until(lambda: told(b"RELOADING=1"), "the reload")
+            time.sleep(2.5)
+            assert not told(b"WATCHDOG=1") and service.process is not None and service.process.poll() is None
+            service.write_policy({"bot": bot()})
+        assert reload.returncode == 0
+        until(lambda: told(b"WATCHDOG=1"), "food after it")
 
 
 def test_not_root() -> None:
