@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a fresh machine one with agentd: installs the package from DIR/dist (or DIR itself), a demo agent, and starts both.
 # Debian, Ubuntu and Fedora. As root: provision.sh DIR [--no-network]; the option leaves out what has to be downloaded,
-# and takes what the package depends on from DIR/packages.
+# and takes what the package depends on, and Prometheus if it is to be there, from DIR/packages.
 set -euo pipefail
 
 dir=$1
@@ -39,12 +39,15 @@ install_demo() {
 # with Grafana's own repository on the machine it is installed too.)
 install_watching() {
     agentd dashboards export /etc/agentd/monitoring --force >/dev/null
-    ((network == 1)) && command -v apt-get >/dev/null || return 0
-    apt-get -q -y --no-install-recommends install prometheus
-    cp /etc/agentd/monitoring/agentd-*.yml /etc/prometheus/
-    cp /etc/agentd/monitoring/prometheus.yml /etc/prometheus/prometheus.yml
-    systemctl restart prometheus
-    ! apt-cache show grafana >/dev/null 2>&1 || apt-get -q -y install grafana
+    if ((network == 1)) && command -v apt-get >/dev/null; then
+        apt-get -q -y --no-install-recommends install prometheus
+        ! apt-cache show grafana >/dev/null 2>&1 || apt-get -q -y install grafana
+    fi
+    if [[ -d /etc/prometheus ]]; then
+        cp /etc/agentd/monitoring/agentd-*.yml /etc/prometheus/
+        cp /etc/agentd/monitoring/prometheus.yml /etc/prometheus/prometheus.yml
+        systemctl restart prometheus
+    fi
     if [[ -d /etc/grafana ]]; then
         install -D -m 0644 -t /var/lib/grafana/dashboards/agentd /etc/agentd/monitoring/dashboards/*.json
         cp /etc/agentd/monitoring/grafana/dashboards.yml /etc/grafana/provisioning/dashboards/agentd.yml

@@ -1,9 +1,11 @@
 """Installs agentd's package on a stock Debian in a virtual machine, as an operator would, and looks at the result.
 
-    ./dev vm-systemd              Debian 12: install, enable, reboot, upgrade under load, downgrade, remove, purge
+    ./dev vm-systemd              Debian 12: install, enable, reboot, upgrade under load, downgrade, remove, purge, and
+                                  then vagrant/provision.sh, as Vagrant would
     ./dev vm-systemd 13           Debian 13
     ./dev vm-systemd 12 --until reboot     only up to there
     ./dev vm-systemd 12 --only upgrade remove     install, and then only that
+    ./dev vm-systemd 12 --only readme             the README's commands as they stand, by somebody who has nothing yet
 
 What is done in the machine, step by step, is the script `start`. Emulated (TCG), one machine, no network.
 """
@@ -26,13 +28,13 @@ from typing import Final
 from agentd.kernel import abi
 from tests.vm import kernels
 from tests.vm.boot import scan
-from tests.vm.system.image import SUITES, Image, image
+from tests.vm.system.image import SUITES, Image, image, prometheus
 
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parents[2]
 KERNELS: Final = {"12": "6.1", "13": "6.12"}
 NEXT: Final = "0.1.0+next"
-STAGES: Final = ("template", "upgrade", "remove")
+STAGES: Final = ("template", "reboot", "upgrade", "remove", "provision", "readme")
 
 
 def build(folder: Path) -> None:
@@ -72,16 +74,21 @@ def _other_layout(folder: Path) -> None:
     subprocess.run(["dpkg-deb", "--build", tree, folder / "agentd-other.deb"], check=True, stdout=subprocess.DEVNULL)
 
 
-def second_disk(system: Image, folder: Path, until: str, only: str) -> Path:
-    """What the machine gets, as a tar file that is a disk."""
+def second_disk(system: Image, more: Path, folder: Path, until: str, only: str) -> Path:
+    """What the machine gets, as a tar file that is a disk. more: packages for provision.sh."""
     path = folder / "disk.tar"
     with tarfile.open(path, "w") as archive:
         for name in ("agentd.deb", "agentd-next.deb", "agentd-other.deb", "first"):
             archive.add(folder / name, name)
         for name in ("start", "policy.yaml"):
             archive.add(HERE / name, name)
+        archive.add(ROOT / "README.md", "README.md")
+        archive.add(ROOT / "vagrant" / "provision.sh", "provision/vagrant/provision.sh")
+        archive.add(ROOT / "vagrant" / "demo", "provision/vagrant/demo")
         for deb in sorted(system.packages.glob("*.deb")):
             archive.add(deb, f"packages/{deb.name}")
+        for deb in sorted(more.glob("*.deb")):
+            archive.add(deb, f"provision/packages/{deb.name}")
         control = subprocess.run(
             ["dpkg-deb", "-f", str(folder / "agentd.deb"), "Version"], capture_output=True, text=True, check=True
         )
@@ -143,7 +150,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="agentd-vm-") as name:
         folder = Path(name)
         build(folder)
-        said = boot(system, second_disk(system, folder, options.until, " ".join(options.only)), folder, options.timeout)
+        more = prometheus(options.debian, system)
+        disk = second_disk(system, more, folder, options.until, " ".join(options.only))
+        said = boot(system, disk, folder, options.timeout)
         console = (folder / "console").read_text(encoding="utf-8", errors="replace")
         if options.keep:
             options.keep.mkdir(parents=True, exist_ok=True)

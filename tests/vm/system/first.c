@@ -1,7 +1,8 @@
 /*
  * A program whose first instructions try what is forbidden: opens the file it is named and exits with 0 if it could, else
- * with 100 and the errno. With a second file it goes on trying, every 5 ms: it ends with 0 when the first can be opened,
+ * with 100 and the errno. With a second file it goes on trying, every 100 ms: it ends with 0 when the first can be opened,
  * and with 99 when the second, which is allowed, can't be read. Its reads (`syscr` of /proc/PID/io) count the attempts.
+ * (Each denial is a record, which costs the emulated processor some 20 ms: more attempts are a load of records alone.)
  */
 static long call(long n, long a, long b, long c)
 {
@@ -32,7 +33,7 @@ __attribute__((naked)) void _start(void)
 __attribute__((used)) void begin(long *stack)
 {
 	char **argv = (char **)(stack + 1);
-	long pause[2] = { 0, 5000000 };
+	long pause[2] = { 0, 100000000 };
 	long r = open_and_read(argv[1]);
 
 	while (r < 0 && argv[2]) {

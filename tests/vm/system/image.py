@@ -11,12 +11,13 @@ import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.vm.kernels import MIRROR, Kernel, cache
+from tests.vm.kernels import KEYS, MIRROR, Kernel, cache
 
 INCLUDE: Final = "systemd,systemd-sysv,dbus,apt,python3,udev,kmod,procps,iproute2,netbase,libzstd1"
 WANTED: Final = ("libbpf1", "libelf1", "libelf1t64")  # whichever the suite has
@@ -73,6 +74,33 @@ def image(version: str, kernel: Kernel) -> Image:
         if not (made.disk.exists() and made.initrd.exists() and made.packages.is_dir()):
             _make(SUITES[version], kernel, made, folder)
         return made
+
+
+def prometheus(version: str, system: Image) -> Path:
+    """A folder of .deb files: Prometheus and what it needs that the image hasn't. From the cache or the mirror."""
+    suite = SUITES[version]
+    folder = system.disk.parent / f"{suite}-prometheus"
+    with _locked(folder.parent):
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+                _download(suite, system.disk, Path(name))
+                os.rename(Path(name) / "archives", folder)
+    return folder
+
+
+def _download(suite: str, disk: Path, state: Path) -> None:
+    (state / "lists" / "partial").mkdir(parents=True)
+    (state / "archives" / "partial").mkdir(parents=True)
+    _run(["debugfs", "-R", f"dump /var/lib/dpkg/status {state}/status", str(disk)])
+    (state / "sources.list").write_text(f"deb [signed-by={KEYS}] {MIRROR} {suite} main\n", encoding="utf-8")
+    apt = [
+        "apt-get", "-q", "-o", f"Dir::Etc::SourceList={state}/sources.list", "-o", "Dir::Etc::SourceParts=/dev/null",
+        "-o", f"Dir::State={state}", "-o", f"Dir::State::Lists={state}/lists",
+        "-o", f"Dir::State::Status={state}/status", "-o", f"Dir::Cache={state}",
+        "-o", f"Dir::Cache::Archives={state}/archives", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=3",
+    ]  # fmt: skip
+    _run([*apt, "update"])
+    _run([*apt, "install", "--yes", "--no-install-recommends", "--download-only", "prometheus"])
 
 
 def _make(suite: str, kernel: Kernel, made: Image, folder: Path) -> None:
