@@ -7,20 +7,19 @@
  *                                        along: those are judged as what they are
  * inode_setxattr, inode_removexattr      extended attributes; before Linux 6.2 access control lists too
  * inode_set_acl, inode_remove_acl        access control lists
- * file_ioctl, file_ioctl_compat          the flags that chattr sets, by the descriptor's path
+ * file_ioctl, file_ioctl_compat          the flags that chattr sets, by the descriptor's path; and what ioctl() makes or
+ *                                        removes by a name that no hook is told (subvolumes): unresolved
  * inode_file_setattr                     the same by file_setattr() (Linux 6.17)
  *
  * Trusted: the kernel's own dentry and iattr. What lies in the file's own filesystem and through which mounts it is seen:
  * mounts.bpf.c.
  */
+#include "lib/ioctls.bpf.h"
 #include "lib/mounts.bpf.h"
 #include "lib/syscall.bpf.h"
 
 #define ATTR_TIMES_SET (1u << 16) /* linux/fs.h: utimensat() and its kin, with times */
 #define ATTR_TOUCH (1u << 17) /* and without */
-#define FS_IOC_SETFLAGS 0x40086602
-#define FS_IOC32_SETFLAGS 0x40046602
-#define FS_IOC_FSSETXATTR 0x401c5820
 #define NR_FILE_SETATTR 469
 
 /* The hook as it is since Linux 6.9. Before, `lsm` programs were not given idmap, and `fmod_ret` programs were. */
@@ -75,21 +74,40 @@ int BPF_PROG(lsm_inode_file_setattr, struct dentry *dentry)
 	return judge_dentry(AGENTD_OP_SETATTR, dentry);
 }
 
-static __always_inline int judge_flags(struct file *file, u32 command)
+static __noinline int judge_elsewhere(u32 op)
 {
-	if (command != FS_IOC_SETFLAGS && command != FS_IOC32_SETFLAGS && command != FS_IOC_FSSETXATTR)
+	struct agentd_tag *tag = current_tag();
+	int error = -EPERM;
+	u32 slot;
+
+	if (!tag)
+		return 0;
+	if (begin(&slot)) {
+		error = judge_unresolved(tag, slot, op);
+		scratch_give(slot);
+	}
+	return error;
+}
+
+static __always_inline int judge_ioctl(struct file *file, u32 request)
+{
+	u32 op = changes_elsewhere(request);
+
+	if (op)
+		return judge_elsewhere(op);
+	if (!sets_attributes(request))
 		return 0;
 	return judge_path(AGENTD_OP_SETATTR, file->f_path.mnt, file->f_path.dentry);
 }
 
 SEC("?lsm/file_ioctl")
-int BPF_PROG(lsm_file_ioctl, struct file *file, u32 command)
+int BPF_PROG(lsm_file_ioctl, struct file *file, u32 request)
 {
-	return judge_flags(file, command);
+	return judge_ioctl(file, request);
 }
 
 SEC("?lsm/file_ioctl_compat")
-int BPF_PROG(lsm_file_ioctl_compat, struct file *file, u32 command)
+int BPF_PROG(lsm_file_ioctl_compat, struct file *file, u32 request)
 {
-	return judge_flags(file, command);
+	return judge_ioctl(file, request);
 }

@@ -17,12 +17,16 @@
  *
  * Only calls that succeeded are judged: one that failed had no effect, but for an open that created its file and then
  * failed (O_CREAT | O_DIRECT). Not judged: what needs a capability and names no object (reboot, swapon, sethostname, the
- * clock); System V and POSIX IPC; ioctls. Signals to others are noted by held.bpf.c when they are sent, and judged here.
+ * clock); System V and POSIX IPC; ioctls but for those of lib/ioctls.bpf.h. Signals to others are noted by held.bpf.c when they are sent, and judged here.
  * Fails: to deny (kill).
  */
 #include "lib/call.bpf.h"
+#include "lib/ioctls.bpf.h"
 #include "lib/supervised.bpf.h"
 #include "lib/syscall.bpf.h"
+
+#define NR_IOCTL 16
+#define NR_IOCTL_32 54
 
 /* Which operation an LSM hook must cover so that nothing of this kind of call is left to judge; plus one, 0: none does. */
 static const u8 covered_by[CALL_KINDS] = {
@@ -31,6 +35,8 @@ static const u8 covered_by[CALL_KINDS] = {
 	[CALL_CREAT] = 1 + AGENTD_OP_READ,
 	[CALL_OPENAT2] = 1 + AGENTD_OP_READ,
 	[CALL_OPEN_BY_HANDLE] = 1 + AGENTD_OP_READ,
+	[CALL_OPEN_BY_IOCTL] = 1 + AGENTD_OP_READ,
+	[CALL_IOCTL] = 1 + AGENTD_OP_DELETE,
 	[CALL_UNLINK] = 1 + AGENTD_OP_DELETE,
 	[CALL_UNLINKAT] = 1 + AGENTD_OP_DELETE,
 	[CALL_RENAME] = 1 + AGENTD_OP_RENAME,
@@ -82,12 +88,28 @@ static __always_inline bool judged_before(const struct call *c)
 	return c->kind >= CALL_SETATTR && c->kind <= CALL_FSETATTR && covered(AGENTD_OP_SETATTR);
 }
 
+/* The kind of an ioctl(): there are thousands, and these few matter. */
+static __always_inline u32 ioctl_kind(const struct call *c)
+{
+	u32 request = argument(c, 1);
+
+	if (opens_by_handle(request))
+		return CALL_OPEN_BY_IOCTL;
+	if (sets_attributes(request))
+		return CALL_FSETATTR;
+	return changes_elsewhere(request) ? CALL_IOCTL : CALL_NONE;
+}
+
 /* What is at hand: the file of a descriptor whose attributes were set, the new root that chroot has just made. */
 static __noinline void judge_place(struct call *c)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct file *f;
 
+	if (c->kind == CALL_IOCTL) {
+		judge(c, changes_elsewhere((u32)argument(c, 1)), AGENTD_DETECTED, 0, 0);
+		return;
+	}
 	if (c->kind == CALL_CHROOT) {
 		judge(c, AGENTD_OP_CHROOT, AGENTD_DETECTED, 0,
 		      path_resolve(c->slot, (u64)KREAD(task, fs, root.mnt), (u64)KREAD(task, fs, root.dentry),
@@ -119,9 +141,9 @@ static __always_inline void judge_call(struct call *c)
 		if (judged_before(c) || supervised(c))
 			goto out;
 	}
-	if (c->kind >= CALL_OPEN && c->kind <= CALL_OPEN_BY_HANDLE) {
+	if (c->kind >= CALL_OPEN && c->kind <= CALL_OPEN_BY_IOCTL) {
 		judge_open(c);
-	} else if (c->kind == CALL_FSETATTR || c->kind == CALL_CHROOT) {
+	} else if (c->kind == CALL_FSETATTR || c->kind == CALL_CHROOT || c->kind == CALL_IOCTL) {
 		judge_place(c);
 	} else if (listens_or_accepts(c)) {
 		judge_listen(c);
@@ -244,6 +266,8 @@ int BPF_PROG(syscall_returned, struct pt_regs *regs, long ret)
 	nr = c.nr & ~X32_BIT;
 	if (nr < SYSCALLS)
 		c.kind = c.compat ? calls_32[nr & (SYSCALLS - 1)] : calls_64[nr & (SYSCALLS - 1)];
+	if (nr == (c.compat ? NR_IOCTL_32 : NR_IOCTL))
+		c.kind = ioctl_kind(&c);
 	if (!c.kind && !c.compat && !(c.nr & X32_BIT))
 		return 0;
 	if (ret < 0)

@@ -58,9 +58,26 @@ REFUSED: Final = {
     "ioperm": (173, 101),
 }
 IOCTL: Final = (16, 54)
-# ioctl(2) requests that type on the terminal: the shell agentd was started from would run it, outside the workload.
+# ioctl(2) requests that no policy allows. These type on the terminal: the shell agentd was started from would run it,
+# outside the workload.
 TIOCSTI: Final = 0x5412
 TIOCLINUX: Final = 0x541C
+# And those that stop a whole file system: FIFREEZE, FITHAW, FS_IOC_SHUTDOWN.
+STATIC_IOCTLS: Final = (TIOCSTI, TIOCLINUX, 0xC0045877, 0xC0045878, 0x8004587D)
+# What changes files through a descriptor that was opened to read, where no LSM hook is told: bpf/lib/ioctls.bpf.h.
+FILE_IOCTLS: Final = {
+    "FS_IOC_ENABLE_VERITY": 0x40806685,
+    "FAT_IOCTL_SET_ATTRIBUTES": 0x40047211,
+    "XFS_IOC_OPEN_BY_HANDLE": 0xC038586B,
+    "XFS_IOC_OPEN_BY_HANDLE_32": 0xC01C586B,
+    "XFS_IOC_ATTRMULTI_BY_HANDLE": 0x4048587B,
+    "BTRFS_IOC_SNAP_CREATE": 0x50009401,
+    "BTRFS_IOC_SUBVOL_CREATE": 0x5000940E,
+    "BTRFS_IOC_SNAP_DESTROY": 0x5000940F,
+    "BTRFS_IOC_SNAP_CREATE_V2": 0x50009417,
+    "BTRFS_IOC_SUBVOL_CREATE_V2": 0x50009418,
+    "BTRFS_IOC_SNAP_DESTROY_V2": 0x5000943F,
+}
 
 _LD_ABS, _JA, _JEQ, _JGE, _JSET, _RET = 0x20, 0x05, 0x15, 0x35, 0x45, 0x06
 _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
@@ -96,7 +113,8 @@ def _block(column: int, *, supervised: bool) -> list[Instruction]:
     supervised = supervised and not everything
     opens = NOTIFIED[:2]  # by far the most frequent, whose number alone does not decide
     code += _handed_over(opens, column) if supervised else []
-    code += _of(IOCTL[column], _is(1, (TIOCSTI, TIOCLINUX), RET_ERRNO | errno.EPERM))
+    requests = (*STATIC_IOCTLS, *(FILE_IOCTLS.values() if supervised or everything else ()))
+    code += _of(IOCTL[column], _is(1, requests, RET_ERRNO | errno.EPERM))
     code += _handed_over(NOTIFIED[2:], column) if supervised else []
     if supervised or everything:
         code += [(_JEQ, 0, 1, CLONE3), (_RET, 0, 0, RET_ERRNO | errno.ENOSYS)]

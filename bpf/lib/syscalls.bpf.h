@@ -18,6 +18,7 @@ enum call_kind {
 	CALL_CREAT,
 	CALL_OPENAT2,
 	CALL_OPEN_BY_HANDLE,
+	CALL_OPEN_BY_IOCTL,
 	/* names: (path), (dirfd, path) and pairs of them */
 	CALL_UNLINK,
 	CALL_UNLINKAT,
@@ -43,6 +44,7 @@ enum call_kind {
 	CALL_MOUNT_OTHER,
 	CALL_OPEN_TREE,
 	CALL_CHROOT,
+	CALL_IOCTL, /* what it changes elsewhere: ioctls.bpf.h */
 	/* words */
 	CALL_UNSHARE,
 	CALL_SETNS,

@@ -44,7 +44,6 @@ GAPS: Final[dict[tuple[int, str], Gap]] = {
     (12, "machine code in memory that may be written to"): _CODE,
     (12, "machine code in its copy of a library"): _CODE,
     (12, "machine code in a file of its own"): _CODE,
-    **{(21, how): Gap("what ioctl() does isn't traced") for how in ("chattr", "chattr, extended")},
     **{
         (21, f"utimes through a bind mount{started}"): Gap("a file is judged by the name it was asked for")
         for started in ("", ", started")
