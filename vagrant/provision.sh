@@ -31,8 +31,9 @@ install_package() {
 install_demo() {
     install -D -m 0755 "$demo/demo" /usr/local/lib/agents/demo
     install -D -m 0644 "$demo/20-demo.yaml" /etc/agentd/policies/20-demo.yaml
-    mkdir -p /srv/demo
+    mkdir -p /srv/demo /srv/private
     echo "Buy milk." >/srv/demo/notes.txt
+    echo "Sell everything." >/srv/private/plan.txt
 }
 
 # Prometheus with agentd's rules; Grafana's dashboards and data source, where a Grafana is or comes to be. (Debian has none;
