@@ -10,10 +10,11 @@
  * Loops: 33 or 131,073 pieces, 8 automata, blocks of 16 bytes. A longer text, memory that can't be read, SQL that can't be told:
  * scratch->args.failed, and the call is `unresolved`.
  *
- * Streams: lib/stream.bpf.h.
+ * Streams: lib/stream.bpf.h. Functions that call one another: lib/nested.bpf.h.
  *
  * Not trusted, and not held still: the text is the caller's memory, another thread of it may write there meanwhile.
  */
+#include "lib/nested.bpf.h"
 #include "lib/sql.bpf.h"
 #include "lib/stream.bpf.h"
 #include "lib/verdict.bpf.h"
@@ -311,6 +312,8 @@ static __always_inline int text_verdict(struct verdict *v, u32 slot, u32 agent, 
 	s->text.agent = agent;
 	s->text.class = class;
 	s->text.generation = v->generation;
+	if (call_nested(s, called))
+		return CALL_NOBODYS;
 	stream_key_set(&key, called->stream);
 	if (stream_rest(s, &key, called)) {
 		text_begin(s, &s->text.whole);

@@ -95,16 +95,22 @@ def test_what_destroys_is_never_sent(server: Server, tmp_path: Path) -> None:
     assert server.was_sent("/* untagged */")
 
 
-def test_a_held_statement_is_sent_when_it_is_approved(server: Server, tmp_path: Path) -> None:
-    """DROP TABLE is not in the server's log until somebody says yes, and never after a no."""
+# How, and how long: over 64 KiB a text is judged by the program that may sleep; PQexec calls PQsendQuery with its text.
+HELD = [("psql", 0), ("psql", 100_000), ("raw", 10_000)]
+
+
+@pytest.mark.parametrize(("how", "size"), HELD)
+def test_a_held_statement_is_sent_when_it_is_approved(server: Server, tmp_path: Path, how: str, size: int) -> None:
+    """DROP TABLE is not in the server's log until somebody says yes, once, and never after a no."""
     table(server, "asked")
     with enforced(tmp_path) as host:
         for allow in (False, True):
-            statement = f"drop table asked /* {allow} */"
-            workload = host.start(server.client(statement), "asking")
+            statement = f"drop table asked /* {how} {size} {allow} {'x' * size} */"
+            python = probes.python(PSYCOPG, str(server.folder), how, statement)
+            workload = host.start(server.client(statement) if how == "psql" else python, "asking")
             question = host.held(workload)
             assert "drop table asked" in question["words"]
-            assert not server.was_sent(statement)
+            assert not server.was_sent(f"{how} {size} {allow}")
             host.answer(question, allow)
             run = workload.wait()
             assert run.killed is not allow, run
