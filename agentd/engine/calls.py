@@ -152,8 +152,9 @@ class LibraryCalls:
         if seen.unseen is not None:
             return
         libraries = {point.library for point in probes.points}
+        has = {point.library for point in probes.points if point.function in seen.functions}
         try:
-            seen.unseen = "" if seen.functions else modules.unseen(seen.module, libraries, program=program)
+            seen.unseen = modules.unseen(seen.module, libraries, has=has, program=program)
         except OSError as error:
             if not os.path.lexists(seen.module.opens):
                 raise GoneError from error

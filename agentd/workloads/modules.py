@@ -30,11 +30,29 @@ _TLS: Final = {
     "rustls": (b"rustls",),
     "OpenSSL without symbols": (b"ssl/ssl_lib.c", b"ssl/ssl_lib.cc"),
 }
+# Drivers that speak a server's protocol without its library are known by a name that only they have.
+_MYSQL: Final[dict[str, tuple[bytes, ...]]] = {
+    "PHP's own MySQL client (mysqlnd)": (b"mysqlnd_mysqlnd_command_methods",),
+    "a MySQL driver of Go": (b"github.com/go-sql-driver/mysql.",),
+}
 UNSEEN: Final[dict[str, dict[str, tuple[bytes, ...]]]] = {
     "ssl": _TLS,
     "gnutls": _TLS,
-    "sqlite3": {"SQLite without symbols": (b"SQLite format 3\0",)},
+    "sqlite3": {
+        # a message of its own; what knows its files (libmagic) has their first bytes, too
+        "SQLite without symbols": (b"unable to delete/modify user-function due to active statements",),
+        "SQLite translated to Go": (b"modernc.org/sqlite/lib.",),
+    },
+    "mysqlclient": _MYSQL,
+    "mariadb": _MYSQL,
+    "pq": {
+        "asyncpg's own PostgreSQL client": (b"asyncpg.protocol.protocol",),
+        "a PostgreSQL driver of Go": (b"github.com/jackc/pgx/", b"github.com/lib/pq."),
+        "a PostgreSQL driver of Rust": (b"tokio-postgres", b"sqlx-postgres"),
+    },
 }
+# What a file has by its own symbols when functions of the library are found in it.
+_BY_SYMBOLS: Final = {"OpenSSL without symbols": "ssl", "SQLite without symbols": "sqlite3"}
 STATIC: Final = "no symbols, and all it needs inside"
 NARROW: Final = "32-bit code"
 _HEADER: Final = struct.Struct("<4s5B7x2HI3QI6H")  # Elf64_Ehdr
@@ -117,13 +135,14 @@ def mapped(pids: Iterable[int]) -> Iterator[tuple[Module, bool]]:
                 yield module, module.inode == program.st_ino and module.device == program.st_dev
 
 
-def unseen(module: Module, libraries: Collection[str], *, program: bool) -> str:
+def unseen(module: Module, libraries: Collection[str], *, has: Collection[str] = (), program: bool) -> str:
     """What a file has of these libraries, or instead of them, that no probe can be set in; empty: nothing known of.
-    program: it is the program that runs, and not a file that it has mapped. Raises OSError.
+    has: libraries of which it has functions that can be probed. program: it is the program that runs, and not a file
+    that it has mapped. Raises OSError.
     """
     signs = {what: found for library in libraries for what, found in UNSEEN.get(library, {}).items()}
-    known = next(iter(_carries(module, signs)), "")
-    return known or (_opaque(module) if program else "")
+    known = [what for what in _carries(module, signs) if _BY_SYMBOLS.get(what) not in has]
+    return " and ".join(known) or (_opaque(module) if program and not has else "")
 
 
 def narrow(module: Module) -> str:
