@@ -10,7 +10,7 @@ from agentd.audit.canonical import Json
 from agentd.audit.rawbytes import printable
 from agentd.kernel import abi
 from agentd.kernel.ring import KernelEvent
-from agentd.policy.detectors import DETECTORS
+from agentd.policy.detectors import shipped_detectors
 from agentd.policy.sql import Sql, skeleton
 from agentd.policy.texts import matches_text
 
@@ -43,7 +43,7 @@ def detected(event: KernelEvent) -> list[str]:
     language = language_of(event)
     code = skeleton(event.text, language) if language else None
     found = []
-    for name, detector in DETECTORS.items():
+    for name, detector in shipped_detectors().items():
         seen = code if name.startswith("sql_") else event.text
         if seen is not None and matches_text(detector.patterns, seen):
             found.append(name)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from agentd.model import Op
-from agentd.policy.detectors import DETECTORS
+from agentd.policy.detectors import shipped_detectors
 from agentd.policy.ir import CallPoint, TextAt, TextKind
 from agentd.policy.patterns import MAX_GLOB_BYTES
 from agentd.policy.reader import Reader, shown, suggestion
@@ -90,13 +90,14 @@ def parse_text(reader: Reader, keys: AnyMapping[str, Reader], ops: Sequence[Op])
             continue
         found.append(text)
     for text in keys["detect"].texts() or () if "detect" in keys else ():
-        if text.text not in DETECTORS:
-            hint = suggestion(text.text, DETECTORS, f"there are {', '.join(DETECTORS)}")
+        detectors = shipped_detectors()
+        if text.text not in detectors:
+            hint = suggestion(text.text, detectors, f"there are {', '.join(detectors)}")
             reader.problems.error(
                 text.at.line, text.at.column, text.at.path, f"no detector is called {shown(text.text)}", hint
             )
             continue
-        found += [TextAt(pattern, text.at) for pattern in DETECTORS[text.text].patterns]
+        found += [TextAt(pattern, text.at) for pattern in detectors[text.text].patterns]
     return tuple(found)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from agentd.model import OP_BY_WORD, RISK_BY_WORD, Mode
 from agentd.policy.calls import REGISTERS, USDT_ARGUMENTS
-from agentd.policy.detectors import DETECTORS
+from agentd.policy.detectors import shipped_detectors
 from agentd.policy.ir import MatchKind, TextKind
 from agentd.policy.parse import ACTIONS, BELOW, CALLS, GUARANTEES, ID_PATTERN, MAX_APPROVERS, MAX_TIMEOUT
 from agentd.policy.sql import Sql
@@ -193,7 +193,7 @@ _ENTRY: Final = _closed(
         "detect": {
             "type": "array",
             "minItems": 1,
-            "items": {"enum": list(DETECTORS)},
+            "items": {"enum": list(shipped_detectors())},
             "description": "Detectors of detectors.yaml, of which one must find something in the text of the call.",
         },
         "args": _texts("Globs over single arguments of exec; any argument behind argv[0] may match."),
