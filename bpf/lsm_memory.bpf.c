@@ -63,10 +63,11 @@ int lsm_mmap_file(u64 *ctx)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct file *file = (struct file *)ctx[0];
-	struct agentd_tag *tag = current_tag();
+	struct agentd_control *c;
+	struct agentd_tag *tag;
 	u64 prot, flags, first = 0;
 
-	if (!tag || tag->flags & AGENTD_TAG_ROOT_EXEC)
+	if (nobodys(task))
 		return 0;
 	if (!constants.sockets) { /* fmod_ret */
 		prot = ctx[1];
@@ -77,6 +78,12 @@ int lsm_mmap_file(u64 *ctx)
 		prot = ctx[2];
 		flags = ctx[3];
 	}
+	c = control_get();
+	if (!(prot & PROT_EXEC) && c && !c->foreign) /* most of them, before the mark is looked for */
+		return 0;
+	tag = current_tag();
+	if (!tag || tag->flags & AGENTD_TAG_ROOT_EXEC)
+		return 0;
 	/* as memory: Linux before 7.0 takes it for granted that there is a file, and drops a test for NULL */
 	bpf_probe_read_kernel(&first, sizeof(first), ctx);
 	if (first && is_foreign(tag, (struct file *)first)) {

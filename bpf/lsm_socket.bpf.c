@@ -106,9 +106,10 @@ static __always_inline int judge_endpoint(struct agentd_tag *tag, u32 slot, u32 
 static __always_inline int judge_local(struct socket *sock, u32 op)
 {
 	struct agentd_tag *tag = current_tag();
+	struct peer_address local; /* read once: what is remembered is what was judged */
 	struct scratch *s;
 	struct sock *sk;
-	u32 slot;
+	u32 slot, what;
 	int error;
 
 	if (!tag)
@@ -116,10 +117,17 @@ static __always_inline int judge_local(struct socket *sock, u32 op)
 	sk = sock->sk;
 	if (!sk || (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6))
 		return 0;
+	local_address(&local, sk);
+	what = destination_what(&local, op, true);
+	if (constants.memory && !syscall_foreign() && destination_recalled(tag, &local, what))
+		return 0;
 	s = begin(&slot);
 	if (!s)
 		return -EPERM;
-	error = judge_endpoint(tag, slot, op, listen_key(s, sk));
+	s->walked[0].epoch = memory_time();
+	error = judge_endpoint(tag, slot, op, listen_key(s, &local));
+	if (!error && s->v[0].decision == AGENTD_ALLOW)
+		destination_remember(s, tag, &local, what);
 	scratch_give(slot);
 	return error;
 }

@@ -6,6 +6,10 @@
  * `anon:FSTYPE/...` names what no mount namespace reaches (pipes, memfds); an absolute path starts with
  * a slash, so neither can be taken for the other.
  *
+ * Where a folder's names are compared without regard to case, a file can be opened by a name that no rule spells, and the
+ * kernel keeps the one that was asked for first: such a name is `unresolved`. A server of a network file system may do the
+ * same without saying so.
+ *
  * Loops: 2,048 components are all that 4,096 bytes can hold, plus 64 mount crossings; running out is `unresolved`.
  * Races: a component's name and parent are read between two looks at its d_seq, which a rename moves on (fs/dcache.c,
  * __d_move); a component that keeps changing is `unresolved`. A rename of a directory already passed is not seen: the
@@ -107,6 +111,26 @@ static __always_inline bool unnamed(struct dentry *d)
 	return !LOAD(struct dentry___parts, d, d_name.len);
 }
 
+#define DCACHE_OP_COMPARE 2 /* include/linux/dcache.h: names are compared by a function of the file system */
+#define S_CASEFOLD (1 << 15) /* include/linux/fs.h */
+
+/* Can what `d` is called in `folder` be spelled in another way, too? (procfs compares bytes, and who may see them.) */
+static __always_inline bool spelled_freely(struct dentry *d, struct dentry *folder)
+{
+	struct super_block *sb;
+	struct inode *inode;
+
+	if (!(LOAD(struct dentry, d, d_flags) & DCACHE_OP_COMPARE))
+		return false;
+	sb = LOAD(struct dentry, d, d_sb);
+	if (LOAD(struct super_block, sb, s_magic) == PROC_SUPER_MAGIC)
+		return false;
+	if (!folds_case(sb)) /* vfat and its kin */
+		return true;
+	inode = LOAD(struct dentry, folder, d_inode);
+	return !inode || LOAD(struct inode, inode, i_flags) & S_CASEFOLD;
+}
+
 static long up_step(u32 i, struct up_loop *loop)
 {
 	struct scratch *s = loop->s;
@@ -137,7 +161,7 @@ static long up_step(u32 i, struct up_loop *loop)
 		w->state = prepend_name(s, w->dentry, &parent) || unnamed(w->dentry) ? prepend_anon(s) : WALK_FAILED;
 		return 1;
 	}
-	if (!prepend_name(s, w->dentry, &parent)) {
+	if (!prepend_name(s, w->dentry, &parent) || spelled_freely(w->dentry, parent)) {
 		w->state = WALK_FAILED;
 		return 1;
 	}
@@ -159,6 +183,8 @@ __noinline u32 path_resolve(u32 slot, u64 mnt, u64 dentry, u32 tail)
 
 	if (!s || !mnt || !dentry || tail > AGENTD_PATH_MAX)
 		return 0;
+	if (tail < AGENTD_PATH_MAX && spelled_freely((struct dentry *)dentry, (struct dentry *)dentry))
+		return 0; /* a name that isn't there yet */
 	s->up.mnt = (struct vfsmount *)mnt;
 	s->up.dentry = (struct dentry *)dentry;
 	s->up.off = tail;

@@ -252,9 +252,9 @@ static __noinline void judge_listen(struct call *c)
 	struct scratch *s = scratch_get(c->slot);
 	struct socket_args a = {};
 	struct sock *sk = NULL;
+	struct peer_address local;
 	struct emission *m;
 	bool known = true;
-	u16 family;
 
 	if (!s) {
 		kill_current(c->tag, NULL);
@@ -266,8 +266,8 @@ static __noinline void judge_listen(struct call *c)
 		judge(c, plain_op(c->kind), AGENTD_DETECTED, 0, 0);
 		return;
 	}
-	family = KREAD(sk, __sk_common.skc_family);
-	if (family != AF_INET && family != AF_INET6)
+	local_address(&local, sk);
+	if (local.family != AF_INET && local.family != AF_INET6)
 		return;
 	m = emission_begin(s, plain_op(c->kind), AGENTD_POINT_TRACE, AGENTD_CONTAINED);
 	m->syscall = c->nr;
@@ -276,6 +276,6 @@ static __noinline void judge_listen(struct call *c)
 		m->guarantee = AGENTD_DETECTED; /* another thread may have used the descriptor */
 		m->flags |= AGENTD_EVENT_FLAG_SHARED_FDS;
 	}
-	m->object_len = host_verdict(&s->v[0], c->slot, c->tag->agent, plain_op(c->kind), listen_key(s, sk));
+	m->object_len = host_verdict(&s->v[0], c->slot, c->tag->agent, plain_op(c->kind), listen_key(s, &local));
 	act(c->slot, c->tag, &s->v[0], m, false);
 }

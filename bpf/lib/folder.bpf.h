@@ -201,7 +201,7 @@ __noinline int folder_remember(u32 slot, u32 agent, u32 i)
 	dentry = (struct dentry *)s->target[i & 1].dentry;
 	folder = KREAD(dentry, d_parent);
 	inode = KREAD(folder, d_inode);
-	if (folder == dentry || !inode || !numbers_are_unique(KREAD(inode, i_sb)))
+	if (folder == dentry || !inode || !keeps_apart(KREAD(inode, i_sb)))
 		return 0;
 	number = (spread(KREAD(inode, i_ino)) & (FOLDER_SETS - 1)) << 1;
 	a = folder_at(number);

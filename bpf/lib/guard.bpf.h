@@ -9,7 +9,6 @@
 
 #include "act.bpf.h"
 
-#define PROC_SUPER_MAGIC 0x9fa0
 #define BPF_NUMBER_COMMANDS ((1ull << 13) | (1ull << 14) | (1ull << 30)) /* BPF_PROG_, MAP_, LINK_GET_FD_BY_ID */
 
 static __always_inline void verdict_guard(struct verdict *v, u32 agent)

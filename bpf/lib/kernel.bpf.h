@@ -53,6 +53,7 @@ struct timespec64 {
 };
 struct inode {
 	unsigned short i_mode;
+	unsigned int i_flags;
 	unsigned int i_nlink;
 	u32 i_generation;
 	unsigned long i_ino;
@@ -78,6 +79,7 @@ struct super_block {
 	struct file_system_type *s_type;
 	struct dentry *s_root;
 	struct list_head s_mounts;
+	struct unicode_map *s_encoding; /* with CONFIG_UNICODE */
 };
 struct super_block___v618 { /* since 6.18 */
 	struct mount *s_mounts;

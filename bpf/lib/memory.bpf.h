@@ -25,9 +25,9 @@
  *
  * A file counts by its one name (i_nlink == 1): another name is another path to the same inode. Only what is allowed is
  * remembered: a denial, a question and whatever is unusual takes the long way. Only of file systems whose inodes, by number
- * and generation, don't come back as another file (those of btrfs do, in a snapshot); the mount, which is compared, has one
- * file system as long as mount_lock stands still. (Not inode storage: fmod_ret can't have it, and newer kernels trust no
- * inode that is reached over a path. Not a hash map: a look-up would be half of a hit.)
+ * and generation, don't come back as another file (those of btrfs do, in a snapshot), and whose names have one spelling; the
+ * mount, which is compared, has one file system as long as mount_lock stands still. (Not inode storage: fmod_ret can't have
+ * it, and newer kernels trust no inode that is reached over a path. Not a hash map: a look-up would be half of a hit.)
  *
  * Two entries with the same place take turns. An entry is written by one program at a time (version is odd meanwhile) and
  * whoever reads it looks at the version before and after: x86-64 keeps the order of loads and that of stores. Fails: to the
@@ -56,9 +56,14 @@ static __always_inline u32 sequence(u64 address)
 	return count;
 }
 
-/* Numbers and generations of inodes that are never used twice while somebody could still know them. `sb`: a kernel address. */
-static __always_inline bool numbers_are_unique(const struct super_block *sb)
+/*
+ * Numbers and generations of inodes that are never used twice while somebody could still know them, and names that are their
+ * bytes. `sb`: a kernel address.
+ */
+static __always_inline bool keeps_apart(const struct super_block *sb)
 {
+	if (folds_case(sb))
+		return false;
 	switch (KREAD(sb, s_magic)) {
 	case EXT4_MAGIC:
 	case XFS_MAGIC:
@@ -280,7 +285,7 @@ static __noinline void file_remember(const struct walked *k, const struct agentd
 	struct memory *m;
 
 	if (!constants.memory || !k || !tag || !hit || !worth_keeping(k) || !one_name(inode) ||
-	    !numbers_are_unique(inode->i_sb))
+	    !keeps_apart(inode->i_sb))
 		return;
 	m = memory_at(KREAD(inode, i_ino));
 	if (!m)

@@ -17,6 +17,7 @@ enum walk_state {
 #define S_IFREG_BITS 0100000
 #define S_IFDIR_BITS 0040000
 #define S_IFSOCK_BITS 0140000
+#define PROC_SUPER_MAGIC 0x9fa0
 #define S_IFBLK_BITS 0060000
 #define S_IFCHR_BITS 0020000
 
@@ -39,6 +40,12 @@ static __always_inline bool in_dev(const struct scratch *s)
 
 	return s->path[off] == '/' && s->path[off + 1] == 'd' && s->path[off + 2] == 'e' && s->path[off + 3] == 'v' &&
 	       s->path[off + 4] == '/';
+}
+
+/* Is it a file system in which folders can be made to disregard case? */
+static __always_inline bool folds_case(const struct super_block *sb)
+{
+	return bpf_core_field_exists(struct super_block, s_encoding) && LOAD(const struct super_block, sb, s_encoding);
 }
 
 u32 path_resolve(u32 slot, u64 mnt, u64 dentry, u32 tail);

@@ -70,10 +70,12 @@ __noinline int target_look(u32 slot, u32 agent, u32 i)
 	s->split = s->up.leaf;
 	if (t->node && !in_dev(s)) /* its name says nothing about what it opens */
 		len = 0;
-	if (len)
+	if (len) {
 		path_verdict(v, slot, agent, t->op);
-	else
+		s->walked[i & 1].generation = v->generation; /* also of the root of a mount, which is in no folder */
+	} else {
 		verdict_unresolved(v, agent, t->op);
+	}
 	t->hash[0] = s->hash[0];
 	t->hash[1] = s->hash[1];
 	s->split = 0;

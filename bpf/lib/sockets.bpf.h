@@ -244,24 +244,30 @@ static __always_inline u32 unix_name(u32 slot, struct scratch *s, struct sock *s
 	return len;
 }
 
-/* The host key (abi.h) of what a TCP socket is bound to, in scratch->path. Returns its length. */
-static __always_inline u32 listen_key(struct scratch *s, struct sock *sk)
+/* What a socket is bound to. */
+static __always_inline void local_address(struct peer_address *to, struct sock *sk)
 {
-	bool v6 = KREAD(sk, __sk_common.skc_family) == AF_INET6;
-	u16 port = KREAD(sk, __sk_common.skc_num); /* host order */
-	u8 address[16] = {};
+	__builtin_memset(to, 0, sizeof(*to));
+	to->family = KREAD(sk, __sk_common.skc_family);
+	to->port = bpf_htons(KREAD(sk, __sk_common.skc_num)); /* the kernel has it in host order */
+	if (to->family == AF_INET6)
+		bpf_core_read(to->words, 16, &sk->__sk_common.skc_v6_rcv_saddr);
+	else
+		to->words[0] = KREAD(sk, __sk_common.skc_rcv_saddr);
+}
+
+/* The host key (abi.h) of what a TCP socket is bound to, in scratch->path. Returns its length. */
+static __always_inline u32 listen_key(struct scratch *s, const struct peer_address *local)
+{
+	bool v6 = local->family == AF_INET6;
 	u32 len;
 
-	if (v6)
-		bpf_core_read(address, 16, &sk->__sk_common.skc_v6_rcv_saddr);
-	else
-		bpf_core_read(address, 4, &sk->__sk_common.skc_rcv_saddr);
 	s->path[0] = v6 ? '6' : '4';
 	s->path[1] = 't';
-	__builtin_memcpy(&s->path[2], address, 16);
+	__builtin_memcpy(&s->path[2], local->words, 16);
 	len = v6 ? 18 : 6;
-	s->path[len] = port >> 8;
-	s->path[len + 1] = port;
+	s->path[len] = local->port;
+	s->path[len + 1] = local->port >> 8;
 	return len + 2;
 }
 

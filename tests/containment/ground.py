@@ -203,7 +203,13 @@ class Ground:
     def policy(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """(agents, tools) of the one policy of the suite."""
         d, port = self.dir, self.sinks.port
-        paths = [f"{d}/denied/**", f"{d}/chains/kept/**", f"{d}/names/**", *(str(self.long(n, "x")) for n in LENGTHS)]
+        paths = [
+            f"{d}/denied/**",
+            f"{d}/free/mount/in/key",
+            f"{d}/chains/kept/**",
+            f"{d}/names/**",
+            *(str(self.long(n, "x")) for n in LENGTHS),
+        ]
         files = [{"tool": tool, "paths": paths} for tool in ("file_reader", "file_writer", "file")]
         files.append({"tool": "file", "operations": ["rename", "link"], "paths": [f"{d}/nobin/**"]})
         programs = [{"tool": "bad"}, {"tool": "loader"}, {"tool": "shell", "operations": ["rm"]}]

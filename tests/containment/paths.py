@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final
 
-from tests.containment.ground import LENGTHS, SECRET, Ground
+from tests.containment.ground import LENGTHS, PLAIN, SECRET, Ground
 from tests.containment.suite import Probe, Scenario, Seen, changed, marked, plain, secret
 
 KEY: Final = "{denied}/key"
@@ -65,6 +65,25 @@ def chain(place: str, label: str, count: int, size: int, last: int, *, total: in
     kind = "read" if place == "kept" or total > 4096 else ""
     words = ["chain", "read", base, "{shape}", "{shape1}", "{shape2}"]
     return Probe(4, f"{label}, {place}", kind, words, plain, whole, prepare=prepare)
+
+
+def folding(ground: Ground) -> None:
+    """A file system with a folder, `in`, that disregards case. A kernel that has none leaves things as they are."""
+    image, place = ground.dir / "state/folding", Path(ground.say("{free}/mount"))
+    image.unlink(missing_ok=True)
+    with open(image, "wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-O", "casefold", image], check=True)
+    modprobe = Path("/proc/sys/kernel/modprobe").read_text(encoding="ascii").strip()
+    subprocess.run([modprobe, "loop"], check=False, capture_output=True)
+    if subprocess.run(["mount", "-o", "loop", image, place], check=False, capture_output=True).returncode:
+        return
+    folder = place / "in"
+    folder.mkdir()
+    subprocess.run(["chattr", "+F", folder], check=True)
+    (folder / "key").write_text(SECRET)
+    (place / "beside").mkdir()
+    (place / "beside/plain").write_text(PLAIN)
 
 
 SHAPES: Final = (
@@ -126,6 +145,10 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
     Probe(5, "the file beside the denied ones", "", "read {free}/plain", plain),
     *(odd(label, name, call, kind) for label, name in ODD_NAMES.items()
       for call, kind in (("read", "read"), ("remove", "delete"))),
+    reads(6, "a name spelled in capitals in a folder that disregards case", "readin {free}/mount/in KEY", object=None,
+          prepare=folding, only_if=True),
+    Probe(6, "another folder of that file system", "", "readin {free}/mount/beside plain", plain, prepare=folding,
+          only_if=True),
     *(reads(7, f"a rule of {size} characters", f"read {{long{size}x}}", object=f"{{long{size}x}}") for size in LENGTHS),
     *(Probe(7, f"the last of {size} characters is another", "", f"read {{long{size}y}}", secret) for size in LENGTHS),
     *(reads(8, f"a process that calls itself {name}", f"comm {name} {{denied}}/key")

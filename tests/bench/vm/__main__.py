@@ -41,6 +41,13 @@ def parse(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures there")
     parser.add_argument("--quick", action="store_true", help="one round, fewer operations")
+    names = [operation.name for operation in arms.OPERATIONS]
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=f"measure these: {', '.join(names)}")
+    parser.add_argument(
+        "--programs",
+        action="store_true",
+        help="count each BPF program's calls and instructions (they take longer then)",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: %(default)s)")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="show two kept runs, measure nothing")
     parser.add_argument("--timeout", type=float, default=1200, help="seconds for the machine (default: %(default)s)")
@@ -73,9 +80,10 @@ def fill(folder: Path, options: argparse.Namespace) -> None:
     copyreg.pickle(MappingProxyType, lambda view: (arms.read_only, (dict(view),)))
     with open(folder / "policy.pickle", "wb") as file:
         pickle.dump(host.read_policy(folder / "policy.yaml", "/"), file)
-    wanted = QUICK if options.quick else [operation.name for operation in arms.OPERATIONS]
+    wanted = options.only or (QUICK if options.quick else [operation.name for operation in arms.OPERATIONS])
     rounds = 1 if options.quick else options.rounds
-    (folder / "options.json").write_text(json.dumps({"rounds": rounds, "operations": [*wanted]}), encoding="utf-8")
+    told = {"rounds": rounds, "operations": [*wanted], "programs": options.programs}
+    (folder / "options.json").write_text(json.dumps(told), encoding="utf-8")
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any] | None:

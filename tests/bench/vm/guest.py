@@ -99,6 +99,16 @@ def busy() -> int:
     raise SystemExit("/proc/schedstat has no cpu0: this kernel keeps no account of its tasks")
 
 
+def programs() -> dict[str, tuple[int, int]]:
+    """{name: (calls, instructions)} of every BPF program that is loaded, since kernel.bpf_stats_enabled is on."""
+    done = subprocess.run(["bpftool", "--json", "prog", "show"], capture_output=True, text=True, check=True)
+    found: dict[str, tuple[int, int]] = {}
+    for program in json.loads(done.stdout):
+        calls, took = found.get(program.get("name", "?"), (0, 0))
+        found[program.get("name", "?")] = calls + program.get("run_cnt", 0), took + program.get("run_time_ns", 0)
+    return found
+
+
 def emit(**what: Any) -> None:
     """One line for the host."""
     with open(os.environ["AGENTD_VM_REPORT"], "a", encoding="utf-8") as file:
@@ -117,6 +127,8 @@ class Bench:
         local_files(shared, work)
         self.service = Service(shared / "policy.pickle", work / "state")
         print("enforcing", flush=True)
+        if self.options["programs"]:
+            Path("/proc/sys/kernel/bpf_stats_enabled").write_text("1")
         self.rest()
 
     def _check(self) -> None:
@@ -177,7 +189,10 @@ class Bench:
         runner.run(name, 0 if name.endswith("-first") else WARM, folder)
         self.service.settle()
         empty = self.whole(runner, name, 0, folder)[1]
+        before = programs() if self.options["programs"] else {}
         (median, least, _), total = self.whole(runner, name, count, folder)
+        if self.options["programs"]:
+            self.each_program(name, arm, before, count)
         emit(
             kind="figure",
             round=number,
@@ -187,6 +202,13 @@ class Bench:
             least=least,
             whole=round((total - empty) / count),
         )
+
+    def each_program(self, name: str, arm: str, before: dict[str, tuple[int, int]], count: int) -> None:
+        """Says what each program took for one operation, with what the kernel takes to count it and bpftool's own."""
+        for program, (calls, took) in sorted(programs().items()):
+            calls, took = (now - then for now, then in zip((calls, took), before.get(program, (0, 0)), strict=True))
+            if calls * 10 > count:
+                print(f"{name} {arm} {program}: {calls / count:.2f} calls, {took / calls:.0f} each", flush=True)
 
     def whole(self, runner: Runner, name: str, count: int, folder: Path) -> tuple[list[int], int]:
         """(what the process says, what all tasks ran until the service has nothing left to do)."""

@@ -11,6 +11,18 @@ static int read_word(int argc, char **argv)
 	return 0;
 }
 
+/* readin FOLDER NAME: where there is such a folder */
+static int readin_word(int argc, char **argv)
+{
+	char path[4096];
+
+	if (access(argv[1], F_OK))
+		return 0;
+	snprintf(path, sizeof(path), "%s/%s", argv[1], argv[2]);
+	ATTEMPT(look(path));
+	return 0;
+}
+
 static int remove_word(int argc, char **argv)
 {
 	ATTEMPT(unlink(argv[1]));
@@ -230,10 +242,23 @@ static int comm_word(int argc, char **argv)
 }
 
 const struct word path_words[] = {
-	{ "read", 1, read_word },	    { "remove", 1, remove_word }, { "readfrom", 2, readfrom_word },
-	{ "readat", 2, readat_word },	    { "proc", 3, proc_word },	  { "ownlink", 2, ownlink_word },
-	{ "moved", 3, moved_word },	    { "chroot", 2, chroot_word }, { "chrootcall", 1, chrootcall_word },
-	{ "namespace", 2, namespace_word }, { "bind", 3, bind_word },	  { "overlay", 5, overlay_word },
-	{ "opentree", 2, opentree_word },   { "fsopen", 0, fsopen_word }, { "pivot", 2, pivot_word },
-	{ "chain", 5, chain_word },	    { "comm", 2, comm_word },	  { 0 },
+	{ "read", 1, read_word },
+	{ "remove", 1, remove_word },
+	{ "readfrom", 2, readfrom_word },
+	{ "readin", 2, readin_word },
+	{ "readat", 2, readat_word },
+	{ "proc", 3, proc_word },
+	{ "ownlink", 2, ownlink_word },
+	{ "moved", 3, moved_word },
+	{ "chroot", 2, chroot_word },
+	{ "chrootcall", 1, chrootcall_word },
+	{ "namespace", 2, namespace_word },
+	{ "bind", 3, bind_word },
+	{ "overlay", 5, overlay_word },
+	{ "opentree", 2, opentree_word },
+	{ "fsopen", 0, fsopen_word },
+	{ "pivot", 2, pivot_word },
+	{ "chain", 5, chain_word },
+	{ "comm", 2, comm_word },
+	{ 0 },
 };
