@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from _common import ratio, show
@@ -36,23 +37,27 @@ for size, count in ((16, 4000), (1000, 2000), (10_000, 500)):
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain(sys.argv[1], sys.argv[2])
 trusting = ssl.create_default_context(cafile=sys.argv[1])
-one, two = ssl.MemoryBIO(), ssl.MemoryBIO()
-client = trusting.wrap_bio(one, two, server_hostname="localhost")
-server = context.wrap_bio(two, one, server_side=True)
-for _ in range(4):
-    for side in (client, server):
-        try:
-            side.do_handshake()
-        except ssl.SSLWantReadError:
-            pass
-for size, count in ((100, 4000), (1000, 2000), (16_000, 500)):
-    data = (b"an ordinary line of text, " * 700)[:size]
+def connect():
+    one, two = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = trusting.wrap_bio(one, two, server_hostname="localhost")
+    server = context.wrap_bio(two, one, server_side=True)
+    for _ in range(4):
+        for side in (client, server):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+    return client, server, two
+timed("tls-connection", 100, connect)
+client, server, two = connect()
+for size, count in ((100, 4000), (1000, 2000), (16_000, 500), (160_000, 100)):
+    data = (b"an ordinary line of text, " * 7000)[:size]
     def write():
         client.write(data)
         two.read()
     timed(f"tls-{size}", count, write)
 """
-KINDS = ("sql-16", "sql-1000", "sql-10000", "tls-100", "tls-1000", "tls-16000")
+KINDS = ("sql-16", "sql-1000", "sql-10000", "tls-connection", "tls-100", "tls-1000", "tls-16000", "tls-160000")
 ALLOW = [{"tool": "sqlite", "operations": ["query"]}, {"tool": "tls", "operations": ["send"]}]
 
 
@@ -82,7 +87,8 @@ def main() -> None:
             return figures(subprocess.run(probe, stdout=subprocess.PIPE, check=True).stdout)
 
         for _ in range(rounds):
-            # not in turning order: setting the probes takes seconds
+            # not in turning order: it takes seconds to set the probes, and for the kernel to take them away
+            time.sleep(5)
             taken = {"bare": untagged()}
             (folder / "state").mkdir(exist_ok=True)
             with harness.enforcing(folder / "state", {"bot": harness.agent(allow=ALLOW, on_violation="kill")}) as host:
