@@ -14,7 +14,7 @@
  *
  * Trusted: the kernel's own struct path and dentry; nothing in the caller's memory is read.
  */
-#include "lib/prevent.bpf.h"
+#include "lib/opened.bpf.h"
 
 #define FMODE_EXEC_FLAG 0x20 /* in f_flags: opened by execve, which lsm_exec.bpf.c judges */
 #define FMODE_NOACCOUNT 0x20000000 /* the file under a file of overlayfs: the upper one was judged */

@@ -11,6 +11,7 @@
  * `ptrace`, /proc/PID/mem is a file.
  */
 #include "lib/foreign.bpf.h"
+#include "lib/opened.bpf.h"
 
 #define PROT_READ 1
 #define PROT_WRITE 2

@@ -61,9 +61,9 @@ static __always_inline u32 leaf_hit(const struct leaf_key *key)
 
 /*
  * Were these operations on names allowed before, in folders as they are? Then they are counted, and where: the number of the
- * first, and that of the second << 16.
+ * first, that of the second << 16, and the count of renames under which it is so << 32.
  */
-static __noinline u32 names_recalled(const struct agentd_tag *tag, u32 ops, const struct vfsmount *mnt,
+static __noinline u64 names_recalled(const struct agentd_tag *tag, u32 ops, const struct vfsmount *mnt,
 				     const struct dentry *first, const struct dentry *second)
 {
 	u32 generation, hit, other = 0, renames;
@@ -93,7 +93,7 @@ static __noinline u32 names_recalled(const struct agentd_tag *tag, u32 ops, cons
 	hit_count(hit);
 	if (other)
 		hit_count(other);
-	return hit | other << 16;
+	return hit | other << 16 | (u64)renames << 32;
 }
 
 /* Keeps that target `i` was allowed, by the last component of `dentry`. */

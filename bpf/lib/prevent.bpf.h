@@ -136,6 +136,12 @@ static __always_inline u32 targets_ops(const struct scratch *s, u32 count)
 	return count > 1 ? TWO_NAMES(s->target[0].op, s->target[1].op) : ONE_NAME(s->target[0].op);
 }
 
+/* Has what it is done to an entry of its own? */
+static __always_inline bool opens(u32 op)
+{
+	return op == AGENTD_OP_READ || op == AGENTD_OP_WRITE || op == AGENTD_OP_EXECMEM;
+}
+
 /* Is it judged by what is remembered of the folders? As judge_by_folders(). */
 static __always_inline int judge_dentry_names(struct agentd_tag *tag, u32 slot, u32 count, const struct vfsmount *mnt,
 					      const struct dentry *first, const struct vfsmount *mnt2,
@@ -143,7 +149,7 @@ static __always_inline int judge_dentry_names(struct agentd_tag *tag, u32 slot, 
 {
 	enum folder_state state = folder_known(slot, tag, 0, mnt, first), other = FOLDER_KNOWN;
 	struct scratch *s = scratch_get(slot);
-	u32 numbers;
+	u64 numbers;
 	int error;
 
 	if (!s)
@@ -156,6 +162,10 @@ static __always_inline int judge_dentry_names(struct agentd_tag *tag, u32 slot, 
 		numbers = names_recalled(tag, targets_ops(s, count), mnt, first, second);
 		if (numbers) {
 			s->target_hit[0] = s->target_hit[1] = 0; /* nothing new to remember */
+			if (opens(s->target[0].op)) { /* but the file's own entry, under this count of renames */
+				s->target_hit[0] = numbers & 0xffff;
+				s->target_hit[1] = numbers >> 16 & 0xffff;
+			}
 			if (constants.check)
 				check_leaves(slot, tag->agent, numbers);
 			return 0;
@@ -201,28 +211,6 @@ static __always_inline int judge_dentries(struct agentd_tag *tag, u32 slot, u32 
 	if (!error)
 		leaves_remember(s, count, first, second);
 	return error;
-}
-
-/* What opening a file in this way is: bits of enum memory_kind. */
-static __always_inline u32 open_kinds(const struct file *f)
-{
-	u32 mode = f->f_mode, kinds = 0;
-
-	if (mode & FMODE_WRITE || f->f_flags & O_TRUNC)
-		kinds |= 1 << MEMORY_WRITE;
-	if (mode & FMODE_READ || !(mode & FMODE_WRITE))
-		kinds |= 1 << MEMORY_READ;
-	return kinds;
-}
-
-/* The operations that are judged for `kinds`: one, or write and read. */
-static __always_inline u32 kinds_ops(u32 kinds)
-{
-	if (kinds == BOTH_KINDS)
-		return TWO_NAMES(AGENTD_OP_WRITE, AGENTD_OP_READ);
-	if (kinds == 1 << MEMORY_CODE)
-		return ONE_NAME(AGENTD_OP_EXECMEM);
-	return kinds == 1 << MEMORY_WRITE ? ONE_NAME(AGENTD_OP_WRITE) : ONE_NAME(AGENTD_OP_READ);
 }
 
 static __always_inline int judge_unresolved(struct agentd_tag *tag, u32 slot, u32 op)
@@ -293,45 +281,6 @@ static __always_inline struct scratch *begin(u32 *slot)
 		return NULL;
 	}
 	return scratch_get(*slot);
-}
-
-/* The whole of a hook whose object is a file: it is opened, received or mapped, in the kinds that kinds_ops() knows. */
-static __always_inline int judge_file(struct agentd_tag *tag, struct file *f, u32 kinds)
-{
-	u32 slot, count, ops = kinds_ops(kinds);
-	struct dentry *dentry = f->f_path.dentry;
-	struct vfsmount *mnt = f->f_path.mnt;
-	struct inode *inode = f->f_inode;
-	struct scratch *s;
-	bool node;
-	int error;
-
-	if (!constants.check && recalled(tag, f, kinds, NULL))
-		return 0;
-	node = is_node(inode);
-	if (constants.memory && !constants.check && !node && !syscall_foreign() &&
-	    names_recalled(tag, ops, mnt, dentry, dentry))
-		return 0;
-	s = begin(&slot);
-	if (!s)
-		return -EPERM;
-	count = ops >> 16 ? 2 : 1;
-	target_set(s, 0, ops & 0xff, mnt, dentry);
-	target_set(s, 1, ops >> 8 & 0xff, mnt, dentry);
-	s->target[0].node = s->target[1].node = node;
-	if (constants.check && recalled_to_check(slot, tag, f, kinds)) {
-		check_file(slot, tag->agent, kinds);
-		scratch_give(slot);
-		return 0;
-	}
-	error = judge_dentries(tag, slot, count, mnt, dentry, mnt, dentry);
-	if (!error && constants.memory) {
-		file_remember(&s->walked[0], tag, f, kind_first(kinds), s->target_hit[0]);
-		if (count > 1)
-			file_remember(&s->walked[1], tag, f, MEMORY_READ, s->target_hit[1]);
-	}
-	scratch_give(slot);
-	return error;
 }
 
 /* The whole of a hook whose object is a word. */

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Hooks whose object is a file that is opened, received or mapped: from what is remembered of the file (memory.bpf.h), of its
+ * name (leaf.bpf.h), of its folder (recall.bpf.h), or by its path; each way keeps what makes the next time cheaper.
+ */
+#ifndef AGENTD_OPENED_BPF_H
+#define AGENTD_OPENED_BPF_H
+
+#include "prevent.bpf.h"
+
+/* What opening a file in this way is: bits of enum memory_kind. */
+static __always_inline u32 open_kinds(const struct file *f)
+{
+	u32 mode = f->f_mode, kinds = 0;
+
+	if (mode & FMODE_WRITE || f->f_flags & O_TRUNC)
+		kinds |= 1 << MEMORY_WRITE;
+	if (mode & FMODE_READ || !(mode & FMODE_WRITE))
+		kinds |= 1 << MEMORY_READ;
+	return kinds;
+}
+
+/* The operations that are judged for `kinds`: one, or write and read. */
+static __always_inline u32 kinds_ops(u32 kinds)
+{
+	if (kinds == BOTH_KINDS)
+		return TWO_NAMES(AGENTD_OP_WRITE, AGENTD_OP_READ);
+	if (kinds == 1 << MEMORY_CODE)
+		return ONE_NAME(AGENTD_OP_EXECMEM);
+	return kinds == 1 << MEMORY_WRITE ? ONE_NAME(AGENTD_OP_WRITE) : ONE_NAME(AGENTD_OP_READ);
+}
+
+/* What was looked up after this was read is so under no later policy, mount or number of hits. */
+struct as_of {
+	u32 generation, mounts, epoch;
+};
+
+static __always_inline struct as_of as_of_now(const struct agentd_tag *tag)
+{
+	struct as_of now = {
+		.generation = memory_generation(tag),
+		.mounts = sequence(constants.mount_lock),
+		.epoch = memory_time(),
+	};
+
+	return now;
+}
+
+/*
+ * A file whose name was just recalled, under a count of renames that its own entry, if it has one, doesn't know: keeps it
+ * under this one, or each later opening would look for the name. `what`: kinds, generation << 32; `numbers`: as
+ * names_recalled() said; `under`: mounts, epoch << 32.
+ */
+static __noinline void file_renew(const struct agentd_tag *tag, struct file *f, u64 what, u64 numbers, u64 under)
+{
+	u32 kinds = what;
+	struct walked k = {
+		.generation = what >> 32,
+		.renames = numbers >> 32,
+		.mounts = under,
+		.epoch = under >> 32,
+	};
+
+	if (!constants.memory || !tag || !f)
+		return;
+	k.mnt = (u64)f->f_path.mnt;
+	file_remember(&k, tag, f, kind_first(kinds), numbers & 0xffff);
+	if (kinds == BOTH_KINDS)
+		file_remember(&k, tag, f, MEMORY_READ, numbers >> 16 & 0xffff);
+}
+
+/* The whole of a hook whose object is a file: it is opened, received or mapped, in the kinds that kinds_ops() knows. */
+static __always_inline int judge_file(struct agentd_tag *tag, struct file *f, u32 kinds)
+{
+	u32 slot, count, ops = kinds_ops(kinds);
+	struct dentry *dentry = f->f_path.dentry;
+	struct vfsmount *mnt = f->f_path.mnt;
+	struct inode *inode = f->f_inode;
+	struct scratch *s;
+	bool node;
+	int error;
+
+	if (!constants.check && recalled(tag, f, kinds, NULL))
+		return 0;
+	node = is_node(inode);
+	if (constants.memory && !constants.check && !node && !syscall_foreign()) {
+		struct as_of now = as_of_now(tag);
+		u64 numbers = names_recalled(tag, ops, mnt, dentry, dentry);
+
+		if (numbers) {
+			file_renew(tag, f, kinds | (u64)now.generation << 32, numbers,
+				   now.mounts | (u64)now.epoch << 32);
+			return 0;
+		}
+	}
+	s = begin(&slot);
+	if (!s)
+		return -EPERM;
+	count = ops >> 16 ? 2 : 1;
+	target_set(s, 0, ops & 0xff, mnt, dentry);
+	target_set(s, 1, ops >> 8 & 0xff, mnt, dentry);
+	s->target[0].node = s->target[1].node = node;
+	if (constants.check && recalled_to_check(slot, tag, f, kinds)) {
+		check_file(slot, tag->agent, kinds);
+		scratch_give(slot);
+		return 0;
+	}
+	error = judge_dentries(tag, slot, count, mnt, dentry, mnt, dentry);
+	if (!error && constants.memory) {
+		file_remember(&s->walked[0], tag, f, kind_first(kinds), s->target_hit[0]);
+		if (count > 1)
+			file_remember(&s->walked[1], tag, f, MEMORY_READ, s->target_hit[1]);
+	}
+	scratch_give(slot);
+	return error;
+}
+
+#endif
