@@ -312,8 +312,11 @@ static __always_inline int text_verdict(struct verdict *v, u32 slot, u32 agent, 
 	s->text.agent = agent;
 	s->text.class = class;
 	s->text.generation = v->generation;
-	if (call_nested(s, called))
-		return CALL_NOBODYS;
+	if (called->stream) {
+		text_head(s, called);
+		if (call_nested(s, called))
+			return CALL_NOBODYS;
+	}
 	stream_key_set(&key, called->stream);
 	if (stream_rest(s, &key, called)) {
 		text_begin(s, &s->text.whole);
@@ -339,6 +342,8 @@ static __always_inline int text_verdict(struct verdict *v, u32 slot, u32 agent, 
 			return CALL_LATER;
 		s->args.failed = 1;
 	}
+	if (!called->stream && !s->args.failed && call_nested(s, called))
+		return CALL_NOBODYS;
 	if (stream_repeated(s, &key, called))
 		return CALL_NOBODYS;
 	if (key.stream)

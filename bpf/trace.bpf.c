@@ -17,7 +17,8 @@
  *
  * Only calls that succeeded are judged: one that failed had no effect, but for an open that created its file and then
  * failed (O_CREAT | O_DIRECT). Not judged: what needs a capability and names no object (reboot, swapon, sethostname, the
- * clock); System V and POSIX IPC; ioctls but for those of lib/ioctls.bpf.h. Signals to others are noted by held.bpf.c when they are sent, and judged here.
+ * clock); System V and POSIX IPC; ioctls but for those of lib/ioctls.bpf.h. Signals to others are noted by held.bpf.c when they
+ * are sent, and judged here.
  * Fails: to deny (kill).
  */
 #include "lib/call.bpf.h"

@@ -4,15 +4,16 @@
  * sqlite3_prepare_v2): one call of the program, which is judged, counted and asked about once.
  *
  * It is told by the stack: the other's frame lies below, and the return address of the first still stands where it stood when
- * the first began, so the first has not returned. The text must be the same or a shorter one at the same address, and the
- * tables must judge both functions alike. Each is left out for the frame of the one above only: a second call from there
- * is at the same height, and judged. What jumps to the other instead of calling it (gnutls_record_send to
+ * the first began, so the first has not returned. The text must be the same, byte by byte, at the same address, and the
+ * tables must judge both functions alike. (Of a stream's text how it begins: it must be known before it is read, because what
+ * is read goes on from there.) Each is left out for the frame of the one above only: a second
+ * call from there is at the same height, and judged. What jumps to the other instead of calling it (gnutls_record_send to
  * gnutls_record_send2) leaves its own frame to it; that can't be told from two calls at one place of the program, one behind
  * the other, and counts for streams only: there it is the same text to the same connection.
  *
  * Not trusted: the caller's stack and memory. A program that builds a frame by hand may have one text judged that it then
  * changes; so it may with any text, which is its own memory.
- * Map: evicts what was not used for the longest time; then, and where the stack can't be read, both are judged.
+ * Map: evicts what was not used for the longest time; then, and where the stack or the text can't be read, both are judged.
  */
 #ifndef AGENTD_NESTED_BPF_H
 #define AGENTD_NESTED_BPF_H
@@ -22,8 +23,8 @@
 struct frame {
 	u64 at; /* the stack pointer when the function began, */
 	u64 back; /* and what it points at: the return address */
-	u64 text, len;
-	u32 flags; /* AGENTD_CALLED_* */
+	u64 text;
+	u64 hash[2]; /* of the text, or in a stream of how it begins, and its length; the second 0: it could not be read */
 	u32 agent, class, generation, language; /* who judged it, and how */
 	u32 call; /* the function's number */
 };
@@ -35,16 +36,39 @@ struct {
 	__type(value, struct frame);
 } frames SEC(".maps");
 
-/* Is all of `now` in `before`, which begins at the same address? */
-static __always_inline bool text_within(const struct frame *now, const struct frame *before)
-{
-	bool string = now->flags & AGENTD_CALLED_STRING, limited = now->flags & AGENTD_CALLED_LIMIT;
+#define HEAD_WORDS 16
 
-	if (!now->text || now->text != before->text || string != !!(before->flags & AGENTD_CALLED_STRING))
-		return false;
-	if (string && !(before->flags & AGENTD_CALLED_LIMIT))
-		return true;
-	return (!string || limited) && now->len <= before->len;
+/*
+ * How a text begins, into scratch->args.hash. (The address isn't the text: what calls whatever it is told to, libffi, has one
+ * return address for all of it, and a buffer may be filled anew.) Uses the buffer that a text is read into.
+ */
+static __noinline int text_head(struct scratch *s, const struct agentd_called *called)
+{
+	u64 head = 0x9E3779B97F4A7C15ull;
+	u32 most = HEAD_WORDS * 8 - 1;
+	u64 *words;
+
+	if (!s || !called)
+		return 0;
+	words = (u64 *)s->name[0];
+	__builtin_memset(words, 0, HEAD_WORDS * 8);
+	s->args.hash[0] = s->args.hash[1] = 0;
+	if (called->len < most)
+		most = called->len;
+	if (bpf_probe_read_user(words, bounded(most, HEAD_WORDS * 8 - 1), (void *)called->text))
+		return 0;
+	for (int i = 0; i < HEAD_WORDS; i++)
+		head = (head ^ words[i]) * 0x100000001b3ull;
+	s->args.hash[0] = head;
+	s->args.hash[1] = called->len + 1;
+	return 0;
+}
+
+/* Is it the same text? */
+static __always_inline bool text_again(const struct frame *now, const struct frame *before)
+{
+	return now->text && now->text == before->text && now->hash[1] && now->hash[0] == before->hash[0] &&
+	       now->hash[1] == before->hash[1];
 }
 
 /* Was `now` called by the function of `before`, or jumped to? */
@@ -67,7 +91,7 @@ static __always_inline bool frame_stands(const struct frame *frame)
 	return !bpf_probe_read_user(&back, sizeof(back), (void *)frame->at) && back == frame->back;
 }
 
-/* Is this call a part of one that was judged? It is remembered for those that it makes itself. */
+/* Is this call, whose text's hash is in scratch->args, a part of one that was judged? It is remembered for those that it makes. */
 static __noinline int call_nested(const struct scratch *s, const struct agentd_called *called)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -80,9 +104,9 @@ static __noinline int call_nested(const struct scratch *s, const struct agentd_c
 		return 0;
 	now.at = KREAD(regs, sp);
 	now.text = called->text;
-	now.len = called->len;
+	now.hash[0] = s->args.hash[0];
+	now.hash[1] = s->args.hash[1];
 	now.call = called->call;
-	now.flags = called->flags;
 	now.agent = s->text.agent;
 	now.class = s->text.class;
 	now.generation = s->text.generation;
@@ -96,7 +120,7 @@ static __noinline int call_nested(const struct scratch *s, const struct agentd_c
 		bpf_map_update_elem(&frames, &thread, &now, BPF_ANY);
 		return 0;
 	}
-	nested = frame_below(&now, before, called->stream) && judged_alike(&now, before) && text_within(&now, before) &&
+	nested = frame_below(&now, before, called->stream) && judged_alike(&now, before) && text_again(&now, before) &&
 		 frame_stands(before);
 	*before = now;
 	return nested;

@@ -31,6 +31,20 @@ say("attempt")
 db.execute(sys.argv[2])
 say("ok " + str(db.execute("select count(*) from sqlite_master").fetchone()[0]))
 """
+# The same by ctypes, which calls all functions of six arguments from one place (sqlite3_prepare_v2 takes five), with
+# one buffer for two statements. sqlite3_get_table is not judged, and calls sqlite3_exec, which is.
+BUFFER = """
+library = ctypes.CDLL("libsqlite3.so.0")
+db, table = ctypes.c_void_p(), ctypes.create_string_buffer(8)
+assert library.sqlite3_open(sys.argv[1].encode(), ctypes.byref(db)) == 0
+assert library.sqlite3_exec(db, b"create table kept (a)", None, None, None) == 0
+text = ctypes.create_string_buffer(b"select 1", 100)
+made = library.sqlite3_prepare_v2(db, text, -1, table, None, None)
+text.value = sys.argv[2].encode()
+say("attempt")
+made = library.sqlite3_get_table(db, text, table, None, None, None)
+say(f"ok {made}")
+"""
 TLS = """
 import ssl
 context = ssl.create_default_context(cafile=sys.argv[2])
@@ -180,6 +194,14 @@ def test_ordinary_statements_go_on(live: Host, tmp_path: Path, statement: str) -
     """What only mentions a dangerous word is allowed, and counted."""
     assert live.run(probes.python(SQLITE, tmp_path / "a.db", statement)).value == "1"
     assert any(r["kernel_operation"] == "call" and r["tool_name"] == "sqlite" for r in live.counted("bot"))
+
+
+def test_another_text_in_the_same_buffer(live: Host, tmp_path: Path) -> None:
+    """What a judged call left behind on the stack doesn't make another statement a part of it."""
+    run = live.run(probes.python(BUFFER, tmp_path / "a.db", "drop table kept"))
+    assert run.killed, run
+    assert live.run(probes.python(BUFFER, tmp_path / "b.db", "select 2")).value == "0"
+    assert untagged(probes.python(BUFFER, tmp_path / "c.db", "drop table kept")).value == "0"
 
 
 def test_another_client_of_the_same_library(live: Host, tmp_path: Path) -> None:
