@@ -129,7 +129,8 @@ def test_signals_are_forwarded(service: Service) -> None:
 
 def test_interrupt_from_a_terminal(service: Service) -> None:
     """Ctrl-C on a terminal ends the command, and agentd reports how."""
-    code = "import time; print('ready', flush=True); time.sleep(1000)"
+    # by short sleeps: a signal that comes after Python has looked for one and before the kernel waits, ends none
+    code = "import time\nprint('ready', flush=True)\nwhile True: time.sleep(1)"
     import pty
 
     pid, master = pty.fork()
