@@ -74,8 +74,9 @@ def folding(ground: Ground) -> None:
     with open(image, "wb") as file:
         file.truncate(16 << 20)
     subprocess.run(["mkfs.ext4", "-q", "-F", "-O", "casefold", image], check=True)
-    modprobe = Path("/proc/sys/kernel/modprobe").read_text(encoding="ascii").strip()
-    subprocess.run([modprobe, "loop"], check=False, capture_output=True)
+    modprobe = Path("/proc/sys/kernel/modprobe")
+    if modprobe.exists():  # else this kernel has no modules
+        subprocess.run([modprobe.read_text(encoding="ascii").strip(), "loop"], check=False, capture_output=True)
     if subprocess.run(["mount", "-o", "loop", image, place], check=False, capture_output=True).returncode:
         return
     folder = place / "in"
