@@ -104,6 +104,24 @@ def test_a_failed_installation_is_shown(fake_debian: Path, tmp_path: Path) -> No
     assert "not reached" not in result.stdout
 
 
+def test_two_jobs_at_once_fetch_once(fake_debian: Path, tmp_path: Path) -> None:
+    """In a fresh tree the second job waits for what the first one fetches, and finds it."""
+    apt = tmp_path / "apt-get"
+    apt.write_text(
+        f"#!/bin/sh\necho x >>{tmp_path}/asked\nsleep 0.3\nmkdir -p p/usr/bin p/DEBIAN\ntouch p/usr/bin/served\n"
+        "chmod +x p/usr/bin/served\nprintf 'Package: p\\nVersion: 1\\nArchitecture: all\\nMaintainer: x\\n"
+        "Description: x\\n' >p/DEBIAN/control\ndpkg-deb -b p p_1_all.deb\nrm -r p\n",
+        encoding="utf-8",
+    )
+    apt.chmod(0o755)
+    job = "locked ensure_unpacked served usr/bin/served p"
+    code = f"LOG={tmp_path}/log LOCK={tmp_path}/lock TOOLS={tmp_path}/tools\n{job} & first=$!\n{job} && wait $first"
+    result = shell(code, str(fake_debian))
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "tools/served/usr/bin/served").exists()
+    assert (tmp_path / "asked").read_text() == "x\n"
+
+
 def test_the_fingerprint_follows_the_lock_file(tmp_path: Path) -> None:
     """A changed lock file, declaration, package list or directory means setting up again."""
     code = f"""
