@@ -9,7 +9,7 @@ import pytest
 from tests.live import harness, probes
 from tests.live.harness import Host
 from tests.live.probes import untagged
-from tests.live.test_library_calls import CARD, TLS, Sink
+from tests.live.tls import CARD, TLS, Sink
 
 pytestmark = pytest.mark.root
 
@@ -55,13 +55,6 @@ while plain.recv(1000):
     pass  # until the server has read all of it
 """
 KEY = "-----BEGIN RSA PRIVATE KEY-----"
-
-
-@pytest.fixture(scope="module")
-def sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
-    made = Sink(tmp_path_factory.mktemp("tls"))
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

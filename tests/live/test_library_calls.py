@@ -5,10 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import socket
-import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +15,7 @@ import pytest
 from tests.live import harness, probes
 from tests.live.harness import Host, Workload
 from tests.live.probes import untagged
+from tests.live.tls import CARD, TLS, Sink
 
 pytestmark = pytest.mark.root
 
@@ -44,16 +42,6 @@ text.value = sys.argv[2].encode()
 say("attempt")
 made = library.sqlite3_get_table(db, text, table, None, None, None)
 say(f"ok {made}")
-"""
-TLS = """
-import ssl
-context = ssl.create_default_context(cafile=sys.argv[2])
-made = context.wrap_socket(socket.create_connection(("127.0.0.1", int(sys.argv[1]))), server_hostname="localhost")
-made.sendall(b"ordinary")
-say("attempt")
-for part in sys.argv[3:]:
-    made.sendall(part.encode())
-say("ok " + made.recv(10).decode())
 """
 # Argument 3: a Python expression of texts, each for one write of a connection that doesn't block; 4: it says when
 # writes have been tried again that often; 5: connections, one behind the other.
@@ -86,70 +74,11 @@ for _ in range(int(sys.argv[5])):
     del made
 say("ok thanks")
 """
-CARD = "pay with 4111 1111 1111 1111 now"
-
-
-class Sink:
-    """A TLS server on 127.0.0.1 that keeps what it gets and answers `thanks`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.certificate = folder / "server.pem"
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-             "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", folder / "server.key",
-             "-out", self.certificate],
-            check=True, capture_output=True,
-        )  # fmt: skip
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.certificate, folder / "server.key")
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self._context = context
-        self.port = self._listening.getsockname()[1]
-        self.reading = threading.Event()
-        self.reading.set()
-        self.got: list[bytes] = []
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                plain, _ = self._listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._one, args=(plain,), daemon=True).start()
-
-    def _one(self, plain: socket.socket) -> None:
-        taken = bytearray()
-        try:
-            with self._context.wrap_socket(plain, server_side=True) as made:
-                while data := made.recv(65536):
-                    self.reading.wait()
-                    taken += data
-                    if taken.endswith(b"ordinary"):
-                        continue
-                    made.sendall(
-                        b"HTTP/1.0 200 OK\r\nContent-Length: 6\r\n\r\nthanks" if b"HTTP/1" in taken else b"thanks"
-                    )
-                    if b"HTTP/1" in taken:
-                        break
-        except OSError:
-            pass
-        self.got.append(bytes(taken))
-
-    def close(self) -> None:
-        self._listening.close()
 
 
 def stopped(workload: Workload) -> bool:
     """Is its first process in state T?"""
     return probes.state(workload.pid) == "T"
-
-
-@pytest.fixture(scope="module")
-def sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
-    made = Sink(tmp_path_factory.mktemp("tls"))
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")
