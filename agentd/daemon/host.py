@@ -26,7 +26,7 @@ from agentd.engine.records import note
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi, features, loader
 from agentd.kernel.hosts import Resolver
-from agentd.kernel.prepare import WORD, Preparation
+from agentd.kernel.prepare import WORD, Preparation, remember_arena
 from agentd.metrics import Metrics
 from agentd.policy import resolve
 from agentd.workloads.processes import start_ticks, ticks
@@ -109,6 +109,7 @@ def start(
             )
             try:
                 engine.install(compiled)
+                remember_arena(pins, arena_words)
                 engine.questions.book.limit = pending_per_agent
                 engine.takeover.resume()
             except BaseException:

@@ -12,6 +12,7 @@ from typing import Final
 from agentd.engine.archive import AgentView, Archive, view_of
 from agentd.engine.automata import for_this_host
 from agentd.errors import AgentdError
+from agentd.kernel.prepare import MAX_ARENA_WORDS
 from agentd.kernel.tables import PolicyTables, Prepared, arena_words_for
 from agentd.model import Mode
 from agentd.policy import recognise, resolve
@@ -22,7 +23,6 @@ from agentd.policy.walk import PathWalk
 
 KEPT_GENERATIONS: Final = 64
 CANARY: Final = "(canary)"  # the agent that probes run as: it may do nothing. No policy can name it
-MAX_ARENA_WORDS: Final = 64 << 20  # 256 MiB: what can be asked for, not what is taken
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from agentd.audit import rawbytes
 from agentd.engine.automata import for_this_host
-from agentd.engine.policies import MAX_ARENA_WORDS
+from agentd.kernel.prepare import MAX_ARENA_WORDS
 from agentd.model import OP_BY_WORD, Action, Decision, Endpoint, Family, Op
 from agentd.policy.evaluate import decide, first_of, judged_by, matched_patterns
 from agentd.policy.resolved import (

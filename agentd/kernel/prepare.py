@@ -5,6 +5,7 @@ The maps of a set that is pinned already are adopted here (see loader.py).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -26,7 +27,9 @@ WORD: Final = 4
 SERVICE_PINS: Final = Path("/sys/fs/bpf/agentd")
 OBJECT: Final = "agentd.bpf.o"
 MEMORY_MAPS: Final = ("remembered", "folders", "leaves", "destinations")  # of LSM hooks only
-MIN_ARENA_WORDS: Final = 1 << 18  # 1 MiB
+MIN_ARENA_WORDS: Final = 1 << 19  # 2 MiB: what a policy of one agent wants with the shipped catalogue, reload included
+MAX_ARENA_WORDS: Final = 64 << 20  # 256 MiB: what can be asked for, not what is taken
+ARENA_FILE: Final = Path("/var/lib/agentd/arena-words")  # what the policy of the service's last start wanted
 CHECK_MEMORY = False  # tests only: what is allowed from memory is judged in full as well (bpf/lib/check.bpf.h)
 
 
@@ -56,17 +59,18 @@ class Preparation:
     """Lets the kernel verify in a thread what `load` will attach: that takes longer than anything else at a start.
 
     The thread makes one call that doesn't need Python: between two, it would wait for the other's turn to end.
-    pins, arena_words: guesses; `load` prepares again when they turn out to be others, or not enough.
+    pins, and the arena's size: guesses; `load` prepares again when they turn out to be others, or not enough, which
+    takes as long again.
     """
 
-    def __init__(self, pins: Path, arena_words: int = MIN_ARENA_WORDS) -> None:
+    def __init__(self, pins: Path) -> None:
         one_heap()
         self._result: Prepared | None = None
         self._thread = threading.Thread(target=self._run, name="prepare", daemon=True)
         try:
             features.require_host()
             features.bpffs()
-            self._result = _open(bpf_object(OBJECT), pins, arena_words, pin=True)
+            self._result = _open(bpf_object(OBJECT), pins, arena_guess(pins), pin=True)
         except (AgentdError, OSError):
             pass  # load() meets the same, and tells
         self._thread.start()
@@ -84,6 +88,23 @@ class Preparation:
         self._thread.join()
         result, self._result = self._result, None
         return result
+
+
+def arena_guess(pins: Path) -> int:
+    """The arena that a start will want, in words, as far as that can be known before the policy is read."""
+    try:
+        words = int(ARENA_FILE.read_bytes()[:16]) if pins == SERVICE_PINS else 0
+    except (OSError, ValueError):
+        words = 0
+    good = MIN_ARENA_WORDS < words <= MAX_ARENA_WORDS and not words & (words - 1)
+    return words if good else MIN_ARENA_WORDS
+
+
+def remember_arena(pins: Path, words: int) -> None:
+    """For the next start of the service. If it can't be written, that one will take longer."""
+    if pins == SERVICE_PINS and arena_guess(pins) != words:
+        with contextlib.suppress(OSError):
+            ARENA_FILE.write_text(f"{words}\n", encoding="ascii")
 
 
 def prepare(path: Path, pins: Path, arena_words: int, pin: bool) -> Prepared:
