@@ -9,7 +9,7 @@ import sys
 def main() -> None:
     """Runs the command line; does not return."""
     preparation = None
-    if sys.argv[1:2] == ["daemon"]:
+    if sys.argv[1:2] == ["daemon"] and not {"--check", "--help"} & set(sys.argv):
         gc.disable()  # until it enforces: what a start makes is not garbage, and looking for some takes a tenth of it
         from agentd.kernel.prepare import SERVICE_PINS, Preparation
 

@@ -139,11 +139,16 @@ def stage(wheel: Path, tree: Path) -> None:
 
 
 def write_scripts(target: Path) -> Path:
-    """What the packages run: deb/ and rpm/ with same_layout() and this version's layout written into them."""
-    check = (ROOT / "package/layout.sh").read_text(encoding="utf-8").replace("@LAYOUT@", str(abi.ABI_VERSION))
+    """What the packages run: deb/ and rpm/ with the functions of *.sh and this version's layout written into them."""
+    shared = {
+        f"@{path.stem}@\n": path.read_text(encoding="utf-8").replace("@LAYOUT@", str(abi.ABI_VERSION))
+        for path in (ROOT / "package").glob("*.sh")
+    }
     for kind in ("deb", "rpm"):
         for source in sorted((ROOT / "package" / kind).iterdir()):
-            text = source.read_text(encoding="utf-8").replace("@same_layout@\n", check)
+            text = source.read_text(encoding="utf-8")
+            for mark, functions in shared.items():
+                text = text.replace(mark, functions)
             _write(target / kind / source.name, text, 0o755)
     return target
 

@@ -9,8 +9,11 @@ import click
 
 @click.command()
 @click.option("--config", type=click.Path(path_type=Path), help="Configuration file [/etc/agentd/agentd.yaml].")
+@click.option(
+    "--check", "only_check", is_flag=True, help="Say whether it would start with this configuration and policy."
+)
 @click.pass_context
-def daemon(ctx: click.Context, config: Path | None) -> None:
+def daemon(ctx: click.Context, config: Path | None, only_check: bool) -> None:
     """Run the service: load the policy, enforce it, answer on the socket.
 
     SIGHUP loads the policy again; a bad one changes nothing. SIGTERM stops the daemon; enforcement goes on from the
@@ -19,9 +22,14 @@ def daemon(ctx: click.Context, config: Path | None) -> None:
     Example: agentd daemon --config /etc/agentd/agentd.yaml
     """
     from agentd.daemon.config import read_config
-    from agentd.daemon.service import serve
+    from agentd.daemon.service import check, serve
 
-    ctx.exit(serve(read_config(config), ctx.obj))
+    if only_check:
+        made = read_config(config)
+        compiled, _ = check(made)
+        click.echo(f"{made.policy}: a service would start with it (sha256 {compiled.policy.sha256[:12]})")
+        return
+    ctx.exit(serve(read_config(config, service=True), ctx.obj))
 
 
 @click.command()
@@ -53,9 +61,9 @@ def release(config: Path | None, yes: bool) -> None:
     Example: systemctl stop agentd && agentd release --yes
     """
     from agentd.daemon import host
-    from agentd.daemon.config import read_config
+    from agentd.daemon.config import pins_of
 
-    pins = read_config(config).bpffs_dir
+    pins = pins_of(config)
     if not yes:
         click.confirm("Workloads that still run will not be held to any policy. Go on?", abort=True)
     for folder in host.release_everything(pins):

@@ -17,6 +17,7 @@ from typing import Final
 from agentd.daemon import evidence
 from agentd.daemon.console import settings as console
 from agentd.daemon.console.settings import ConsoleSettings
+from agentd.daemon.environments import NESTED, check_environment
 from agentd.daemon.evidence import Evidence
 from agentd.daemon.sinks import Notifications, read_sinks
 from agentd.engine.resolvers import parse_resolver
@@ -25,7 +26,6 @@ from agentd.kernel.hosts import Resolver
 from agentd.kernel.prepare import SERVICE_PINS
 from agentd.policy import source
 from agentd.policy.layers import Document, JoinedProblems, Part, read_parts
-from agentd.policy.problem import PolicyError
 from agentd.policy.reader import Reader
 from agentd.policy.source import Mapping, Node, Scalar
 from agentd.workloads.containers import ENGINES
@@ -58,11 +58,6 @@ NUMBERS: Final = {
     "pending_per_agent": (1, 12_000),
     "probe_seconds": (0, 86_400),
 }
-NESTED: Final = frozenset({"audit", "console"})  # mappings whose keys are joined one by one
-# What an environment may set where nobody else has: none of these can let an agent do more.
-HARMLESS: Final = frozenset(
-    {"metrics_address", "metrics_port", "program_times", "arena_mib", "audit", "notify", "pending_per_agent"}
-)
 LIVE: Final = frozenset({"environment", "policy", "workspace", "overlay", "pending_per_agent"})  # what a reload changes
 _ENVIRONMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
@@ -127,9 +122,10 @@ class Setting:
     origin: str
 
 
-def read_config(path: Path | None) -> Config:
+def read_config(path: Path | None, *, service: bool = False) -> Config:
     """The configuration in `path` and its drop-ins; None: the default file if it exists, else the defaults.
 
+    service: it is to be run with (else systemd's credentials may be missing, which are there while the service runs).
     Raises PolicyError with every mistake and its place.
     """
     node, problems = _joined(path)
@@ -139,11 +135,24 @@ def read_config(path: Path | None) -> Config:
     notify = node.get("notify")
     values: dict[str, object] = {"file": path, "told": source.plain(notify) if notify else None}
     for name, reader in found.items():
-        value = _value(name, reader)
+        value = read_sinks(reader, service=service) if name == "notify" else _value(name, reader)
         if value is not None:
             values["release_on_stop" if name == "on_stop" else name] = value
     problems.raise_errors()
     return Config(**values)  # type: ignore[arg-type]  # each was read as its field's type
+
+
+def pins_of(path: Path | None) -> Path:
+    """Where the programs are pinned: what `agentd release` must find out even where other keys are wrong.
+
+    Raises PolicyError for files that can't be read or joined, and for a wrong `bpffs_dir`.
+    """
+    node, problems = _joined(path)
+    written = node.get("bpffs_dir") if node else None
+    value = _value("bpffs_dir", Reader(written, "bpffs_dir", problems)) if written else SERVICE_PINS
+    problems.raise_errors()
+    assert isinstance(value, Path)
+    return value
 
 
 def settings(path: Path | None) -> list[Setting]:
@@ -210,13 +219,16 @@ def _joined(path: Path | None) -> tuple[Mapping | None, JoinedProblems]:
         documents += _folder(Path(f"{path or DEFAULT_FILE}.d") / environment, environment=True)
         problems.files = [one.file for one in documents]
         parts = read_parts(documents, problems, versioned=False)
-        _check_environment(parts, {one.file for one in documents[first:]}, problems)
+        check_environment(parts, {one.file for one in documents[first:]}, problems)
     problems.raise_errors()
     return _join(parts), problems
 
 
 def _documents(path: Path, *, must_exist: bool) -> list[Document]:
-    found = [Document(source.read_file(path), str(path))] if must_exist or path.exists() else []
+    there = (
+        must_exist or path.exists() or path.is_symlink()
+    )  # a link to nothing is a mistake, not a host without a file
+    found = [Document(source.read_file(path), str(path))] if there else []
     return found + _folder(Path(f"{path}.d"))
 
 
@@ -243,41 +255,6 @@ def _environment_name(reader: Reader) -> str | None:
         reader.error("not the name of an environment", "use letters, digits, `_` and `-`")
         return None
     return text
-
-
-def _check_environment(parts: Sequence[Part], theirs: set[str], problems: JoinedProblems) -> None:
-    """An environment adds settings that can't loosen anything, unless it says that it may."""
-    said: dict[str, Node] = {}
-    for part in parts:
-        strict = part.document.file in theirs and not part.loosens
-        for key, value in _leaves(part.node):
-            name = key.split(".")[0]
-            if key == "environment" and part.document.file in theirs:
-                problems.error(value.line, value.column, key, "an environment can't choose another one", "remove it")
-            elif strict and key in said and source.plain(said[key]) != source.plain(value):
-                at = problems.where(said[key].line, said[key].column)
-                _refuse(problems, key, value, f"{at} has another value, and an environment only adds")
-            elif strict and key not in said and not _harmless(name, value):
-                _refuse(problems, key, value, "an environment sets nothing that could loosen")
-            said[key] = value
-
-
-def _harmless(name: str, value: Node) -> bool:
-    return name in HARMLESS or (name, source.plain(value)) == ("on_stop", "keep")
-
-
-def _refuse(problems: JoinedProblems, key: str, node: Node, why: str) -> None:
-    problems.error(node.line, node.column, key, why, "say it elsewhere, or add `loosens: true` to this file")
-
-
-def _leaves(node: Mapping) -> list[tuple[str, Node]]:
-    found: list[tuple[str, Node]] = []
-    for key, value in node.entries:
-        if key.text in NESTED and isinstance(value, Mapping):
-            found += [(f"{key.text}.{name.text}", below) for name, below in value.entries]
-        else:
-            found.append((key.text, value))
-    return found
 
 
 def _join(parts: Sequence[Part]) -> Mapping | None:
@@ -313,8 +290,6 @@ def _value(name: str, reader: Reader) -> object:
         return _resolvers(reader)
     if name == "audit":
         return evidence.read(reader)
-    if name == "notify":
-        return read_sinks(reader)
     if name == "console":
         return console.read(reader)
     if name == "container_engines":
@@ -377,16 +352,12 @@ def _resolvers(reader: Reader) -> tuple[Resolver, ...] | None:
 
 
 def check_policy_exists(config: Config) -> None:
-    """Raises AgentdError `config-invalid` when there is no policy to start with."""
-    try:
-        source.files_of(config.policy)
-        found = config.policy.exists()
-    except PolicyError:
-        found = False
-    if not found:
+    """Raises AgentdError `config-invalid` when there is no policy to start with, PolicyError for a folder's names."""
+    path = config.policy
+    if not (source.yaml_files(path) if path.is_dir() else path.exists()):
         raise AgentdError(
             "config-invalid",
-            str(config.policy),
+            str(path),
             "there is no policy",
             "copy a ready one there (see agentd policy --help), or name yours in agentd.yaml: policy: FILE",
         )

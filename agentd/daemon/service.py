@@ -9,6 +9,7 @@ import gc
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ import agentd
 from agentd.daemon import host
 from agentd.daemon.config import LIVE, Config, check_policy_exists, read_config
 from agentd.daemon.console.serve import console_socket, serving
-from agentd.daemon.console.settings import read_tokens
+from agentd.daemon.console.settings import Token, read_tokens
 from agentd.daemon.labels import Labels
 from agentd.daemon.loop import EngineLoop
 from agentd.daemon.notify import notify, reloading
@@ -43,12 +44,17 @@ def serve(config: Config, preparation: Preparation | None = None) -> int:
     return asyncio.run(_serve(config, preparation))
 
 
-async def _serve(config: Config, preparation: Preparation | None) -> int:
+def check(config: Config) -> tuple[Compiled, Sequence[Token]]:
+    """What can be read of a configuration's files before the host is touched. Raises AgentdError as serve() does."""
     check_policy_exists(config)
-    features.require_host()
-    compiled = _read_policy(config)
-    metrics = Metrics(agentd.__version__)
     tokens = read_tokens(config.console.tokens) if config.console else ()
+    return _read_policy(config), tokens
+
+
+async def _serve(config: Config, preparation: Preparation | None) -> int:
+    features.require_host()
+    compiled, tokens = check(config)
+    metrics = Metrics(agentd.__version__)
     metrics.declare_approvers([*approvers(), *(token.name for token in tokens)])
     with contextlib.ExitStack() as stack:
         # Whatever can be refused is refused before the kernel is touched.
@@ -144,7 +150,7 @@ class _Service:
         """
         reloading()
         try:
-            config = read_config(self._config.file)
+            config = read_config(self._config.file, service=True)
             compiled = _read_policy(config)
             self._engine.install(compiled)
             self._engine.questions.book.limit = config.pending_per_agent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -19,10 +19,13 @@ from agentd.policy.source import Scalar
 Notifications = tuple[tuple[Sink, tuple[str, ...]], ...]
 SECRET_MAX: Final = 4096
 OPTIONS: Final = ("secret_file", "events")
+CREDENTIALS: Final = Path("/run/credentials")  # systemd.exec(5): there while the unit runs
 
 
-def read_sinks(reader: Reader) -> Notifications | None:
-    """The sinks of a list; mistakes go to the reader."""
+def read_sinks(reader: Reader, *, service: bool = True) -> Notifications | None:
+    """The sinks of a list; mistakes go to the reader. service: False lets a credential of a unit be missing: who only
+    looks at the configuration may do that while the service is down. What comes back must not be used then.
+    """
     found: list[tuple[Sink, tuple[str, ...]]] = []
     for item in (
         reader.items("write a list, each `- {command: [...]}`, `- {webhook: URL}` or `- {journald: true}`") or []
@@ -44,13 +47,14 @@ def read_sinks(reader: Reader) -> Notifications | None:
         if "secret_file" in keys and kinds[0] != "webhook":
             keys["secret_file"].error("only a webhook is signed", "remove it")
             continue
-        sink = KINDS[kinds[0]](keys[kinds[0]], keys)
+        secret = _secret(keys["secret_file"], service=service) if "secret_file" in keys else b""
+        sink = None if secret is None else KINDS[kinds[0]](keys[kinds[0]], secret)
         if sink is not None:
             found.append((sink, events))
     return tuple(found) or None
 
 
-def _command(value: Reader, keys: Mapping[str, Reader]) -> Sink | None:
+def _command(value: Reader, secret: bytes) -> Sink | None:
     texts = value.texts() or ()
     if not texts or not texts[0].text.startswith("/"):
         value.error("expected a program and its arguments", 'write ["/usr/local/bin/page", "oncall"]')
@@ -58,7 +62,7 @@ def _command(value: Reader, keys: Mapping[str, Reader]) -> Sink | None:
     return CommandSink([text.text for text in texts])
 
 
-def _webhook(value: Reader, keys: Mapping[str, Reader]) -> Sink | None:
+def _webhook(value: Reader, secret: bytes) -> Sink | None:
     text = value.text()
     if text is None:
         return None
@@ -70,29 +74,30 @@ def _webhook(value: Reader, keys: Mapping[str, Reader]) -> Sink | None:
     if not good or not text.isascii() or any(letter.isspace() for letter in text):
         value.error("not an http or https URL", "write https://HOST/PATH")
         return None
-    secret = _secret(keys["secret_file"]) if "secret_file" in keys else b""
-    return None if secret is None else WebhookSink(text, secret)
+    return WebhookSink(text, secret)
 
 
-def _journald(value: Reader, keys: Mapping[str, Reader]) -> Sink | None:
+def _journald(value: Reader, secret: bytes) -> Sink | None:
     if isinstance(value.node, Scalar) and value.node.value is True:
         return JournaldSink()
     value.expected("true", "or remove the sink")
     return None
 
 
-KINDS: Final[dict[str, Callable[[Reader, Mapping[str, Reader]], Sink | None]]] = {
+KINDS: Final[dict[str, Callable[[Reader, bytes], Sink | None]]] = {
     "command": _command,
     "webhook": _webhook,
     "journald": _journald,
 }
 
 
-def _secret(reader: Reader) -> bytes | None:
+def _secret(reader: Reader, *, service: bool) -> bytes | None:
     """The secret in a file that only root can read."""
     path = reader.text()
     if path is None:
         return None
+    if not service and Path(os.path.normpath(path)).is_relative_to(CREDENTIALS) and not os.path.lexists(path):
+        return b""
     try:
         fd = os.open(Path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:

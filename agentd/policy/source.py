@@ -126,6 +126,11 @@ def yaml_files(folder: Path) -> list[Path]:
     except OSError as error:
         _refuse(folder, f"can't be read: {(error.strerror or str(error)).lower()}", "")
     kept = [n for n in names if n.endswith(".yaml") and not n.startswith(".") and not n.endswith(".cases.yaml")]
+    for name in sorted(names):  # a rule in `20-deny.yml` is one that somebody believes to be in force
+        if name.lower().endswith((".yml", ".yaml")) and not name.endswith(".yaml") and not name.startswith("."):
+            _refuse(
+                folder / name, "a file of this name is not read", f"name it {Path(name).stem}.yaml, or move it away"
+            )
     if len(kept) > MAX_FILES:
         _refuse(folder, f"more than {MAX_FILES} files", "join some of them")
     return [folder / name for name in sorted(kept)]

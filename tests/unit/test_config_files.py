@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from agentd.cli import main
-from agentd.daemon.config import KEYS, LIVE, read_config, settings
+from agentd.daemon import config
+from agentd.daemon.config import KEYS, LIVE, pins_of, read_config, settings
 from agentd.policy.problem import PolicyError
 
 
@@ -78,12 +79,18 @@ def test_an_environment_adds_and_never_loosens(tmp_path: Path) -> None:
     """An environment sets what is harmless and unset; anything else is refused unless it says `loosens: true`."""
     file = write(tmp_path, main="environment: prod\nmetrics_port: 1\n", prod__a="pending_per_agent: 5\non_stop: keep\n")
     assert read_config(file).pending_per_agent == 5
-    for text in ("metrics_port: 2\n", "on_stop: release\n", "policy: /other\n", "resolvers: [10.0.0.1]\n"):
+    for text in (
+        "metrics_port: 2\n", "on_stop: release\n", "policy: /other\n", "resolvers: [10.0.0.1]\n",
+        "audit: {keep_days: 1}\n",
+    ):  # fmt: skip
         write(tmp_path, prod__a=text)
         with pytest.raises(PolicyError, match="loosens: true"):
             read_config(file)
         write(tmp_path, prod__a=f"loosens: true\n{text}")
         assert read_config(file) != read_config(write(tmp_path, prod__a="{}\n"))
+    silent = write(tmp_path / "silent", main="environment: prod\n", prod__a="metrics_port: 0\n")
+    with pytest.raises(PolicyError, match="loosens: true"):
+        read_config(silent)
     write(tmp_path, prod__a="loosens: true\nenvironment: dev\n")
     with pytest.raises(PolicyError, match="can't choose another"):
         read_config(file)
@@ -95,6 +102,61 @@ def test_an_environment_that_is_not_chosen_is_not_read(tmp_path: Path) -> None:
     assert read_config(file).metrics_port == 1
     with pytest.raises(PolicyError, match="not the name of an environment"):
         read_config(write(tmp_path, main="environment: ../prod\n"))
+
+
+def test_a_file_that_looks_as_if_it_counted_is_an_error(tmp_path: Path) -> None:
+    """A drop-in or policy in `.yml` or `.YAML`, or agentd.yaml as a link to nothing, is no host without it."""
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies/10.yaml").write_text("version: 1\nagents: {}\n")
+    file = write(tmp_path, main=f"policy: {tmp_path}/policies\n", a="metrics_port: 1\n")
+    check = ["daemon", "--check", "--config", str(file)]
+    assert CliRunner().invoke(main, check).exit_code == 0
+    for folder in (tmp_path / "policies", tmp_path / "agentd.yaml.d"):
+        for name in ("20-deny.yml", "20-DENY.YAML"):
+            (folder / name).write_text("version: 1\nagents: {}\n")
+            refused = CliRunner().invoke(main, check)
+            assert refused.exit_code == 2 and "name it" in refused.output and name in refused.output
+            (folder / name).unlink()
+        for name in (".20.yml", "20.yaml~", "20.yaml.dpkg-old", "a.cases.yaml", "README"):
+            (folder / name).write_text("[")
+    assert CliRunner().invoke(main, check).exit_code == 0
+    file.unlink()
+    file.symlink_to(tmp_path / "nothing")
+    with pytest.raises(PolicyError, match="can't be read"):
+        read_config(file)
+
+
+def test_the_default_file_as_a_link_to_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without /etc/agentd/agentd.yaml the defaults stand; with one that leads nowhere, nothing does."""
+    place = tmp_path / "agentd.yaml"
+    monkeypatch.setattr(config, "DEFAULT_FILE", place)
+    assert read_config(None).metrics_port == 9469
+    place.symlink_to(tmp_path / "nothing")
+    with pytest.raises(PolicyError, match="can't be read"):
+        read_config(None)
+
+
+def test_release_finds_the_pins_of_a_configuration_that_is_wrong_elsewhere(tmp_path: Path) -> None:
+    """Who ends enforcement needs one key; mistakes in others, or a credential that is gone, don't keep the pins."""
+    file = write(tmp_path, main="bpffs_dir: /sys/fs/bpf/x\nno_such_key: 1\nmetrics_port: many\n")
+    with pytest.raises(PolicyError):
+        read_config(file)
+    assert pins_of(file) == Path("/sys/fs/bpf/x")
+    assert pins_of(write(tmp_path, main="metrics_port: many\n")) == Path("/sys/fs/bpf/agentd")
+    for text in ("bpffs_dir: /etc\n", "bpffs_dir: [\n"):
+        with pytest.raises(PolicyError):
+            pins_of(write(tmp_path, main=text))
+
+
+def test_a_credential_may_be_missing_while_the_service_is_down(tmp_path: Path) -> None:
+    """What systemd hands to the service alone is needed by the service alone; any other secret by whoever looks."""
+    text = "notify:\n  - {webhook: 'http://h/', secret_file: %s}\n"
+    file = write(tmp_path, main=text % "/run/credentials/agentd.service/no-such-secret")
+    assert read_config(file).notify
+    with pytest.raises(PolicyError, match="can't be read"):
+        read_config(file, service=True)
+    with pytest.raises(PolicyError, match="can't be read"):
+        read_config(write(tmp_path, main=text % "/run/credentials/../no-such-secret"))
 
 
 def test_what_a_reload_does_not_change_is_told(tmp_path: Path) -> None:

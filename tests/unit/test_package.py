@@ -179,6 +179,73 @@ def test_an_upgrade_to_another_layout_of_maps_is_refused_before_it_changes_anyth
     )
 
 
+def script(name: str, folder: Path, agentd: str, systemctl: str = "exit 0") -> str:
+    """package/NAME, its two programs and its places in `folder`; the programs do what they are told."""
+    for program, text in (("agentd", agentd), ("systemctl", f'echo "systemctl $*" >>{folder}/log; {systemctl}')):
+        (folder / program).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        (folder / program).chmod(0o755)
+    text = (ROOT / "package" / name).read_text(encoding="utf-8").replace("/usr/bin/agentd", str(folder / "agentd"))
+    return text.replace("/etc/agentd", str(folder / "etc")).replace("/sys/fs/bpf/agentd", str(folder / "pins"))
+
+
+def said(text: str, folder: Path) -> tuple[int, str]:
+    """How a script ended, and what it wrote to standard error."""
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "-ec", text], capture_output=True, text=True, timeout=60, check=False, env=environment)
+    return done.returncode, done.stderr
+
+
+def test_an_upgrade_restarts_the_service_only_if_the_new_version_takes_its_files(tmp_path: Path) -> None:
+    """Refused, the daemon that runs goes on; a restart that fails is told; a service that is down is left alone."""
+    log = tmp_path / "log"
+
+    def upgrade(agentd: str, systemctl: str = "exit 0") -> str:
+        log.unlink(missing_ok=True)
+        status, words = said(script("restart.sh", tmp_path, agentd, systemctl) + "restart_service\n", tmp_path)
+        assert status == 0, "the package is installed all the same"
+        return words
+
+    takes = '[ "$*" = "daemon --check" ]'
+    assert upgrade(takes) == "" and "try-restart agentd.service" in log.read_text()
+    assert "the version\nbefore it goes on" in upgrade("echo '1:1: nonsense' >&2; exit 1")
+    assert "restart" not in log.read_text()
+    assert "did not start" in upgrade(takes, 'case "$*" in *try-restart*) exit 1;; esac')
+    assert upgrade("exit 1", "exit 3") == "" and "restart" not in log.read_text()
+
+
+def test_a_package_is_not_removed_while_enforcement_can_not_be_ended(tmp_path: Path) -> None:
+    """A configuration that can't be read doesn't keep pins in the usual place; pins that stay keep the package."""
+    (tmp_path / "etc").mkdir()
+    pins = tmp_path / "pins/maps"
+
+    def remove(agentd: str) -> tuple[int, str]:
+        return said(script("release.sh", tmp_path, agentd) + "end_enforcement\n", tmp_path)
+
+    defaults = '[ "$*" = "release --yes --config /dev/null" ]'
+    pins.mkdir(parents=True)
+    assert remove('[ "$*" = "release --yes" ]') == (0, "")
+    assert remove(defaults) == (0, "")
+    assert remove("exit 1")[0] == 1 and "the package stays" in remove("exit 1")[1]
+    (tmp_path / "etc/agentd.yaml").write_text("bpffs_dir: /sys/fs/bpf/else\n  x: [\n", encoding="utf-8")
+    assert remove(defaults)[0] == 1, "the pins are where that file says"
+    (tmp_path / "etc/agentd.yaml").unlink()
+    pins.rmdir()
+    assert remove("exit 1") == (0, ""), "nothing is pinned"
+
+
+def test_packages_delete_nothing_below_a_mount(built: list[Path], tmp_path: Path) -> None:
+    """A cgroup2 that agentd has mounted in its folder is unmounted, and never descended into."""
+    subprocess.run(["dpkg-deb", "--control", built[1], tmp_path / "control"], check=True, timeout=60)
+    text = (tmp_path / "control/postrm").read_text(encoding="utf-8")
+    shown = subprocess.run(
+        ["rpm", "-qp", "--scripts", built[0]], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    for one in (text, shown):
+        removing = [line for line in one.splitlines() if "rm -rf" in line and "/run/agentd" in line]
+        assert removing and all("--one-file-system" in line for line in removing)
+        assert one.index("umount /run/agentd/cgroup2") < one.index(removing[0])
+
+
 def test_the_manual_speaks_of_every_command_and_key(tmp_path: Path) -> None:
     """Each verb of the command line and each key of agentd.yaml has its place, and mandoc finds no error."""
     pages = manual.pages()

@@ -34,7 +34,7 @@ HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parents[2]
 KERNELS: Final = {"12": "6.1", "13": "6.12"}
 NEXT: Final = "0.1.0+next"
-STAGES: Final = ("template", "reboot", "upgrade", "remove", "provision", "readme")
+STAGES: Final = ("doctor", "template", "reboot", "upgrade", "remove", "provision", "readme")
 
 
 def build(folder: Path) -> None:
