@@ -162,6 +162,7 @@ def rows(
         .datasource(SOURCE)
         .span(width)
         .height(9)
+        .show_header(True)  # a panel without any option would have none: "options": null
         .with_target(_query(expression, "", at_once=True).format(PromQueryFormat.TABLE))
         .with_transformation(
             model.DataTransformerConfig(
