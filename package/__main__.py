@@ -49,13 +49,13 @@ main()
 
 
 def runtime() -> list[str]:
-    """What agentd imports, with its page, as requirements.lock has it under these headings."""
+    """What agentd imports, with its page and all sinks, as requirements.lock has it under these headings."""
     text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     found = []
-    for heading in ("what agentd imports", "the console's page"):
+    for heading in ("what agentd imports", "the extra otlp", "the console's page"):
         section = text.partition(f"# {heading}")[2].partition("\n\n")[0]
         found += [line for line in section.splitlines()[1:] if line.partition("==")[0].lower() not in LEFT_OUT]
-    return found + re.findall(r"^(?:attrs|idna|typing_extensions)==.*$", text, re.MULTILINE)  # under other headings
+    return [*found, *re.findall(r"^attrs==.*$", text, re.MULTILINE)]  # it stands under another heading
 
 
 def fetch(wanted: list[str]) -> list[Path]:

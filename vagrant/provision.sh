@@ -60,6 +60,7 @@ install_watching() {
 install_package
 install_demo
 systemctl enable --now agentd
+agentd reload # where it ran already, without the demo agent's policy
 systemctl enable --now agentd@demo
 install_watching
 agentd status

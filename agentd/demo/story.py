@@ -28,6 +28,11 @@ from agentd.demo.stage import Stage, fingerprint
 from agentd.errors import EXIT_CANNOT_ENFORCE, EXIT_FAILURE, AgentdError
 
 AGENT: Final = "research_bot"
+# The same agentd as this one: the package's has no place where `python -m` would find it.
+THIS_AGENTD: Final = (
+    sys.executable, "-IS" if sys.flags.no_site else "-I", "-c",
+    f"import sys; sys.path[:] = {[path for path in sys.path if path]!r}; from agentd.__main__ import main; main()",
+)  # fmt: skip
 AGENT_PYTHON: Final = "/usr/bin/python3"
 START_PATIENCE: Final = 60.0  # seconds until the agent's first word
 PATIENCE: Final = 15.0  # seconds to wait for one thing before the step counts as failed
@@ -61,7 +66,7 @@ class Run:
         self.said: list[str] = []
         url = f"http://127.0.0.1:{servers.search_port}/search?q=agentd"
         agent = [AGENT_PYTHON, "agent.py", url, str(servers.smtp_port), str(stage.customers), str(servers.other_port)]
-        command = [sys.executable, "-P", "-m", "agentd", "run", "--agent", AGENT]
+        command = [*THIS_AGENTD, "run", "--agent", AGENT]
         command += ["--policy", str(stage.write_policy(servers)), "--state", str(state), "--", *agent]
         self._process = subprocess.Popen(
             command, cwd=stage.workspace, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -17,6 +17,12 @@ from agentd.audit import verify
 
 PINS = Path("/sys/fs/bpf/agentd-run")
 COMMAND = [sys.executable, "-m", "agentd", "demo"]
+# As the packages start it: isolated, and where it lies is known to the launcher alone.
+PACKAGED = [
+    "/usr/bin/python3", "-IS", "-c",
+    f"import sys; sys.path[:0] = {[path for path in sys.path if path]!r}; from agentd.__main__ import main; main()",
+    "demo",
+]  # fmt: skip
 LET_RM_THROUGH = """
 import sys
 from agentd.demo import stage, story
@@ -134,8 +140,8 @@ def test_the_demo_needs_root(tmp_path: Path) -> None:
 
 @pytest.mark.root
 def test_a_relative_place_for_the_log_is_below_where_the_demo_was_started(tmp_path: Path, scratch: Path) -> None:
-    """--state is taken from the caller's directory, not from the agent's."""
-    done = subprocess.run([*COMMAND, "--state", "here"], capture_output=True, text=True, cwd=tmp_path,
+    """--state is taken from the caller's directory, not from the agent's; by a launcher as the packages have it."""
+    done = subprocess.run([*PACKAGED, "--state", "here"], capture_output=True, text=True, cwd=tmp_path,
                           env=environment(scratch))  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "here/audit.jsonl").exists()

@@ -73,7 +73,7 @@ import importlib, pkgutil, sys
 sys.path.insert(0, {str(unpacked / "usr/lib/agentd")!r})
 import agentd
 for module in pkgutil.walk_packages(agentd.__path__, "agentd."):
-    if module.name not in ("agentd.kernel.canary", "agentd.demo.agent", "agentd.__main__", "agentd.audit.sinks.otlp"):
+    if module.name not in ("agentd.kernel.canary", "agentd.demo.agent", "agentd.__main__"):
         importlib.import_module(module.name)
 import cffi, cryptography.hazmat.primitives.asymmetric.ed25519, prometheus_client, psutil, pyroute2, yaml
 assert yaml.__with_libyaml__
