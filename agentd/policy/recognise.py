@@ -93,13 +93,15 @@ def recognitions(
 
     Empty if there is none. Raises AgentdError `policy-too-large`.
     """
-    found = [_recognition(agent.name, match, uid_of) for agent in policy.agents.values() for match in agent.match]
-    if slices:  # the longest name first: agents-a-b.slice lies in agents-a.slice
+    found = []
+    if slices:  # before `match:`, as its unit says so; the longest name first: agents-a-b.slice lies in agents-a.slice
         for name in sorted(policy.agents, key=lambda name: (-len(name), name)):
             units = sorted({f"agents-{name}.slice", f"agents-{unit_name(name)}.slice"})
             places = [f"{SLICE}/**/{literal(unit)}" for unit in units]
             globs = tuple(glob for place in places for glob in (place, f"{place}/**"))
             found.append(Recognition(name, f"slice {units[-1]}", cgroups=globs))
+    found += [_recognition(agent.name, match, uid_of) for agent in policy.agents.values() for match in agent.match]
+    if slices:
         found.append(
             Recognition("", "agents.slice, and no agent of the policy", cgroups=(SLICE, f"{SLICE}/**"), refuse=True)
         )

@@ -28,6 +28,7 @@ Loosened = tuple[str, str]
 
 def loosened(before: ResolvedPolicy, after: ResolvedPolicy) -> Iterator[Loosened]:
     """Where `after` is looser than `before`, or can't be compared; nothing when it is nowhere looser."""
+    yield from _recognised(before, after)
     for name, agent in before.agents.items():
         now = after.agents.get(name)
         if now is None:
@@ -36,11 +37,32 @@ def loosened(before: ResolvedPolicy, after: ResolvedPolicy) -> Iterator[Loosened
             yield from _agent(agent, now)
 
 
+def _recognised(before: ResolvedPolicy, after: ResolvedPolicy) -> Iterator[Loosened]:
+    """Who would be another, and perhaps milder, agent: rules of `match:` count in the order of the agents, and those of
+    slices by the longest name (recognise.py).
+    """
+    names = list(after.agents)
+    for number, name in enumerate(names):
+        agent = after.agents[name]
+        older = before.agents.get(name)
+        if older is None:
+            for other in before.agents:
+                if name.startswith(f"{other}-"):
+                    yield agent.where, f"agents.{name}: its slice lies in {other}'s, and what begins there is {other}"
+        elif agent.match[: len(older.match)] != older.match:
+            yield agent.where, f"agents.{name}: rules of match are gone"
+        elif len(agent.match) > len(older.match):
+            behind = [one for one in names[number + 1 :] if one in before.agents and before.agents[one].match]
+            if behind:
+                yield agent.where, f"agents.{name}: more rules of match could take what is {behind[0]}'s"
+
+
 def _agent(before: ResolvedAgent, after: ResolvedAgent) -> Iterator[Loosened]:
     for word, low in (
         ("mode: monitor acts on nothing", before.mode is Mode.ENFORCE and after.mode is Mode.MONITOR),
         ("on_violation is milder", _SEVERITY[after.on_violation] < _SEVERITY[before.on_violation]),
         ("minimum_guarantee is lower", after.minimum_guarantee < before.minimum_guarantee),
+        ("below_minimum is milder", _SEVERITY[after.below_minimum] < _SEVERITY[before.below_minimum]),
         ("audit is no longer strict", before.strict_audit and not after.strict_audit),
         ("library_calls are no longer required", before.calls_required and not after.calls_required),
     ):

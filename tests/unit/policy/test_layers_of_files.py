@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from agentd.model import Decision, Endpoint, Mode, Op
+from agentd.model import Action, Decision, Endpoint, Mode, Op
 from agentd.policy import resolve
 from agentd.policy.evaluate import decide
 from agentd.policy.problem import PolicyError
+from agentd.policy.recognise import recognitions
 
 BASE = """\
 version: 1
@@ -154,6 +155,35 @@ def test_fewer_approvers_are_looser(tmp_path: Path) -> None:
     """A rule that would come first and asks one person where two were asked is refused."""
     write(tmp_path, a=BASE, prod__a="version: 1\nagents: {bot: {deny: [{tool: email, action: pause}]}}\n")
     with pytest.raises(PolicyError):
+        load(tmp_path, "prod")
+
+
+def test_a_milder_answer_to_a_lost_guarantee_is_looser(tmp_path: Path) -> None:
+    """below_minimum: kill doesn't become pause; the other way round it may."""
+    write(tmp_path, a=BASE, b=agent_file("below_minimum: kill"), prod__a=agent_file("below_minimum: pause"))
+    with pytest.raises(PolicyError, match="below_minimum is milder"):
+        load(tmp_path, "prod")
+    write(tmp_path, b=agent_file("below_minimum: pause"), prod__a=agent_file("below_minimum: kill"))
+    assert load(tmp_path, "prod").agents["bot"].below_minimum is Action.KILL
+
+
+@pytest.mark.parametrize(
+    ("base", "more", "what"),
+    [
+        ("first: {allow: [{tool: shell}]}, bot: {match: [{user: bot}]}", "first: {match: [{user: bot}]}", "bot's"),
+        ("bot: {match: [{user: bot}]}", "bot-lax: {allow: [{tool: shell}]}", "its slice lies in bot's"),
+        ("bot: {match: [{user: bot}]}, last: {}", "last: {match: [{user: bot}]}", ""),
+        ("bot: {match: [{user: bot}]}", "new: {match: [{user: bot}], allow: [{tool: shell}]}", ""),
+        ("bot: {match: [{user: bot}]}", "bots: {}", ""),
+    ],
+)
+def test_an_environment_takes_no_process_from_an_agent(tmp_path: Path, base: str, more: str, what: str) -> None:
+    """What recognises an agent stays before what an environment adds to others; behind it rules may be added."""
+    write(tmp_path, a=f"version: 1\nagents: {{{base}}}\n", prod__a=f"version: 1\nagents: {{{more}}}\n")
+    if not what:
+        assert recognitions(load(tmp_path, "prod"), lambda _: 7, slices=False)[1].agent == "bot"
+        return
+    with pytest.raises(PolicyError, match=what):
         load(tmp_path, "prod")
 
 

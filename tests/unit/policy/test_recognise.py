@@ -197,6 +197,26 @@ def test_more_than_the_kernel_can_tell_apart_is_refused(match: str, why: str) ->
     assert caught.value.code == "policy-too-large"
 
 
+def test_a_slice_says_more_than_any_rule() -> None:
+    """What a unit's Slice= names is that agent, whatever `match:` of others says; else `match:` decides there too."""
+    text = b"""version: 1
+agents:
+  lax: {match: [{user: research}, {cgroup: "/agents.slice/lax.service"}]}
+  bot: {}
+"""
+    found = recognise.recognitions(resolve.load_text(text, "p.yaml", workspace="/w"), USERS.get, slices=True)
+
+    def agent(cgroup: bytes, uid: int) -> str:
+        rule = recognise.first(found, Looks(cgroup, b"/bin/x", uid, tuple, lambda: True))
+        assert rule is not None
+        return "killed" if rule.refuse else rule.agent
+
+    uid = USERS["research"]
+    assert agent(b"/agents.slice/agents-bot.slice/x.service", uid) == "bot"
+    assert agent(b"/agents.slice/lax.service", 1) == agent(b"/user.slice", uid) == "lax"
+    assert agent(b"/agents.slice/x.service", 1) == "killed"
+
+
 def test_a_policy_that_recognises_nothing_asks_the_kernel_nothing() -> None:
     """Without a rule, and without slices, there are no tables and no exec is looked at."""
     text = b"version: 1\nagents:\n  bot:\n    allow: [{tool: shell}]\n"
