@@ -98,6 +98,22 @@ int call_entered(struct pt_regs *ctx)
 	return 0;
 }
 
+/*
+ * Linux 6.13 and newer give programs at probes one stack a CPU, also those that sleep or are preempted (kernel/bpf/verifier.c,
+ * bpf_enable_priv_stack): whoever is judged on that CPU meanwhile writes over it. A program with a tail call keeps the
+ * task's own; this one is never come to, and needs no map, which a program that sleeps may not have.
+ */
+static __always_inline void keep_own_stack(void)
+{
+	asm volatile("r0 = 0\n\t"
+		     "if r0 == 0 goto passed_%=\n\t"
+		     "call 12\n" /* bpf_tail_call */
+		     "passed_%=:"
+		     :
+		     :
+		     : "r0", "r1", "r2", "r3", "r4", "r5");
+}
+
 /* Leaves a call to call_slept(), which comes next. */
 static __noinline void leave_called(struct agentd_tag *tag, const struct agentd_called *text)
 {
@@ -217,6 +233,7 @@ int call_judged(struct pt_regs *ctx)
 	u32 thread = bpf_get_current_pid_tgid();
 	struct agentd_called *found, text;
 
+	keep_own_stack();
 	found = bpf_map_lookup_elem(&called, &thread);
 	if (!tag)
 		return 0;
@@ -241,6 +258,7 @@ int call_slept(struct pt_regs *ctx)
 	struct agentd_tag *tag = caller_tag();
 	struct agentd_called *found;
 
+	keep_own_stack();
 	if (!tag || !(tag->flags & AGENTD_TAG_KILL_AT_EXIT))
 		return 0;
 	found = bpf_map_lookup_elem(&called, &thread);

@@ -1,0 +1,96 @@
+"""A verdict on a library call that sleeps, because its text is in memory that somebody must fetch first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from agentd.daemon import host as composition
+from tests.live import harness, probes
+from tests.live.harness import Host, Workload
+
+pytestmark = pytest.mark.root
+
+# Arguments: how many calls sleep before it is said, and how many more follow; the file that lets their text come; the
+# text. Each call has a page of its own that a userfaultfd holds back. Without a database sqlite3_prepare_v2 says 21.
+SLEEPERS = """
+import fcntl, mmap
+first, more, go, text = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4].encode()
+number, page = first + more, mmap.PAGESIZE
+library = ctypes.CDLL("libsqlite3.so.0")
+held = syscall(323, os.O_CLOEXEC)
+fcntl.ioctl(held, 0xC018AA3F, struct.pack("QQQ", 0xAA, 0, 0))
+pages = mmap.mmap(-1, page * number, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+begin = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+fcntl.ioctl(held, 0xC020AA00, struct.pack("QQQQ", begin, page * number, 1, 0))
+made, asleep = [], set()
+def call(which):
+    statement = ctypes.c_void_p()
+    at = ctypes.c_void_p(begin + page * which)
+    made.append(library.sqlite3_prepare_v2(None, at, -1, ctypes.byref(statement), None))
+threads = [threading.Thread(target=call, args=(which,)) for which in range(number)]
+def start(which):
+    for thread in threads[which]:
+        thread.start()
+def wait(until):
+    while len(asleep) < until:
+        asleep.add(struct.unpack_from("QQQ", os.read(held, 32))[2] // page)
+    say(f"asleep {until}")
+start(slice(first))
+wait(first)
+say("attempt")
+start(slice(first, number))
+wait(number)
+while not os.path.exists(go):
+    time.sleep(0.01)
+source = ctypes.create_string_buffer(text, page)
+for which in range(number):
+    fcntl.ioctl(held, 0xC028AA03, struct.pack("QQQQq", begin + page * which, ctypes.addressof(source), page, 0, 0))
+for thread in threads:
+    thread.join()
+say(f"ok {sorted(set(made))}, {len(made)} times")
+"""
+MOST = 32  # SCRATCH_SLOTS / 2
+QUERY = [{"tool": "sqlite", "operations": ["query"]}]
+
+
+def policy(host: Host, **agent: Any) -> None:
+    """Loads another policy."""
+    file = host.folder / "other.yaml"
+    file.write_text(yaml.safe_dump({"version": 1, "agents": {"bot": harness.agent(on_violation="kill", **agent)}}))
+    host.engine.install(composition.read_policy(file, str(host.folder), own=[host.folder / "audit"]))
+
+
+def sleeping(host: Host, go: Path, *, first: int = 1, more: int = 0) -> Workload:
+    """A workload of which as many calls are being judged as `first` says, and sleep."""
+    workload = host.start(probes.python(SLEEPERS, str(first), str(more), go, "select 1"))
+    host.until(lambda: b"attempt" in workload.output or workload.ended, "calls that sleep")
+    return workload
+
+
+def test_a_reload_while_a_verdict_sleeps(tmp_path: Path) -> None:
+    """What has begun under a policy that allowed it is denied when the one that denies is in force before it ends."""
+    with harness.enforcing(tmp_path, {"bot": harness.agent(allow=QUERY, on_violation="kill")}) as host:
+        for number, (loaded, goes_on) in enumerate([("", True), ("same", True), ("deny", False), ("deny allow", True)]):
+            policy(host, allow=QUERY)
+            workload = sleeping(host, tmp_path / f"go{number}")
+            for word in loaded.split():
+                policy(host, **({"deny": QUERY, "allow": [{"tool": "sqlite"}]} if word == "deny" else {"allow": QUERY}))
+            (tmp_path / f"go{number}").touch()
+            run = workload.wait()
+            assert run.killed is not goes_on and bool(run.denials) is not goes_on, (loaded, run)
+            assert ("ok [21], 1 times" in run.lines) is goes_on, (loaded, run)
+
+
+def test_a_verdict_too_many_that_sleeps(tmp_path: Path) -> None:
+    """As many as there are work buffers for sleep at once and go on; one more is denied, and ends its process."""
+    with harness.enforcing(tmp_path, {"bot": harness.agent(allow=QUERY, on_violation="kill")}) as host:
+        go = tmp_path / "go"
+        run = sleeping(host, go, first=MOST, more=1).wait()
+        assert run.killed and run.lines == [f"asleep {MOST}", "attempt"], run
+        workload = sleeping(host, go, first=MOST)
+        go.touch()
+        assert workload.wait().value == f"[21], {MOST} times"
