@@ -6,6 +6,7 @@ daemon dead calls are judged on. Each set has a number; the map `call_epoch` say
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -163,7 +164,7 @@ class CallPrograms:
     def detach(self, names: Iterable[str]) -> None:
         """Takes probes away, for instance of files that nobody maps any more."""
         for name in list(names):
-            library().bpf_link__destroy(self._links.pop(name))
+            self._destroy(self._links.pop(name))
             if self._pins is not None:
                 (self._pins / "links" / f"{name}-{self.epoch}").unlink(missing_ok=True)
 
@@ -171,10 +172,24 @@ class CallPrograms:
         """Lets go of everything that isn't pinned."""
         for links in (self._links, self._watching):
             for link in links.values():
-                library().bpf_link__destroy(link)
+                self._destroy(link)
             links.clear()
         self._keepers.close()
         library().bpf_object__close(self._obj)
+
+    def _destroy(self, link: int) -> None:
+        """Lets go of a link. Whoever closes the last descriptor of a probe's waits until no program of the whole host
+        sleeps (perf_event_detach_bpf_prog: synchronize_rcu_tasks_trace), and a workload can make one sleep for as long
+        as it likes. Behind the last pin the kernel waits by itself.
+        """
+        last = self._pins.parent / "closing" if self._pins is not None else None
+        if last is not None:
+            last.unlink(missing_ok=True)
+            with contextlib.suppress(KernelError):
+                obj_pin(library().bpf_link__fd(link), last)
+        library().bpf_link__destroy(link)
+        if last is not None:
+            last.unlink(missing_ok=True)
 
     def _in_charge(self) -> bool:
         key, value = ctypes.c_uint32(0), ctypes.c_uint32(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,21 @@ def test_a_reload_while_a_verdict_sleeps(tmp_path: Path) -> None:
             run = workload.wait()
             assert run.killed is not goes_on and bool(run.denials) is not goes_on, (loaded, run)
             assert ("ok [21], 1 times" in run.lines) is goes_on, (loaded, run)
+
+
+def test_new_probes_do_not_wait_for_a_verdict_that_sleeps(tmp_path: Path) -> None:
+    """A reload that sets other probes comes to its end while a workload keeps a verdict asleep; it still counts."""
+    with harness.enforcing(tmp_path, {"bot": harness.agent(allow=QUERY, on_violation="kill")}) as host:
+        go = tmp_path / "go"
+        workload = sleeping(host, go)
+        otherwise = threading.Timer(probes.PATIENCE / 2, go.touch)
+        otherwise.start()
+        policy(host, allow=[{"tool": "curl"}], deny=QUERY)
+        assert not go.exists()
+        otherwise.cancel()
+        go.touch()
+        run = workload.wait()
+        assert run.killed and run.denials, run
 
 
 def test_a_verdict_too_many_that_sleeps(tmp_path: Path) -> None:
