@@ -10,7 +10,7 @@
  *                        the first. The kernel runs those last that were set first (kernel/events/uprobes.c, consumer_add).
  *
  * The first three follow one another by tail calls, in one task that can't sleep between them. The cookie of a probe is the
- * number of its function.
+ * number of its function, and above that how many bytes of code the function has in this file.
  *
  * Guarantee: contained. The process dies, or stops, having run the function's first instruction at most: a uprobe ends
  * with that instruction, and signals are taken behind it (kernel/events/uprobes.c). Other threads go on until then.
@@ -92,7 +92,7 @@ int call_entered(struct pt_regs *ctx)
 		kill_marked(tag);
 		return 0;
 	}
-	bpf_tail_call(ctx, &fetchers, bpf_get_attach_cookie(ctx));
+	bpf_tail_call(ctx, &fetchers, (u32)bpf_get_attach_cookie(ctx));
 	stat_add(AGENTD_STAT_UNRESOLVED, 1); /* nothing is there to find its text */
 	kill_current(tag, NULL);
 	return 0;
@@ -163,7 +163,7 @@ static __noinline int judge_sleeping(struct verdict *v, u32 slot, u32 agent, con
 }
 
 static __always_inline void judge_called(struct agentd_tag *tag, const struct agentd_call *call,
-					 const struct agentd_called *text, bool sleeping)
+					 const struct agentd_called *text, u32 code, bool sleeping)
 {
 	u64 begin = bpf_ktime_get_ns();
 	u32 slot = sleeping ? scratch_take_sleeping() : scratch_take(), len = call->len;
@@ -177,6 +177,7 @@ static __always_inline void judge_called(struct agentd_tag *tag, const struct ag
 		return;
 	}
 	v = called_word(s, call, len);
+	s->text.code = code;
 	judged = sleeping ? judge_sleeping(v, slot, tag->agent, text) : call_verdict(v, slot, tag->agent, text);
 	if (judged == CALL_LATER) {
 		leave_called(tag, text);
@@ -199,29 +200,30 @@ static __always_inline void judge_called(struct agentd_tag *tag, const struct ag
 	scratch_give(slot);
 }
 
-static __always_inline void judge_text(struct agentd_tag *tag, const struct agentd_called *text, bool sleeping)
+static __always_inline void judge_text(struct agentd_tag *tag, const struct agentd_called *text, u32 code,
+				       bool sleeping)
 {
 	u32 number = text->call;
 	struct agentd_call *call = bpf_map_lookup_elem(&calls, &number);
 
 	if (call)
-		judge_called(tag, call, text, sleeping);
+		judge_called(tag, call, text, code, sleeping);
 	else
 		kill_current(tag, NULL);
 }
 
 /* Two functions, because the verifier looks at each once, and what may sleep calls what the other must not. */
-static __noinline int judge_now(struct agentd_tag *tag, const struct agentd_called *text)
+static __noinline int judge_now(struct agentd_tag *tag, const struct agentd_called *text, u32 code)
 {
 	if (tag && text)
-		judge_text(tag, text, false);
+		judge_text(tag, text, code, false);
 	return 0;
 }
 
-static __noinline int judge_later(struct agentd_tag *tag, const struct agentd_called *text)
+static __noinline int judge_later(struct agentd_tag *tag, const struct agentd_called *text, u32 code)
 {
 	if (tag && text)
-		judge_text(tag, text, true);
+		judge_text(tag, text, code, true);
 	return 0;
 }
 
@@ -246,7 +248,7 @@ int call_judged(struct pt_regs *ctx)
 	if (text.flags & AGENTD_CALLED_ENDS)
 		stream_end(text.stream);
 	else
-		judge_now(tag, &text);
+		judge_now(tag, &text, bpf_get_attach_cookie(ctx) >> 32);
 	return 0;
 }
 
@@ -266,7 +268,7 @@ int call_slept(struct pt_regs *ctx)
 		return 0;
 	found->flags &= ~AGENTD_CALLED_LATER;
 	tag->flags &= ~AGENTD_TAG_KILL_AT_EXIT;
-	judge_later(tag, found);
+	judge_later(tag, found, bpf_get_attach_cookie(ctx) >> 32);
 	bpf_map_delete_elem(&called, &thread);
 	return 0;
 }

@@ -2,9 +2,10 @@
 little time.
 
 `python3 elf.py FOLDER NAME...`, the file on standard input; FOLDER: where pyelftools is; NAME: a function, or
-PROVIDER:NAME of a USDT probe. One line of JSON comes back: {name: [[place, counter, arguments]]}, in bytes from the
-file's beginning. A library has several symbols for a function that it offers in several versions, at one place or at
-several; a probe has a note for each place that it was compiled into (systemtap's UserSpaceProbeImplementation).
+PROVIDER:NAME of a USDT probe. One line of JSON comes back: {name: [[place, counter, arguments,
+size]]}, in bytes, the first two from the file's beginning. A library has several symbols for a function that it offers
+in several versions, at one place or at several; a probe has a note for each place that it was compiled into
+(systemtap's UserSpaceProbeImplementation).
 """
 
 import contextlib
@@ -27,8 +28,8 @@ OWNER, KIND = b"stapsdt\0", 3
 UNDEFINED = 0
 
 
-def addresses(elf: Any, functions: list[bytes]) -> Iterator[tuple[bytes, int]]:
-    """(Function, address) of every symbol that is defined."""
+def addresses(elf: Any, functions: list[bytes]) -> Iterator[tuple[bytes, int, int]]:
+    """(Function, address, size of its code) of every symbol that is defined."""
     for section in elf.iter_sections():
         if section["sh_type"] not in ("SHT_DYNSYM", "SHT_SYMTAB"):
             continue
@@ -37,9 +38,9 @@ def addresses(elf: Any, functions: list[bytes]) -> Iterator[tuple[bytes, int]]:
             found.start(): name for name in functions for found in re.finditer(re.escape(name) + b"\0", strings)
         }  # fmt: skip
         data = section.data()
-        for name, _, _, where, value, _ in SYMBOL.iter_unpack(data[: len(data) // SYMBOL.size * SYMBOL.size]):
+        for name, _, _, where, value, size in SYMBOL.iter_unpack(data[: len(data) // SYMBOL.size * SYMBOL.size]):
             if name in named and where != UNDEFINED:
-                yield named[name], value
+                yield named[name], value, size
 
 
 def notes(elf: Any) -> Iterator[tuple[str, int, int, str]]:
@@ -61,19 +62,21 @@ def notes(elf: Any) -> Iterator[tuple[str, int, int, str]]:
             at = begin + (size + 3) // 4 * 4
 
 
-def find(elf: Any, names: list[str]) -> dict[str, list[tuple[int, int, str]]]:
-    """The places of each name."""
-    found: dict[str, set[tuple[int, int, str]]] = {name: set() for name in names}
+def find(elf: Any, names: list[str]) -> dict[str, list[tuple[int, int, str, int]]]:
+    """The places of each name; of two symbols that don't agree on the size, the smaller one."""
+    found: dict[str, dict[tuple[int, int, str], int]] = {name: {} for name in names}
     functions = [name.encode() for name in names if ":" not in name]
-    for name, address in addresses(elf, functions) if functions else ():
-        found[name.decode()].update((place, 0, "") for place in elf.address_offsets(address))
+    for name, address, size in addresses(elf, functions) if functions else ():
+        where = found[name.decode()]
+        for place in elf.address_offsets(address):
+            where[place, 0, ""] = min(size, where.get((place, 0, ""), size))
     for word, address, counter, arguments in notes(elf) if len(functions) < len(names) else ():
         if word in found:
             counters = [*elf.address_offsets(counter)] if counter else [0]
             if not counters:
                 raise ValueError(f"the counter of {word} is not in the file")
-            found[word].update((place, counters[0], arguments) for place in elf.address_offsets(address))
-    return {name: sorted(where) for name, where in found.items()}
+            found[word] |= {(place, counters[0], arguments): 0 for place in elf.address_offsets(address)}
+    return {name: sorted((*place, size) for place, size in where.items()) for name, where in found.items()}
 
 
 def main() -> None:

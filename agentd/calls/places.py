@@ -19,12 +19,14 @@ MOST: Final = 512  # places in one file: each is a probe
 
 class Place(NamedTuple):
     """In bytes from the file's beginning. Of a USDT probe: where the counter is that has to be raised for the program
-    to come by (0: it has none), and where its arguments lie (operands.py).
+    to come by (0: it has none), and where its arguments lie (operands.py). Of a function: the size of its code in
+    bytes (0: the file doesn't say).
     """
 
     at: int
     counter: int = 0
     arguments: str = ""
+    size: int = 0
 
 
 def places(file: str, names: Iterable[str]) -> dict[str, list[Place]]:
@@ -39,7 +41,7 @@ def places(file: str, names: Iterable[str]) -> dict[str, list[Place]]:
         with open(file, "rb") as opened:
             done = subprocess.run(command, stdin=opened, capture_output=True, text=True, timeout=SECONDS, check=True)
         made = {
-            name: [Place(int(at), int(counter), str(arguments)) for at, counter, arguments in where]
+            name: [Place(int(at), int(counter), str(arguments), int(size)) for at, counter, arguments, size in where]
             for name, where in json.loads(done.stdout).items()
         }
     except subprocess.CalledProcessError as error:

@@ -136,13 +136,14 @@ class Probes:
         self._numbers |= {fetch: number for number, fetch in fresh.items()}
 
     def _attach(self, entry: Seen, has: dict[CallPoint, list[Place]]) -> None:
-        for point, where in has.items():
+        for point, found in has.items():
             if point.function in entry.functions:
                 continue
-            for place in where:
+            for place in found:
                 number = self._numbers[point, place.arguments if point.usdt else ""]
                 name = f"{number}-{place.at:x}{_suffix(entry.module)}"
-                self.programs.attach(name, entry.module.opens, place.at, number, place.counter)
+                file = entry.module.opens
+                self.programs.attach(name, file, place.at, number, counter=place.counter, size=place.size)
             entry.functions.append(point.function)
 
 

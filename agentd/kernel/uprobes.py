@@ -81,15 +81,17 @@ class CallPrograms:
         word = point.word.encode()
         self._put("calls", number, abi.Call(language=point.language, len=len(word), word=word))
 
-    def attach(self, name: str, file: str, place: int, number: int, counter: int = 0) -> None:
+    def attach(self, name: str, file: str, place: int, number: int, *, counter: int = 0, size: int = 0) -> None:
         """Sets a probe at a function of an ELF file. Raises KernelError.
 
         name: of the pin. file: any path that leads to it now; the probe is the file's, wherever it is mapped. place: in
         bytes from its beginning; counter: the same, of what the kernel raises in each process that maps the file, for
-        those places that are only come by then. libbpf would find the function too, but not one with several symbols
-        (1.1: ambiguous), and it would read in this process what a workload has made.
+        those places that are only come by then; size: of the function's code in bytes, 0 if that isn't known.
+        libbpf would find the function too, but not one with several symbols (1.1: ambiguous), and it would read in this
+        process what a workload has made.
         """
-        opts = UprobeOpts(sz=ctypes.sizeof(UprobeOpts), ref_ctr_offset=counter, bpf_cookie=number)
+        cookie = number | min(size, 0xFFFFFFFF) << 32
+        opts = UprobeOpts(sz=ctypes.sizeof(UprobeOpts), ref_ctr_offset=counter, bpf_cookie=cookie)
         for prefix, word in PROGRAMS.items():
             program, file_name = program_of(self._obj, word), os.fsencode(file)
             link = library().bpf_program__attach_uprobe_opts(program, -1, file_name, place, ctypes.byref(opts))

@@ -131,6 +131,7 @@ struct text_run {
 	u32 flags; /* AGENTD_CALLED_* */
 	u32 ended; /* the NUL of a string was seen */
 	u32 agent, class, generation; /* whose automata these are */
+	u32 code; /* bytes of the function's code (lib/nested.bpf.h); 0: not known */
 	struct agentd_called whole; /* the call that this one may go on with (lib/stream.bpf.h) */
 	struct sql_run sql;
 	struct dfa_run dfa[AGENTD_TEXTS_MAX];

@@ -320,7 +320,7 @@ struct unix_sock {
 	struct sock *peer;
 };
 struct pt_regs {
-	unsigned long bp, bx, r10, r9, r8, ax, cx, dx, si, di, orig_ax, sp;
+	unsigned long bp, bx, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, sp;
 };
 struct thread_info {
 	u32 status;

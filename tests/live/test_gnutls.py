@@ -14,7 +14,8 @@ from tests.live.tls import CARD, TLS, Sink
 pytestmark = pytest.mark.root
 
 # Argument 1: the server's port; 2: a Python expression of texts, each for one call that doesn't block; 3: by which
-# function; 4: it says when calls have been tried again that often. A retry has no text, as GnuTLS wants it.
+# function, or `in turn` by either; 4: it says when calls have been tried again that often. A retry has no text, as
+# GnuTLS wants it.
 CLIENT = """
 import select
 gnutls = ctypes.CDLL("libgnutls.so.30")
@@ -32,10 +33,13 @@ while gnutls.gnutls_handshake(session) < 0:
     pass
 plain.setblocking(False)
 tried = 0
+turn = 0
 def send(text):
-    if sys.argv[3] == "gnutls_record_send2":
-        return gnutls.gnutls_record_send2(session, text, ctypes.c_size_t(len(text or b"")), ctypes.c_size_t(0), 0)
-    return gnutls.gnutls_record_send(session, text, ctypes.c_size_t(len(text or b"")))
+    global turn
+    turn += 1
+    send2 = sys.argv[3] == "gnutls_record_send2" or sys.argv[3] == "in turn" and turn % 2
+    function = gnutls.gnutls_record_send2 if send2 else gnutls.gnutls_record_send
+    return function(session, text, ctypes.c_size_t(len(text or b"")), ctypes.c_size_t(0), 0)  # in one frame
 say("attempt")
 for text in eval(sys.argv[2]):
     while text:
@@ -84,6 +88,20 @@ def test_one_byte_a_write_is_one_text(live: Host, sink: Sink, text: str, operati
         assert not untagged(probe).killed
         live.until(lambda: bool(sink.got), "the server")
         assert text.encode() in sink.got[0]
+
+
+def test_two_functions_in_turn_write_one_text(live: Host, sink: Sink) -> None:
+    """Of two equal bytes by two functions that are called from one place neither is taken for a part of the other."""
+    apart = f"[{CARD.encode()!r}[n : n + 1] for n in range({len(CARD)})]"  # equal bytes are at one address
+    for started in (apart, f"[b'.', *{apart}]"):
+        sink.got.clear()
+        run = live.run(client(sink, started, function="in turn"))
+        assert run.killed and [denial["operation"] for denial in run.denials] == ["personal"], run
+        live.until(lambda: bool(sink.got), "the server")
+        assert CARD.encode() not in sink.got[0]
+    sink.got.clear()
+    assert live.run(client(sink, "[b'x'] * 30", function="in turn")).value == "sent"
+    live.until(lambda: sink.got == [b"x" * 30], "the server")
 
 
 @pytest.mark.parametrize("function", ["gnutls_record_send", "gnutls_record_send2"])

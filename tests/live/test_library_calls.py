@@ -29,6 +29,15 @@ say("attempt")
 db.execute(sys.argv[2])
 say("ok " + str(db.execute("select count(*) from sqlite_master").fetchone()[0]))
 """
+# The same by ctypes, in one call of sqlite3_exec.
+EXEC = """
+library = ctypes.CDLL("libsqlite3.so.0")
+db = ctypes.c_void_p()
+assert library.sqlite3_open(sys.argv[1].encode(), ctypes.byref(db)) == 0
+assert library.sqlite3_exec(db, b"create table kept (a)", None, None, None) == 0
+say("attempt")
+say(f"ok {library.sqlite3_exec(db, sys.argv[2].encode(), None, None, None)}")
+"""
 # The same by ctypes, which calls all functions of six arguments from one place (sqlite3_prepare_v2 takes five), with
 # one buffer for two statements. sqlite3_get_table is not judged, and calls sqlite3_exec, which is.
 BUFFER = """
@@ -36,9 +45,10 @@ library = ctypes.CDLL("libsqlite3.so.0")
 db, table = ctypes.c_void_p(), ctypes.create_string_buffer(8)
 assert library.sqlite3_open(sys.argv[1].encode(), ctypes.byref(db)) == 0
 assert library.sqlite3_exec(db, b"create table kept (a)", None, None, None) == 0
-text = ctypes.create_string_buffer(b"select 1", 100)
+text = ctypes.create_string_buffer(sys.argv[2].encode(), 100)
 made = library.sqlite3_prepare_v2(db, text, -1, table, None, None)
-text.value = sys.argv[2].encode()
+say("prepared")
+text.value = sys.argv[3].encode()
 say("attempt")
 made = library.sqlite3_get_table(db, text, table, None, None, None)
 say(f"ok {made}")
@@ -127,10 +137,27 @@ def test_ordinary_statements_go_on(live: Host, tmp_path: Path, statement: str) -
 
 def test_another_text_in_the_same_buffer(live: Host, tmp_path: Path) -> None:
     """What a judged call left behind on the stack doesn't make another statement a part of it."""
-    run = live.run(probes.python(BUFFER, tmp_path / "a.db", "drop table kept"))
+    run = live.run(probes.python(BUFFER, tmp_path / "a.db", "select 1", "drop table kept"))
     assert run.killed, run
-    assert live.run(probes.python(BUFFER, tmp_path / "b.db", "select 2")).value == "0"
-    assert untagged(probes.python(BUFFER, tmp_path / "c.db", "drop table kept")).value == "0"
+    assert live.run(probes.python(BUFFER, tmp_path / "b.db", "select 1", "select 2")).value == "0"
+    assert untagged(probes.python(BUFFER, tmp_path / "c.db", "select 1", "drop table kept")).value == "0"
+
+
+def test_the_same_text_once_more_is_another_call(live: Host, tmp_path: Path) -> None:
+    """An approval of one call is used up when it has returned, though the next has the same text, place and frame.
+    Control: sqlite3_exec, which gives its text to sqlite3_prepare_v2, is asked about once.
+    """
+    drop = "drop table kept"
+    workload = live.start(probes.python(BUFFER, tmp_path / "a.db", drop, drop), "asking")
+    live.answer(live.held(workload), True)
+    live.until(lambda: b"attempt" in workload.output or workload.ended, "the second call")
+    live.answer(live.held(workload), False)
+    run = workload.wait()
+    assert run.killed and run.lines == ["prepared", "attempt"], run
+    workload = live.start(probes.python(EXEC, tmp_path / "b.db", drop), "asking")
+    live.answer(live.held(workload), True)
+    run = workload.wait()
+    assert run.value == "0" and len(run.of("approval_required")) == 1, run
 
 
 def test_another_client_of_the_same_library(live: Host, tmp_path: Path) -> None:

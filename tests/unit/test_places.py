@@ -44,6 +44,7 @@ def test_every_version_of_a_function_has_its_place(library: Path) -> None:
     assert found["both"] == sorted([*found["one"], *found["two"]])
     assert found["same"] == found["one"]
     assert found["elsewhere"] == found["three"] == []
+    assert all(0 < place.size < 64 for place in asked["both"])
     code = library.read_bytes()[found["one"][0] :]
     assert b"\xb8\x01\x00\x00\x00" in code[:32]  # mov $1, %eax
 
@@ -76,6 +77,7 @@ def test_a_usdt_probe_has_its_places_counter_and_arguments(tmp_path: Path) -> No
     assert {code[place.at] for place in (sold, *told)} == {0x90}  # a nop
     assert found["main"][0].at < sold.at < told[0].at < told[1].at
     assert found["shop:other"] == found["sold"] == []
+    assert (sold.size, found["main"][0].size > told[1].at - found["main"][0].at) == (0, True)
     text, count, number = operands(sold.arguments)
     assert (text.size, count.size, count.signed, number.register, number.offset) == (8, 4, True, "", -7)
     assert len(operands(told[0].arguments)) == 1
