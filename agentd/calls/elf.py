@@ -1,8 +1,8 @@
 """Finds functions and USDT probes in an ELF file that nobody vouches for. A program of its own, with no privileges and
 little time.
 
-`python3 elf.py FOLDER NAME...`, the file on standard input; FOLDER: where pyelftools is; NAME: a function, or
-PROVIDER:NAME of a USDT probe. One line of JSON comes back: {name: [[place, counter, arguments,
+`python3 elf.py FOLDER SECONDS NAME...`, the file on standard input; FOLDER: where pyelftools is; SECONDS: of CPU time;
+NAME: a function, or PROVIDER:NAME of a USDT probe. One line of JSON comes back: {name: [[place, counter, arguments,
 size]]}, in bytes, the first two from the file's beginning. A library has several symbols for a function that it offers
 in several versions, at one place or at several; a probe has a note for each place that it was compiled into
 (systemtap's UserSpaceProbeImplementation).
@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from typing import Any
 
 NOBODY = 65534
-SECONDS = 10  # of CPU time
 BYTES = 2 << 30  # of memory: symbol tables of large programs have some 10 MB
 SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym
 NOTE = struct.Struct("<III")  # Elf64_Nhdr
@@ -81,11 +80,11 @@ def find(elf: Any, names: list[str]) -> dict[str, list[tuple[int, int, str, int]
 
 def main() -> None:
     """Raises whatever a file can make it raise; nobody depends on which."""
-    folder, *names = sys.argv[1:]
+    folder, seconds, *names = sys.argv[1:]
     sys.path.append(folder)
     from elftools.elf.elffile import ELFFile
 
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     with contextlib.suppress(PermissionError):  # not root, or a service that may not change its user

@@ -21,14 +21,16 @@ from agentd.policy.ir import CallPoint, TextKind
 INTERPRETERS: Final = ("/usr/bin/python3", sys.executable)
 HELPER: Final = Path(__file__).with_name("compile.py")
 SECONDS: Final = 25  # a compiler on a busy host; less than systemd waits for a sign of life (systemd/agentd.service)
+STARTING: Final = 240  # while nobody waits for one yet: an emulated processor, a host that boots
 MISSING: Final = "bcc is not installed"
 
 Fetch = tuple[CallPoint, str]
 """A function, and where the arguments of a USDT probe lie (operands.py); empty: where functions have them."""
 
 
-def compile_fetchers(wanted: Mapping[int, Fetch], fetchers: int, called: int) -> None:
-    """Compiles a fetcher for each function, by number, into the map `fetchers`. Descriptors: of the two maps.
+def compile_fetchers(wanted: Mapping[int, Fetch], fetchers: int, called: int, seconds: int = SECONDS) -> None:
+    """Compiles a fetcher for each function, by number, into the map `fetchers`. Descriptors: of the two maps. seconds:
+    that the compiler may take.
 
     Raises AgentdError `kernel-unsupported` without bcc, `kernel-load` when a fetcher isn't taken or the compiler ends;
     ValueError when a probe has no such argument. What was placed by then judges nothing: no probe leads to it.
@@ -38,7 +40,7 @@ def compile_fetchers(wanted: Mapping[int, Fetch], fetchers: int, called: int) ->
     with tempfile.TemporaryDirectory(prefix="agentd-headers-") as folder:
         write_headers(Path(folder))
         for interpreter in dict.fromkeys(INTERPRETERS):
-            why = _run(interpreter, Path(folder), asked, fetchers, called)
+            why = _run(interpreter, Path(folder), asked, fetchers, called, seconds)
             if not why.startswith(MISSING):
                 break
     if not why:
@@ -85,7 +87,7 @@ def _asked(number: int, point: CallPoint, arguments: str) -> dict[str, Any]:
     }
 
 
-def _run(interpreter: str, headers: Path, asked: str, fetchers: int, called: int) -> str:
+def _run(interpreter: str, headers: Path, asked: str, fetchers: int, called: int, seconds: int) -> str:
     """What went wrong, or nothing."""
     command = [interpreter, "-I", str(HELPER), str(fetchers), str(called), str(headers), str(os.getpid())]
     try:
@@ -95,13 +97,13 @@ def _run(interpreter: str, headers: Path, asked: str, fetchers: int, called: int
             pass_fds=(fetchers, called),
             capture_output=True,
             text=True,
-            timeout=SECONDS,
+            timeout=seconds,
             check=False,
         )
     except FileNotFoundError:
         return f"{MISSING} (there is no {interpreter})"
     except subprocess.TimeoutExpired:
-        return f"the compiler was not done in {SECONDS} seconds"
+        return f"the compiler was not done in {seconds} seconds"
     except (OSError, subprocess.SubprocessError) as error:
         return f"the compiler could not be run: {error}"
     try:

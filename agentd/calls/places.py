@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 HELPER: Final = Path(__file__).with_name("elf.py")
-SECONDS: Final = 60  # a busy host; the helper limits itself
+SECONDS: Final = 10  # of CPU time for one file, which a workload may have made
+STARTING: Final = 120  # the same for the host's own files while nobody waits: 100 MB on an emulated processor
+BUSY: Final = 6  # so many times as much on a busy host
 MOST: Final = 512  # places in one file: each is a probe
 
 
@@ -29,17 +31,19 @@ class Place(NamedTuple):
     size: int = 0
 
 
-def places(file: str, names: Iterable[str]) -> dict[str, list[Place]]:
+def places(file: str, names: Iterable[str], seconds: int = SECONDS) -> dict[str, list[Place]]:
     """Name -> its places; none for what the file has not. A name is a function's, or PROVIDER:NAME of a USDT probe.
 
-    Raises ValueError: the file can't be read as ELF64.
+    seconds: of CPU time that it may take. Raises ValueError: the file can't be read as ELF64.
     """
     found = importlib.util.find_spec("elftools")
     folder = Path(found.origin).parents[1] if found and found.origin else Path()
-    command = [sys.executable, "-I", "-S", str(HELPER), str(folder), *names]
+    command = [sys.executable, "-I", "-S", str(HELPER), str(folder), str(seconds), *names]
     try:
         with open(file, "rb") as opened:
-            done = subprocess.run(command, stdin=opened, capture_output=True, text=True, timeout=SECONDS, check=True)
+            done = subprocess.run(
+                command, stdin=opened, capture_output=True, text=True, timeout=seconds * BUSY, check=True
+            )
         made = {
             name: [Place(int(at), int(counter), str(arguments), int(size)) for at, counter, arguments, size in where]
             for name, where in json.loads(done.stdout).items()

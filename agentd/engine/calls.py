@@ -45,6 +45,7 @@ class LibraryCalls:
         self._questions = questions
         self._record = record
         self._probes: Probes | None = None
+        self._starting = True  # no policy has been in force yet
         self._round = 0
         self._let_go: set[int] = set()  # threads, by the last tick
 
@@ -69,7 +70,7 @@ class LibraryCalls:
         self._check(wanted)
         words = {point.word for point in wanted}  # and what the policy in force asks for, should this one be refused
         wanted |= {point for point in before if point.word not in words}
-        probes = Probes(self._loaded, wanted)
+        probes = Probes(self._loaded, wanted, starting=self._starting)
         try:
             probes.set_installed()
             self._look(probes, pids())
@@ -83,6 +84,7 @@ class LibraryCalls:
 
     def settle(self, agents: Iterable[ResolvedAgent]) -> None:
         """The policy of these agents is in force now. When it names no library call, nobody pays for probes."""
+        self._starting = False
         if any(agent.calls for agent in agents):
             return
         self.close()

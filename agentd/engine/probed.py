@@ -12,8 +12,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentd.calls.fetchers import Fetch, compile_fetchers
-from agentd.calls.places import Place, places
+from agentd.calls import fetchers, places
+from agentd.calls.fetchers import Fetch
+from agentd.calls.places import Place
 from agentd.kernel import abi
 from agentd.kernel.libbpf import KernelError
 from agentd.kernel.loader import LoadedObject
@@ -43,8 +44,9 @@ class GoneError(Exception):
 class Probes:
     """Of one set of programs. points: the functions it judges."""
 
-    def __init__(self, loaded: LoadedObject, points: Iterable[CallPoint]) -> None:
-        """Raises AgentdError `kernel-load`."""
+    def __init__(self, loaded: LoadedObject, points: Iterable[CallPoint], *, starting: bool = False) -> None:
+        """starting: nobody waits for this agentd yet. Raises AgentdError `kernel-load`."""
+        self._starting = starting
         self.points: Final = tuple(sorted(points, key=lambda point: point.word))
         self.programs = CallPrograms(loaded)
         self.seen: dict[Key, Seen] = {}
@@ -69,6 +71,7 @@ class Probes:
         for entry, has in found:
             self._attach(self.seen.setdefault(entry.module.key, entry), has)
         self.installed = frozenset(self.seen)
+        self._starting = False
 
     def set(self, module: Module) -> Seen:
         """Probes a file that a process has mapped. Raises GoneError; KernelError, and then it has no probe."""
@@ -109,12 +112,13 @@ class Probes:
     def _find(self, module: Module, *, inside: bool) -> dict[CallPoint, list[Place]]:
         """Where a file has what is asked for. inside: it may have any library in it. Raises GoneError, KernelError."""
         wanted: dict[str, CallPoint] = {}
+        limit = places.STARTING if self._starting else places.SECONDS
         try:
             named = modules.mentioned(module, {point.function for point in self.points}) if inside else frozenset()
             for point in sorted(self.points, key=lambda one: not modules.is_library(module.path, one.library)):
                 if point.function in named or modules.is_library(module.path, point.library):
                     wanted.setdefault(point.function, point)  # two libraries may have this name
-            found = places(module.opens, wanted) if wanted else {}
+            found = places.places(module.opens, wanted, limit) if wanted else {}
         except (OSError, ValueError) as error:
             if not os.path.lexists(module.opens):
                 raise GoneError from error
@@ -128,7 +132,8 @@ class Probes:
         if max(fresh) >= abi.MAX_CALLS:
             raise KernelError("kernel-load", "one more kind of USDT probe", errno.ENOSPC)
         try:
-            compile_fetchers(fresh, self.programs.fetchers, self.programs.called)
+            limit = fetchers.STARTING if self._starting else fetchers.SECONDS
+            fetchers.compile_fetchers(fresh, self.programs.fetchers, self.programs.called, limit)
         except ValueError as error:
             raise KernelError("kernel-load", str(error), errno.ENOEXEC) from error
         for number, (point, _) in fresh.items():

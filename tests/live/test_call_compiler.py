@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from agentd.calls import fetchers
+from agentd.daemon import host as composition
 from agentd.errors import AgentdError
 from tests.live import harness, probes
 from tests.live.service import Line, Service, Sleeper, agentd, state, until
@@ -151,6 +152,27 @@ def test_what_does_not_compile_says_why(tmp_path: Path, monkeypatch: pytest.Monk
     assert "\n" not in str(raised.value) and raised.value.exit_code == 125
     assert "policy_loaded" not in (tmp_path / "audit/audit.jsonl").read_text()
     with harness.enforcing(tmp_path, {"bot": querying()}) as host:
+        assert host.run(probes.python(SQLITE, tmp_path / "a.db", "select 1")).value == "1"
+
+
+def test_a_compiler_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the start it may take minutes, at a reload seconds, because a service has to give signs of life then."""
+    helper = tmp_path / "helper.py"
+    helper.write_text("import time\ntime.sleep(1000)\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(fetchers, "HELPER", helper)
+        patch.setattr(fetchers, "STARTING", 1)
+        with pytest.raises(AgentdError, match="the compiler was not done in 1 seconds"):
+            harness.Host(tmp_path, {"bot": querying()})
+    assert fetchers.STARTING > fetchers.SECONDS
+    with harness.enforcing(tmp_path, {"bot": querying()}) as host:
+        policy = tmp_path / "more.yaml"
+        policy.write_text(yaml.safe_dump({"version": 1, "agents": {"bot": querying(MORE)}}))
+        with monkeypatch.context() as patch:
+            patch.setattr(fetchers, "HELPER", helper)
+            patch.setattr(fetchers, "SECONDS", 1)
+            with pytest.raises(AgentdError, match="the compiler was not done in 1 seconds"):
+                host.engine.install(composition.read_policy(policy, str(tmp_path)))
         assert host.run(probes.python(SQLITE, tmp_path / "a.db", "select 1")).value == "1"
 
 
