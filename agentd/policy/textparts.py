@@ -29,7 +29,16 @@ Wanted = tuple[tuple[int, str], ...]
 
 def text_parts(agent: ResolvedAgent, groups: Sequence[int], automata: Automata | None) -> list[TextPart]:
     """The automata that find the text groups `groups`. Raises StateLimit for one pattern too large by itself."""
-    return _split(tuple((group, text) for group in groups for text in agent.text_groups[group]), automata)
+    made: list[tuple[Wanted, Dfa]] = []
+    for piece, dfa in _split(tuple((group, text) for group in groups for text in agent.text_groups[group]), automata):
+        if made and len(made[-1][1].accept) + len(dfa.accept) <= TOGETHER:  # halves of two that didn't fit
+            both = made[-1][0] + piece
+            joined = _stored(_numbered(both), automata)
+            if joined is not None:
+                made[-1] = both, joined
+                continue
+        made.append((piece, dfa))
+    return [TextPart(dfa, _groups(piece)) for piece, dfa in made]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +49,22 @@ class TextPart:
     groups: tuple[int, ...]
 
 
-def _split(wanted: Wanted, automata: Automata | None) -> list[TextPart]:
+def _groups(wanted: Wanted) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(group for group, _ in wanted))
+
+
+def _numbered(wanted: Wanted) -> Wanted:
+    """With its groups counted from 0."""
+    groups = _groups(wanted)
+    return tuple((groups.index(group), text) for group, text in wanted)
+
+
+def _split(wanted: Wanted, automata: Automata | None) -> list[tuple[Wanted, Dfa]]:
     if not wanted:
         return []
-    groups = tuple(dict.fromkeys(group for group, _ in wanted))
-    dfa = _stored(tuple((groups.index(group), text) for group, text in wanted), automata)
+    dfa = _stored(_numbered(wanted), automata)
     if dfa is not None:
-        return [TextPart(dfa, groups)]
+        return [(wanted, dfa)]
     half = len(wanted) // 2
     return _split(wanted[:half], automata) + _split(wanted[half:], automata)
 
