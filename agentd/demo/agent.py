@@ -34,7 +34,10 @@ def mail(port: str, to: str) -> str:
 
 
 def tidy(folder: str) -> str:
-    return f"rm {ended(subprocess.run(['rm', '-rf', folder]).returncode)}"
+    try:
+        return f"rm {ended(subprocess.run(['rm', '-rf', folder]).returncode)}"
+    except OSError as error:
+        return f"rm not started: errno {error.errno}, {error.strerror}"
 
 
 def read_notes() -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agentd.audit.canonical import Json
@@ -62,7 +63,8 @@ class Tagging:
         Raises KernelError, and what _new() does: it must not exec then.
         """
         workload, slot = self._new(agent, origin, started=True)
-        self._marks.mark_process(pidfd, slot, workload.number, root_exec=True, supervised=supervised)
+        with self._unless_nothing(workload):
+            self._marks.mark_process(pidfd, slot, workload.number, root_exec=True, supervised=supervised)
         self.tell("workload_started", workload, {"command": [*command]})
         self._descriptors.started(process_of(pidfd), origin, workload.number)
         self._reasons.begin(workload.number, agent)
@@ -71,14 +73,26 @@ class Tagging:
     def tree(self, pid: int, agent: str, origin: str, *, runs: bool = False) -> tuple[Workload, int]:
         """Marks a running process and everything below it; (workload, threads marked). runs: see _new()."""
         workload, slot = self._new(agent, origin, runs=runs)
-        threads = self._marks.mark_tree(pid, slot, workload.number)
+        with self._unless_nothing(workload):
+            threads = self._marks.mark_tree(pid, slot, workload.number)
         return self._tagged(workload, threads, {"pid": pid})
 
     def cgroup(self, path: Path, agent: str, origin: str) -> tuple[Workload, int]:
         """Marks everything in a cgroup; (workload, threads marked)."""
         workload, slot = self._new(agent, origin)
-        threads = self._marks.mark_cgroup(path, slot, workload.number)
+        with self._unless_nothing(workload):
+            threads = self._marks.mark_cgroup(path, slot, workload.number)
         return self._tagged(workload, threads, {"cgroup": str(path)})
+
+    @contextlib.contextmanager
+    def _unless_nothing(self, workload: Workload) -> Iterator[None]:
+        """Around the marking: when it fails and nothing is marked, there was no workload that could end."""
+        try:
+            yield
+        except BaseException:
+            if not self.live(workload.number):
+                self._workloads.workloads.pop(workload.number, None)
+            raise
 
     def _tagged(self, workload: Workload, threads: int, what: dict[str, Json]) -> tuple[Workload, int]:
         if self._calls.judging:

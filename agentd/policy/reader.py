@@ -84,6 +84,8 @@ class Reader:
     def expected(self, what: str, hint: str = "") -> None:
         got = self.node.kind
         got = "nothing" if got == "null" else got
+        if isinstance(self.node, Scalar) and got == "a number" and what.startswith(got):
+            got = self.node.text if len(self.node.text) <= 20 else f"{self.node.text[:20]}..."
         self.error(f"expected {what}, got {got}", hint)
 
     # -- mappings

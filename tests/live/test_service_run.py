@@ -283,7 +283,8 @@ def test_tag_cgroup(service: Service, cgroup: Path) -> None:
 
 
 def test_tag_refuses(service: Service) -> None:
-    """Tag says in one line what it can't do."""
+    """Tag says in one line what it can't do, and no workload is left of it."""
+    before = service.cli("status", "--json").stdout
     assert "there is none" in Line.of(service.cli("tag", "--agent", "bot", "--pid", "4194304"), 1).text
     daemon = str(service.process.pid) if service.process else ""
     assert "agentd itself" in Line.of(service.cli("tag", "--agent", "bot", "--pid", daemon), 1).text
@@ -293,6 +294,8 @@ def test_tag_refuses(service: Service) -> None:
         refused = service.cli("tag", "--agent", "ghost", "--pid", str(sleeper.pid))
         assert "choose one of: bot, other" in Line.of(refused, 1).text
         assert sleeper.pid not in service.pids()
+    now = json.loads(service.cli("status", "--json").stdout)
+    assert {row["origin"] for row in now["workloads"]} <= {row["origin"] for row in json.loads(before)["workloads"]}
 
 
 def test_tagging_its_own_ancestor_spares_the_daemon(tmp_path: Path) -> None:
