@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,41 +73,52 @@ def sleeping(host: Host, go: Path, *, first: int = 1, more: int = 0) -> Workload
     return workload
 
 
-def test_a_reload_while_a_verdict_sleeps(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """`bot` may query."""
+    bot = harness.agent(allow=QUERY, on_violation="kill")
+    with harness.enforcing(tmp_path_factory.mktemp("sleeping"), {"bot": bot}) as host:
+        yield host
+
+
+def test_a_verdict_too_many_that_sleeps(live: Host, tmp_path: Path) -> None:
+    """As many as there are work buffers for sleep at once and go on; one more is denied, and ends its process."""
+    go = tmp_path / "go"
+    run = sleeping(live, go, first=MOST, more=1).wait()
+    assert run.killed and run.lines == [f"asleep {MOST}", "attempt"], run
+    workload = sleeping(live, go, first=MOST)
+    go.touch()
+    assert workload.wait().value == f"[21], {MOST} times"
+
+
+@pytest.mark.parametrize(("loaded", "goes_on"), [("allow", True), ("deny", False), ("deny allow", True)])
+def test_a_reload_while_a_verdict_sleeps(live: Host, tmp_path: Path, loaded: str, goes_on: bool) -> None:
     """What has begun under a policy that allowed it is denied when the one that denies is in force before it ends."""
-    with harness.enforcing(tmp_path, {"bot": harness.agent(allow=QUERY, on_violation="kill")}) as host:
-        for number, (loaded, goes_on) in enumerate([("", True), ("same", True), ("deny", False), ("deny allow", True)]):
-            policy(host, allow=QUERY)
-            workload = sleeping(host, tmp_path / f"go{number}")
-            for word in loaded.split():
-                policy(host, **({"deny": QUERY, "allow": [{"tool": "sqlite"}]} if word == "deny" else {"allow": QUERY}))
-            (tmp_path / f"go{number}").touch()
-            run = workload.wait()
-            assert run.killed is not goes_on and bool(run.denials) is not goes_on, (loaded, run)
-            assert ("ok [21], 1 times" in run.lines) is goes_on, (loaded, run)
+    go = tmp_path / "go"
+    workload = sleeping(live, go)
+    for word in loaded.split():
+        policy(live, **({"deny": QUERY, "allow": [{"tool": "sqlite"}]} if word == "deny" else {"allow": QUERY}))
+    go.touch()
+    run = workload.wait()
+    policy(live, allow=QUERY)
+    assert run.killed is not goes_on and bool(run.denials) is not goes_on, run
+    assert ("ok [21], 1 times" in run.lines) is goes_on, run
 
 
 def test_new_probes_do_not_wait_for_a_verdict_that_sleeps(tmp_path: Path) -> None:
     """A reload that sets other probes comes to its end while a workload keeps a verdict asleep; it still counts."""
+    go = tmp_path / "go"
+    otherwise = threading.Timer(3 * probes.PATIENCE, go.touch)
+    otherwise.daemon = True
     with harness.enforcing(tmp_path, {"bot": harness.agent(allow=QUERY, on_violation="kill")}) as host:
-        go = tmp_path / "go"
         workload = sleeping(host, go)
-        otherwise = threading.Timer(probes.PATIENCE / 2, go.touch)
         otherwise.start()
-        policy(host, allow=[{"tool": "curl"}], deny=QUERY)
-        assert not go.exists()
-        otherwise.cancel()
-        go.touch()
+        try:
+            policy(host, allow=[{"tool": "curl"}], deny=QUERY)
+            assert not go.exists()
+        finally:
+            otherwise.cancel()
+            otherwise.join()
+            go.touch()
         run = workload.wait()
         assert run.killed and run.denials, run
-
-
-def test_a_verdict_too_many_that_sleeps(tmp_path: Path) -> None:
-    """As many as there are work buffers for sleep at once and go on; one more is denied, and ends its process."""
-    with harness.enforcing(tmp_path, {"bot": harness.agent(allow=QUERY, on_violation="kill")}) as host:
-        go = tmp_path / "go"
-        run = sleeping(host, go, first=MOST, more=1).wait()
-        assert run.killed and run.lines == [f"asleep {MOST}", "attempt"], run
-        workload = sleeping(host, go, first=MOST)
-        go.touch()
-        assert workload.wait().value == f"[21], {MOST} times"
