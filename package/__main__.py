@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,21 +60,25 @@ def runtime() -> list[str]:
 
 
 def fetch(wanted: list[str]) -> list[Path]:
-    """The wheels for every interpreter, from the cache or by pip."""
-    found: set[Path] = set()
-    for python in PYTHONS:
-        folder = WHEELS / python
-        missing = [one for one in wanted if not _have(folder, one)]
-        if missing:
-            folder.mkdir(parents=True, exist_ok=True)
-            platforms = [f"--platform={name}_{platform.machine()}" for name in PLATFORMS]
-            subprocess.run(
-                [sys.executable, "-m", "pip", "-qqq", "--disable-pip-version-check", "download", "--no-deps",
-                 "--only-binary=:all:", f"--python-version={python}", *platforms, f"--dest={folder}", *missing],
-                check=True,
-            )  # fmt: skip
-        found |= {wheel for one in wanted if (wheel := _have(folder, one))}
+    """The wheels for every interpreter, from the cache or by pip: side by side, because pip waits for the network."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda python: _download(python, wanted), PYTHONS))
+    found = {wheel for python in PYTHONS for one in wanted if (wheel := _have(WHEELS / python, one))}
     return sorted(found, key=lambda wheel: (wheel.name, str(wheel)))
+
+
+def _download(python: str, wanted: list[str]) -> None:
+    folder = WHEELS / python
+    missing = [one for one in wanted if not _have(folder, one)]
+    if not missing:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    platforms = [f"--platform={name}_{platform.machine()}" for name in PLATFORMS]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "-qqq", "--disable-pip-version-check", "download", "--no-deps",
+         "--only-binary=:all:", f"--python-version={python}", *platforms, f"--dest={folder}", *missing],
+        check=True,
+    )  # fmt: skip
 
 
 def _have(folder: Path, requirement: str) -> Path | None:
