@@ -158,14 +158,15 @@ class Engine:
     def install(self, compiled: Compiled) -> None:
         """Puts a compiled policy in force and records it."""
         self.resolvers.refresh()
-        if compiled.names:
-            self.loaded.watch_for(Need.NAMES, True)
+        needs = {Need.NAMES: compiled.names, Need.CODE: self.policies.judges_code(compiled)}
+        for need in (need for need, there in needs.items() if there):  # before anything is decided by it
+            self.loaded.watch_for(need, True)
         self.calls.prepare(compiled.policy.agents.values(), lambda: {line.pid for line in self.marks.list()})
         with self.recognisers.prepared(compiled.policy):
             self.policies.install(compiled)
         self.calls.settle(compiled.policy.agents.values())
-        if not compiled.names:
-            self.loaded.watch_for(Need.NAMES, False)
+        for need, there in needs.items():
+            self.loaded.watch_for(need, there)
         for agent in compiled.policy.agents.values():
             self.metrics.declare_agent(agent.name, agent.toolops, (rule.id for rule in agent.rules))
         self.metrics.policy_loaded(compiled.policy.sha256)

@@ -14,7 +14,7 @@ from agentd.engine.automata import for_this_host
 from agentd.errors import AgentdError
 from agentd.kernel.prepare import MAX_ARENA_WORDS
 from agentd.kernel.tables import PolicyTables, Prepared, arena_words_for
-from agentd.model import Mode
+from agentd.model import Mode, Op
 from agentd.policy import recognise, resolve
 from agentd.policy.hosts import RESOLVERS
 from agentd.policy.resolved import ResolvedAgent, ResolvedPolicy
@@ -115,6 +115,12 @@ class PolicySet:
         while len(self._views) > KEPT_GENERATIONS + len(everything):
             self._views.popitem(last=False)
         self.current = compiled.policy
+
+    def judges_code(self, compiled: Compiled) -> bool:
+        """Is anybody not allowed all executable memory when this is in force? An agent that it doesn't name, say."""
+        known = set(self._tables.names()) - {CANARY, recognise.NAME}
+        agents = compiled.policy.agents
+        return not known <= set(agents) or not all(agent.allows_all(Op.EXECMEM) for agent in agents.values())
 
     def canary_slot(self) -> int:
         """The kernel's number of the canary agent; installed if it isn't. Raises AgentdError `policy-too-large`."""

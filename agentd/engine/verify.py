@@ -39,7 +39,7 @@ from agentd.engine.supervision import Supervision
 from agentd.engine.trial import Came, Canary, Steps, Wait, drive
 from agentd.errors import AgentdError
 from agentd.kernel import abi, canary, recursion, seccomp
-from agentd.kernel.hooks import judging
+from agentd.kernel.hooks import Need, judging
 from agentd.kernel.loader import LoadedObject
 from agentd.kernel.notify.device import take_listener
 from agentd.kernel.ring import KernelEvent
@@ -227,11 +227,21 @@ class Verification:
             if cover.kind.op.word not in canary.ATTEMPTS:
                 return Proof(cover, False, False, "not tried: there is no harmless attempt")
             self._canary = self._canary or Canary()
-            return (yield from self._try_with(self._canary, slot, cover))
+            return (yield from self._try_attached(self._canary, slot, cover))
         except OSError as error:
             return Proof(cover, False, True, f"the canary failed: {error.strerror or error}")
         except AgentdError as error:
             return Proof(cover, False, True, f"the canary could not be tagged: {error.what}: {error.why}")
+
+    def _try_attached(self, process: Canary, slot: int, cover: Cover) -> Steps[Proof]:
+        """With the programs that are there for this alone while no policy needs them."""
+        if cover.kind.op is not Op.EXECMEM:
+            return (yield from self._try_with(process, slot, cover))
+        self._loaded.watch_for(Need.CODE_PROBE, True)
+        try:
+            return (yield from self._try_with(process, slot, cover))
+        finally:
+            self._loaded.watch_for(Need.CODE_PROBE, False)
 
     def _try_with(self, process: Canary, slot: int, cover: Cover) -> Steps[Proof]:
         op, supervised = cover.kind.op, cover.point is Point.SECCOMP

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -14,10 +15,12 @@ class Need(Enum):
 
     NAMES = "dns_answers"  # a policy with host names is in force
     FOREIGN = "lsm_file_permission"  # a workload has files open from before its mark that it may not use
+    CODE = "lsm_file_mprotect"  # a policy is in force that doesn't allow everybody all executable memory
+    CODE_PROBE = ""  # whether it would be prevented is being tried
 
     @property
     def witness(self) -> str:
-        """A program that is attached exactly then."""
+        """A program that is attached when there is this need; an agentd that takes over goes by that. Empty: none."""
         return self.value
 
 
@@ -28,7 +31,7 @@ class Hook:
     program: str
     point: Point
     cgroup: bool = False
-    need: Need | None = None  # attached only while there is need
+    needs: tuple[Need, ...] = ()  # attached only while there is one of these
     ops: tuple[Op, ...] = ()  # those that it judges, and that no other program does
     after: bool = False  # sees to what is judged after its effect: not attached where LSM hooks judge everything
     newer: str = ""  # the trace point, where some kernels lack it: they do without
@@ -49,8 +52,8 @@ HOOKS: Final = (
     Hook("net_bind4", Point.CGROUP, cgroup=True, ops=(Op.BIND,)),
     Hook("net_bind6", Point.CGROUP, cgroup=True, ops=(Op.BIND,)),
     Hook("net_sock_create", Point.CGROUP, cgroup=True, ops=(Op.SOCKET,)),
-    Hook("dns_asks", Point.NONE, cgroup=True, need=Need.NAMES),
-    Hook("dns_answers", Point.NONE, cgroup=True, need=Need.NAMES),
+    Hook("dns_asks", Point.NONE, cgroup=True, needs=(Need.NAMES,)),
+    Hook("dns_answers", Point.NONE, cgroup=True, needs=(Need.NAMES,)),
 )
 
 
@@ -65,7 +68,7 @@ class LsmHook:
     ops: tuple[Op, ...] = ()
     function: str = ""
     newer: bool = False
-    need: Need | None = None
+    needs: tuple[Need, ...] = ()
 
     @property
     def program(self) -> str:
@@ -75,7 +78,7 @@ class LsmHook:
 LSM_HOOKS: Final = (
     LsmHook("file_open", (Op.READ, Op.WRITE, Op.COMPAT)),  # every hook judges `compat`
     LsmHook("file_receive"),
-    LsmHook("file_permission", need=Need.FOREIGN),
+    LsmHook("file_permission", needs=(Need.FOREIGN,)),
     LsmHook("path_mknod", (Op.CREATE,)),
     LsmHook("path_mkdir", (Op.CREATE,)),
     LsmHook("path_symlink", (Op.LINK,)),
@@ -94,8 +97,8 @@ LSM_HOOKS: Final = (
     LsmHook("inode_file_setattr", (Op.SETATTR,), newer=True),
     LsmHook("file_ioctl", (Op.SETATTR,)),
     LsmHook("file_ioctl_compat", (Op.SETATTR,), newer=True),
-    LsmHook("mmap_file", (Op.EXECMEM,)),
-    LsmHook("file_mprotect", (Op.EXECMEM,)),
+    LsmHook("mmap_file", (Op.EXECMEM,), needs=(Need.CODE, Need.CODE_PROBE, Need.FOREIGN)),
+    LsmHook("file_mprotect", (Op.EXECMEM,), needs=(Need.CODE, Need.CODE_PROBE)),
     LsmHook("path_chroot", (Op.CHROOT,)),
     LsmHook("sb_mount", (Op.MOUNT,)),
     LsmHook("sb_umount", (Op.MOUNT,)),
@@ -133,8 +136,8 @@ LSM_HOOKS: Final = (
 NOTES: Final = (
     Hook("note_created", Point.NONE),
     Hook("note_bound", Point.NONE),
-    Hook("note_connected", Point.NONE, need=Need.NAMES),
-    Hook("note_sent", Point.NONE, need=Need.NAMES),
+    Hook("note_connected", Point.NONE, needs=(Need.NAMES,)),
+    Hook("note_sent", Point.NONE, needs=(Need.NAMES,)),
 )
 
 
@@ -142,6 +145,11 @@ def prevented(attached: set[str]) -> frozenset[Op]:
     """The operations that the attached programs judge before their effect."""
     missing = {op for hook in LSM_HOOKS if hook.program not in attached and not hook.newer for op in hook.ops}
     return frozenset({op for hook in LSM_HOOKS for op in hook.ops} - missing)
+
+
+def wanted(hooks: Iterable[Hook | LsmHook], needs: Collection[Need]) -> list[Hook | LsmHook]:
+    """Those that are attached while there are these needs."""
+    return [hook for hook in hooks if not hook.needs or not set(hook.needs).isdisjoint(needs)]
 
 
 def judging(op: Op) -> frozenset[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi, features
-from agentd.kernel.hooks import Hook, LsmHook, Need, prevented
+from agentd.kernel.hooks import Hook, LsmHook, Need, prevented, wanted
 from agentd.kernel.libbpf import (
     KernelError,
     TestRunOpts,
@@ -138,22 +138,23 @@ class LoadedObject:
         Before every mark: a task must not carry one while the programs are away.
         """
         if not self._links:
-            self._links = self._attach([hook for hook in self._hooks if hook.need is None or hook.need in self._needs])
+            self._links = self._attach(wanted(self._hooks, self._needs))
 
-    def watch_for(self, need: Need, wanted: bool) -> None:
-        """Attaches or detaches the programs that are there for this need, now or with the other programs.
+    def watch_for(self, need: Need, there: bool) -> None:
+        """From here on there is this need, or there isn't: attaches or detaches the programs that are there for it, now
+        or with the other programs.
 
         Raises KernelError; nothing has changed then.
         """
-        hooks = [hook for hook in self._hooks if hook.need is need]
-        if wanted and need not in self._needs and self._links:
-            self._links |= self._attach(hooks)
-        elif not wanted and need in self._needs and self._links:
-            going = {hook.program: self._links.pop(hook.program) for hook in hooks}
+        needs = self._needs | {need} if there else self._needs - {need}
+        if self._links:
+            due = wanted(self._hooks, needs)
+            self._links |= self._attach([hook for hook in due if hook.program not in self._links])
+            going = {name: self._links.pop(name) for name in self._links.keys() - {hook.program for hook in due}}
             if self.pinned:
                 unpin_links(self.pins, self.control.epoch, going)
             _destroy(going)
-        self._needs = self._needs | {need} if wanted else self._needs - {need}
+        self._needs = needs
 
     def _attach(self, hooks: Sequence[Hook | LsmHook]) -> dict[str, int]:
         links = _attach_hooks(self._obj, hooks)
@@ -261,8 +262,8 @@ def _attach(prepared: Prepared, pins: Path, pin: bool) -> LoadedObject:
     try:
         fds = {name: _map_fd(obj, name) for name in (*PINNED_MAPS, ".data.request")}
         # What an agentd before this one had need of: until the policy is in force no answer must go unread, say.
-        needs = {need for need in Need if pin and is_pinned(pins, need.witness)}
-        links = _attach_hooks(obj, [hook for hook in prepared.hooks if hook.need is None or hook.need in needs])
+        needs = {need for need in Need if pin and need.witness and is_pinned(pins, need.witness)}
+        links = _attach_hooks(obj, wanted(prepared.hooks, needs))
         loaded = LoadedObject(obj, fds, prepared.hooks, links, pins)
         if not prepared.adopted:
             loaded.control.hash_seed[:] = [int.from_bytes(os.urandom(8), "little") for _ in range(2)]

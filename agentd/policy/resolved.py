@@ -212,6 +212,17 @@ class ResolvedAgent:
         first = min(first, plan.always)
         return first if first < last else RULE_DEFAULT
 
+    def allows_all(self, op: Op) -> bool:
+        """Do the rules allow `op` whatever its object is? (agentd's own is fenced off all the same.)"""
+        for entry in self.entries:
+            if entry.op is not op:
+                continue
+            plan = self._plan(entry.tool, entry.operation, entry.risk, op.family)
+            first = [plan.always, *(rule for rule in plan.by_pattern.values() if rule < plan.always)]
+            if any(rule == len(self.rules) or self.rules[rule].decision is not Decision.ALLOW for rule in first):
+                return False
+        return True
+
     def judge(self, entry: Entry, matched: frozenset[int]) -> Outcome:
         """The outcome of an operation that `entry` names, on an object that matches the patterns `matched`."""
         return self.judge_by(entry, self.rule_for(entry.tool, entry.operation, entry.risk, entry.op.family, matched))

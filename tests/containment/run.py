@@ -86,6 +86,8 @@ def prepare() -> None:
         path = made.dir / "state/policy.yaml"
         path.write_text(yaml.safe_dump({"version": 1, "tools": tools, "agents": agents}), encoding="utf-8")
         composition.read_policy(path, str(made.dir), own=[made.dir / "state/audit"])  # as tests/live/harness.py does
+        for name in survival.OTHERS:
+            survival.other(made, name)
 
 
 def run(

@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import yaml
 
@@ -21,6 +21,7 @@ from agentd.audit.verify import verify
 from agentd.daemon import host as composition
 from agentd.engine.policies import Compiled
 from agentd.kernel import loader
+from tests.containment.ground import Ground
 from tests.containment.races import at_rest
 from tests.containment.suite import Probe, Scenario, Suite, Told, numbers, touch
 from tests.live.harness import TESTER
@@ -60,11 +61,7 @@ def reloads(suite: Suite) -> Told:
     suite.ground.fresh()
     hammer = Hammer(suite, "reload")
     hammer.control()
-    agents, tools = suite.ground.policy()
-    first = suite.host.compiled
-    agents["bot"]["deny"].reverse()
-    second = compiled(suite, agents, tools, "two")
-    nothing = compiled(suite, {"nobody": {"allow": []}}, {}, "none")
+    first, second, nothing = suite.host.compiled, other(suite.ground, "reversed"), other(suite.ground, "nobody")
     workload = suite.host.start(hammer.words)
     for number in range(rounds):
         engine.install(second if number % 2 else first)
@@ -87,12 +84,24 @@ def reloads(suite: Suite) -> Told:
     return Told("read", *(run.denials[-1][name] for name in ("point", "guarantee")), f"{rounds} reloads")
 
 
-def compiled(suite: Suite, agents: dict[str, Any], tools: dict[str, Any], name: str) -> Compiled:
-    """A policy, ready to be installed."""
-    path = suite.ground.dir / f"state/policy-{name}.yaml"
+OTHERS: Final = ("reversed", "nobody", "lenient")
+
+
+def other(ground: Ground, name: str) -> Compiled:
+    """Another policy than the suite's, ready to be installed: with its rules in another order, about nobody,
+    or with nothing against executable memory.
+    """
+    agents, tools = ground.policy()
+    if name == "reversed":
+        agents["bot"]["deny"].reverse()
+    elif name == "nobody":
+        agents, tools = {"nobody": {"allow": []}}, {}
+    else:
+        agents["pure"]["deny"] = []
+    path = ground.dir / f"state/policy-{name}.yaml"
     document = {"version": 1, "agents": agents, **({"tools": tools} if tools else {})}
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
-    return composition.read_policy(path, str(suite.ground.dir))
+    return composition.read_policy(path, str(ground.dir), own=[ground.dir / "state/audit"])
 
 
 class Daemon:

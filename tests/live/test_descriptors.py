@@ -88,7 +88,8 @@ def test_a_process_is_tagged_with(tmp_path: Path) -> None:
             workload, _ = live.engine.tagging.tree(pid, "bot", "a test")
             assert found(live) == [("one", ["read"])]
             assert entries(live) == int(live.engine.foreign.judged)
-            assert live.records()[-1]["metadata"]["workload"] == workload.number
+            told = [record for record in live.records() if record["event"] == "descriptor_found"]
+            assert told[-1]["metadata"]["workload"] == workload.number
         live.until(lambda: not live.engine.marks.list(), "its end")
         live.engine.tick()
         assert entries(live) == 0 and not live.engine.loaded.control.foreign

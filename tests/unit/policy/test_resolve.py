@@ -131,6 +131,35 @@ def test_what_is_unresolved_is_denied(agents: dict[str, ResolvedAgent], op: Op) 
         assert (outcome.decision, outcome.action, outcome.rule) == (Decision.DENY, Action.KILL, RULE_UNRESOLVED)
 
 
+RUNTIME = "{tool: runtime, operations: [generate]}"
+MAPS = "tools: {plugins: {load: [{execmem: ['/opt/**']}]}}"
+
+
+@pytest.mark.parametrize(
+    ("agent", "tools", "path", "everything"),
+    [
+        ("deny: [{tool: shell}, {tool: file_reader}]", "", b"/x", True),
+        ("deny: [{tool: shell, paths: ['/x']}]", "", b"/x", True),
+        (f"deny: [{RUNTIME}]", "", b"anon:memory", False),
+        (f"require_approval: [{RUNTIME}]", "", b"anon:memory", False),
+        (f"mode: monitor, deny: [{RUNTIME}]", "", b"anon:memory", False),
+        ("deny: [{tool: runtime, paths: ['/x']}]", "", b"/x", False),
+        ("deny: [{tool: '*', paths: ['/x']}]", "", b"/x", True),  # the baseline is denied by its name only
+        ("deny: [{tool: runtime, risk_level_max: medium}]", "", b"/x", False),
+        ("allow: [{tool: shell}]", MAPS, b"/opt/x", False),  # what a policy's own tools take is denied by default
+        ("allow: [{tool: plugins, paths: ['/opt/x']}]", MAPS, b"/opt/y", False),
+        ("allow: [{tool: plugins}]", MAPS, b"/opt/x", True),
+    ],
+)
+def test_whether_all_executable_memory_is_allowed(agent: str, tools: str, path: bytes, everything: bool) -> None:
+    """Then the programs that judge it need not be attached. `path`: where it shows."""
+    document = f"version: 1\n{tools}\nagents: {{bot: {{{agent}}}}}\n"
+    bot = load(document.encode(), workspace="/w").agents["bot"]
+    decision = decide(bot, Op.EXECMEM, path).decision
+    assert bot.allows_all(Op.EXECMEM) is everything
+    assert (decision is Decision.ALLOW) is everything
+
+
 def test_the_hash_covers_the_policy() -> None:
     """Another policy has another hash, the same bytes the same."""
     one, two = (load(text, workspace="/w").sha256 for text in (b"agents: {}", b"agents: {} "))
