@@ -209,6 +209,7 @@ struct folder_way {
 		char path[FOLDER_PATH];
 		u64 path_words[FOLDER_PATH / 8];
 	};
+	u64 unused2; /* a word that begins in the path ends in this structure */
 };
 struct folder {
 	struct folder_way way[2];

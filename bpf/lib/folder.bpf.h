@@ -6,8 +6,8 @@
 #ifndef AGENTD_FOLDER_BPF_H
 #define AGENTD_FOLDER_BPF_H
 
+#include "again.bpf.h"
 #include "hold.bpf.h"
-#include "memory.bpf.h"
 
 static __always_inline struct folder_way *folder_at(u32 number)
 {
@@ -41,13 +41,34 @@ struct folder_seen {
 	u32 number;
 };
 
+/*
+ * Makes an entry, of which nothing but the count of renames is another one, count under the new count, if the folder's path is
+ * the one that is kept. `version`: of the entry. False: it isn't, or that can't be told in this way.
+ */
+static __always_inline bool folder_renew(struct folder_way *w, u32 version, struct folder_seen *look,
+					 const struct dentry *folder, const struct dentry *dentry)
+{
+	u32 renames = sequence(constants.rename_lock);
+
+	if (renames & 1 || (!folder_again(w) && !OVERLOOKED(FOLDER)))
+		return false;
+	/* with the name still in it, and nothing renamed since, it was this very folder all the time, and no memory of one */
+	if ((u64)LOAD(struct dentry, dentry, d_parent) != (u64)folder || renames != sequence(constants.rename_lock) ||
+	    __sync_val_compare_and_swap(&w->place.version, version, version + 1) != version)
+		return false;
+	w->place.renames = renames;
+	entry_close(&w->place.version);
+	look->renames = renames;
+	return true;
+}
+
 /* The folder that `dentry` is in. False: it doesn't count now. */
 static __always_inline bool folder_look(struct folder_seen *look, u32 agent, u32 generation, const struct vfsmount *mnt,
 					const struct dentry *dentry)
 {
 	const struct dentry *folder = dentry->d_parent;
-	const struct folder_way *w;
 	const struct inode *inode;
+	struct folder_way *w;
 	u32 version;
 	u64 stamp;
 
@@ -67,7 +88,9 @@ static __always_inline bool folder_look(struct folder_seen *look, u32 agent, u32
 	    *(volatile const u32 *)&w->place.version != version)
 		return false;
 	look->stamp = stamp;
-	return renames_fit(&w->place) && look->renames == w->place.renames;
+	if (look->renames == w->place.renames && renames_fit(&w->place))
+		return true;
+	return folder_renew(w, version, look, folder, dentry);
 }
 
 /* Is the path of `len` bytes that stands in the buffer the one that is kept? All of it is compared: no branch a word. */
@@ -188,6 +211,7 @@ __noinline int folder_remember(u32 slot, u32 agent, u32 i)
 	struct dentry *dentry, *folder;
 	struct folder_way *a, *b, *w;
 	struct inode *inode;
+	u64 inode_number;
 	struct walked *k;
 	u32 number, len;
 
@@ -199,17 +223,18 @@ __noinline int folder_remember(u32 slot, u32 agent, u32 i)
 	if (len >= FOLDER_PATH || !worth_keeping(k)) /* NO_PREFIX, too */
 		return 0;
 	dentry = (struct dentry *)s->target[i & 1].dentry;
-	folder = KREAD(dentry, d_parent);
-	inode = KREAD(folder, d_inode);
-	if (folder == dentry || !inode || !keeps_apart(KREAD(inode, i_sb)))
+	folder = LOAD(struct dentry, dentry, d_parent);
+	inode = LOAD(struct dentry, folder, d_inode);
+	if (folder == dentry || !inode || !keeps_apart(LOAD(struct inode, inode, i_sb)))
 		return 0;
-	number = (spread(KREAD(inode, i_ino)) & (FOLDER_SETS - 1)) << 1;
+	inode_number = LOAD(struct inode, inode, i_ino);
+	number = (spread(inode_number) & (FOLDER_SETS - 1)) << 1;
 	a = folder_at(number);
 	b = folder_at(number | 1);
 	if (!a || !b)
 		return 0;
 	w = a;
-	if (choose(&a->place, &b->place, KREAD(inode, i_ino), agent, k)) {
+	if (choose(&a->place, &b->place, inode_number, agent, k)) {
 		w = b;
 		number |= 1;
 	}

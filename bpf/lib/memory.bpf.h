@@ -64,7 +64,7 @@ static __always_inline bool keeps_apart(const struct super_block *sb)
 {
 	if (folds_case(sb))
 		return false;
-	switch (KREAD(sb, s_magic)) {
+	switch (LOAD(const struct super_block, sb, s_magic)) {
 	case EXT4_MAGIC:
 	case XFS_MAGIC:
 	case TMPFS_MAGIC:
@@ -246,12 +246,13 @@ static __always_inline bool place_set(struct memory_place *p, u32 agent, const s
 	PLACE_SET(mounts, k->mounts);
 	PLACE_SET(mnt, k->mnt);
 	PLACE_SET(inode, (u64)inode);
-	PLACE_SET(number, KREAD(inode, i_ino));
-	PLACE_SET(inode_generation, KREAD(inode, i_generation));
+	PLACE_SET(number, LOAD(const struct inode, inode, i_ino));
+	PLACE_SET(inode_generation, LOAD(const struct inode, inode, i_generation));
 	PLACE_SET(dentry, (u64)dentry);
-	PLACE_SET(parent, (u64)KREAD(dentry, d_parent));
-	PLACE_SET(name, KREAD(dentry, d_name.hash_len));
-	PLACE_SET(ns, (u64)KREAD(task, nsproxy, mnt_ns));
+	PLACE_SET(parent, (u64)LOAD(const struct dentry, dentry, d_parent));
+	PLACE_SET(name, LOAD(const struct dentry___parts, dentry, d_name.hash) |
+				(u64)LOAD(const struct dentry___parts, dentry, d_name.len) << 32);
+	PLACE_SET(ns, (u64)task->nsproxy->mnt_ns);
 	return other;
 }
 
@@ -287,10 +288,10 @@ static __noinline void file_remember(const struct walked *k, const struct agentd
 	if (!constants.memory || !k || !tag || !hit || !worth_keeping(k) || !one_name(inode) ||
 	    !keeps_apart(inode->i_sb))
 		return;
-	m = memory_at(KREAD(inode, i_ino));
+	m = memory_at(inode->i_ino);
 	if (!m)
 		return;
-	w = choose(&m->way[0].place, &m->way[1].place, KREAD(inode, i_ino), tag->agent, k) ? &m->way[1] : &m->way[0];
+	w = choose(&m->way[0].place, &m->way[1].place, inode->i_ino, tag->agent, k) ? &m->way[1] : &m->way[0];
 	if (!entry_open(&w->place.version))
 		return;
 	if (place_set(&w->place, tag->agent, k, inode, f->f_path.dentry)) {
