@@ -71,7 +71,6 @@ __noinline int emit(u32 slot, const struct agentd_tag *tag, const struct verdict
 	struct agentd_event *e;
 	u32 pos, len;
 	u64 start, end, size;
-	long failed;
 
 	if (!s || !tag || !v || !m)
 		return 0;
@@ -139,11 +138,39 @@ __noinline int emit(u32 slot, const struct agentd_tag *tag, const struct verdict
 	}
 send:
 	size = sizeof(*e) + (pos & DATA_MASK);
-	if (m->type == AGENTD_EVENT_SEEN)
-		failed = bpf_ringbuf_output(&seen, e, size, 0);
-	else
-		failed = bpf_ringbuf_output(&events, e, size, 0);
-	return !failed;
+	return !bpf_ringbuf_output(&events, e, size, 0);
+}
+
+/*
+ * Sends scratch->path as the name behind a key of the counts: nothing of its process, and nobody is woken before half of the
+ * ring is full, because the counts are read every few seconds. Returns 0 if it was lost.
+ */
+__noinline int emit_name(u32 slot, const struct agentd_tag *tag, const struct verdict *v, const struct emission *m)
+{
+	struct scratch *s = scratch_get(slot);
+	struct agentd_event *e;
+	u64 wake;
+	u32 len;
+
+	if (!s || !tag || !v || !m)
+		return 0;
+	e = &s->event;
+	__builtin_memset(e, 0, sizeof(*e));
+	e->type = AGENTD_EVENT_SEEN;
+	e->agent = tag->agent;
+	e->generation = v->generation;
+	e->outcome = v->outcome;
+	e->op = m->op;
+	e->key[0] = s->count_key.object[0];
+	e->key[1] = s->count_key.object[1];
+	len = m->object_len;
+	if (len > AGENTD_PATH_MAX)
+		len = AGENTD_PATH_MAX;
+	bpf_probe_read_kernel(s->data, bounded(len, 2 * AGENTD_PATH_MAX - 1),
+			      &s->path[m->object_off & (AGENTD_PATH_MAX - 1)]);
+	e->object_len = len;
+	wake = bpf_ringbuf_query(&seen, BPF_RB_AVAIL_DATA) > SEEN_BYTES / 2 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+	return !bpf_ringbuf_output(&seen, e, sizeof(*e) + bounded(len, 2 * AGENTD_PATH_MAX - 1), wake);
 }
 
 /* Where operations with this key are counted from memory; 0: nowhere, there are too many. Two programs may both begin one. */
@@ -196,16 +223,15 @@ __noinline int count_operation(u32 slot, const struct agentd_tag *tag, const str
 
 		fresh->first = fresh->last;
 		fresh->point = m->point;
+		fresh->count = 1;
 		failed = second ? bpf_map_update_elem(&counts1, key, fresh, BPF_NOEXIST) :
 				  bpf_map_update_elem(&counts0, key, fresh, BPF_NOEXIST);
-		count = second ? bpf_map_lookup_elem(&counts1, key) : bpf_map_lookup_elem(&counts0, key);
 		if (!failed) { /* ours is the first of this key: say what it stands for */
-			m->type = AGENTD_EVENT_SEEN;
-			m->key[0] = key->object[0];
-			m->key[1] = key->object[1];
-			if (!emit(slot, tag, v, m))
+			if (!emit_name(slot, tag, v, m))
 				stat_add(AGENTD_STAT_LOST_SEEN, 1);
+			return 1;
 		}
+		count = second ? bpf_map_lookup_elem(&counts1, key) : bpf_map_lookup_elem(&counts0, key);
 	} else if (constants.memory && v->decision == AGENTD_ALLOW) {
 		s->hit = hit_number(c, count, key); /* not the first: worth remembering */
 	}

@@ -77,9 +77,10 @@ struct events_map {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4 << 20);
 };
+#define SEEN_BYTES (2 << 20)
 struct seen_map {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 2 << 20);
+	__uint(max_entries, SEEN_BYTES);
 };
 struct counts_map {
 	__uint(type, BPF_MAP_TYPE_HASH);
