@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -99,9 +98,9 @@ def test_ten_thousand_wait(program: Path, server: int) -> None:
                 assert service.call("approvals.deny", id=row["id"], reason="all of them")["answer"] == "denied"
             left = MANY - SOME - DENIED
             assert service.call("approvals.summary")["by_agent"] == {"bot": left}
+            until(lambda: len(service.pids() - {crowd.pid}) == left, "those that were denied end by themselves")
             for pid in service.pids() - {crowd.pid}:
-                with contextlib.suppress(ProcessLookupError):  # the last of those that were denied end by themselves
-                    os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
             assert crowd.communicate()[0].split() == [str(n).encode() for n in (SOME, DENIED + FLOOD, left)]
         pending(service, 0)
         events = [record["event"] for record in service.records()]
