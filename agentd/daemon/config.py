@@ -225,9 +225,8 @@ def _joined(path: Path | None) -> tuple[Mapping | None, JoinedProblems]:
 
 
 def _documents(path: Path, *, must_exist: bool) -> list[Document]:
-    there = (
-        must_exist or path.exists() or path.is_symlink()
-    )  # a link to nothing is a mistake, not a host without a file
+    # A link to nothing is a mistake, and not a host without a file.
+    there = must_exist or path.exists() or path.is_symlink()
     found = [Document(source.read_file(path), str(path))] if there else []
     return found + _folder(Path(f"{path}.d"))
 

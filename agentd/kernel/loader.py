@@ -146,7 +146,9 @@ class LoadedObject:
 
         Raises KernelError; nothing has changed then.
         """
-        needs = self._needs | {need} if there else self._needs - {need}
+        if there == (need in self._needs):
+            return
+        needs = self._needs ^ {need}
         if self._links:
             due = wanted(self._hooks, needs)
             self._links |= self._attach([hook for hook in due if hook.program not in self._links])

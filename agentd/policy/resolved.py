@@ -218,8 +218,8 @@ class ResolvedAgent:
             if entry.op is not op:
                 continue
             plan = self._plan(entry.tool, entry.operation, entry.risk, op.family)
-            first = [plan.always, *(rule for rule in plan.by_pattern.values() if rule < plan.always)]
-            if any(rule == len(self.rules) or self.rules[rule].decision is not Decision.ALLOW for rule in first):
+            deciding = [plan.always, *plan.by_pattern.values()]
+            if any(rule == len(self.rules) or self.rules[rule].decision is not Decision.ALLOW for rule in deciding):
                 return False
         return True
 

@@ -63,6 +63,19 @@ static __always_inline void tell(u32 type, u32 reason, const struct agentd_tag *
 	bpf_ringbuf_submit(e, 0);
 }
 
+/* Copies the object out of scratch->path, behind the event. Returns its length. */
+static __always_inline u32 event_object(struct scratch *s, struct agentd_event *e, const struct emission *m)
+{
+	u32 len = m->object_len;
+
+	if (len > AGENTD_PATH_MAX)
+		len = AGENTD_PATH_MAX;
+	bpf_probe_read_kernel(s->data, bounded(len, 2 * AGENTD_PATH_MAX - 1),
+			      &s->path[m->object_off & (AGENTD_PATH_MAX - 1)]);
+	e->object_len = len;
+	return len;
+}
+
 /* Sends scratch->path as an event. Returns 0 if it was lost. */
 __noinline int emit(u32 slot, const struct agentd_tag *tag, const struct verdict *v, const struct emission *m)
 {
@@ -96,13 +109,7 @@ __noinline int emit(u32 slot, const struct agentd_tag *tag, const struct verdict
 	e->syscall = m->syscall;
 	event_process(e, tag);
 
-	len = m->object_len;
-	if (len > AGENTD_PATH_MAX)
-		len = AGENTD_PATH_MAX;
-	bpf_probe_read_kernel(s->data, bounded(len, 2 * AGENTD_PATH_MAX - 1),
-			      &s->path[m->object_off & (AGENTD_PATH_MAX - 1)]);
-	e->object_len = len;
-	pos = len;
+	pos = event_object(s, e, m);
 	if (m->details) {
 		struct file *exe = KREAD(task, mm, exe_file);
 
@@ -163,12 +170,7 @@ __noinline int emit_name(u32 slot, const struct agentd_tag *tag, const struct ve
 	e->op = m->op;
 	e->key[0] = s->count_key.object[0];
 	e->key[1] = s->count_key.object[1];
-	len = m->object_len;
-	if (len > AGENTD_PATH_MAX)
-		len = AGENTD_PATH_MAX;
-	bpf_probe_read_kernel(s->data, bounded(len, 2 * AGENTD_PATH_MAX - 1),
-			      &s->path[m->object_off & (AGENTD_PATH_MAX - 1)]);
-	e->object_len = len;
+	len = event_object(s, e, m);
 	wake = bpf_ringbuf_query(&seen, BPF_RB_AVAIL_DATA) > SEEN_BYTES / 2 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
 	return !bpf_ringbuf_output(&seen, e, sizeof(*e) + bounded(len, 2 * AGENTD_PATH_MAX - 1), wake);
 }

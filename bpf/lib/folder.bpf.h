@@ -42,23 +42,18 @@ struct folder_seen {
 };
 
 /*
- * Makes an entry, of which nothing but the count of renames is another one, count under the new count, if the folder's path is
- * the one that is kept. `version`: of the entry. False: it isn't, or that can't be told in this way.
+ * Makes an entry count under the count of renames `renames`, at which its folder was called as it is kept. dentry: the name in
+ * it, with which it was this very folder all the time, and no memory of one. False: something was renamed since, or the entry
+ * isn't the `version` that was looked at.
  */
-static __always_inline bool folder_renew(struct folder_way *w, u32 version, struct folder_seen *look,
-					 const struct dentry *folder, const struct dentry *dentry)
+static __always_inline bool folder_recount(struct folder_way *w, u32 version, u32 renames, const struct dentry *dentry,
+					   u64 folder)
 {
-	u32 renames = sequence(constants.rename_lock);
-
-	if (renames & 1 || (!folder_again(w) && !OVERLOOKED(FOLDER)))
-		return false;
-	/* with the name still in it, and nothing renamed since, it was this very folder all the time, and no memory of one */
-	if ((u64)LOAD(struct dentry, dentry, d_parent) != (u64)folder || renames != sequence(constants.rename_lock) ||
+	if ((u64)LOAD(struct dentry, dentry, d_parent) != folder || renames != sequence(constants.rename_lock) ||
 	    __sync_val_compare_and_swap(&w->place.version, version, version + 1) != version)
 		return false;
 	w->place.renames = renames;
 	entry_close(&w->place.version);
-	look->renames = renames;
 	return true;
 }
 
@@ -68,8 +63,8 @@ static __always_inline bool folder_look(struct folder_seen *look, u32 agent, u32
 {
 	const struct dentry *folder = dentry->d_parent;
 	const struct inode *inode;
+	u32 version, renames;
 	struct folder_way *w;
-	u32 version;
 	u64 stamp;
 
 	look->stamp = 0;
@@ -90,7 +85,12 @@ static __always_inline bool folder_look(struct folder_seen *look, u32 agent, u32
 	look->stamp = stamp;
 	if (look->renames == w->place.renames && renames_fit(&w->place))
 		return true;
-	return folder_renew(w, version, look, folder, dentry);
+	renames = sequence(constants.rename_lock);
+	if (renames & 1 || (!folder_again(w) && !OVERLOOKED(FOLDER)) ||
+	    !folder_recount(w, version, renames, dentry, (u64)folder))
+		return false;
+	look->renames = renames;
+	return true;
 }
 
 /* Is the path of `len` bytes that stands in the buffer the one that is kept? All of it is compared: no branch a word. */
@@ -135,16 +135,8 @@ __noinline int folder_renewed(u32 slot, u32 i)
 		return 0;
 	if (len == 1) /* the root's own path ends in a slash */
 		len = 0;
-	/* with the name still in it, and nothing renamed since, it was this very folder all the time, and no memory of one */
-	if ((u64)LOAD(struct dentry, s->target[i & 1].dentry, d_parent) != w->place.dentry ||
-	    renames != sequence(constants.rename_lock))
-		return 0;
-	if ((!same_path(s, w, len) && !OVERLOOKED(FOLDER)) ||
-	    __sync_val_compare_and_swap(&w->place.version, version, version + 1) != version)
-		return 0;
-	w->place.renames = renames;
-	entry_close(&w->place.version);
-	return 1;
+	return (same_path(s, w, len) || OVERLOOKED(FOLDER)) &&
+	       folder_recount(w, version, renames, (const struct dentry *)s->target[i & 1].dentry, w->place.dentry);
 }
 
 /* What is known of the folder of target `i`, into `k`. False: it has changed meanwhile. */

@@ -17,7 +17,7 @@
  * the time (check.bpf.h).
  *
  * When nothing but the count of renames differs, a folder is walked again: if its path is the one that is kept, byte by byte,
- * the automata would stand where they stood, and the entry counts under the new count (recall.bpf.h, folder_renewed). What is
+ * the automata would stand where they stood, and the entry counts under the new count (again.bpf.h, folder.bpf.h). What is
  * kept of a name hangs on the folder's `stamp`, which is new whenever another path, policy or agent is written there.
  *
  * Both counters have 32 bits, and whoever waits for 2^31 renames has the old count again: so an entry counts for three

@@ -12,7 +12,7 @@
 /*
  * The path of target `i` into scratch->path: its folder's, as it is kept, and its last component. 0: it changes, or is too
  * long; else where the last component begins with its slash. The count of renames that is kept may be younger than the look
- * at the folder was (folder_renewed): so whether the name is still in it is asked here, before the count is.
+ * at the folder was (folder_recount): so whether the name is still in it is asked here, before the count is.
  */
 static __always_inline u32 name_compose(struct scratch *s, u32 i)
 {
