@@ -99,6 +99,12 @@ def reads(program: subprocess.Popen[bytes]) -> bool:
     return program.returncode == 0
 
 
+def unlabelled(service: Service) -> list[str]:
+    """Why programs were killed whose labels nobody said. The record is written when the signal has been sent."""
+    told = [record["reason"] for record in service.records("denied")]
+    return [reason for reason in told if "the labels of container" in reason]
+
+
 def waiting(place: Path) -> int:
     """The process that is stopped there."""
 
@@ -166,8 +172,8 @@ def test_without_an_answer_a_program_waits_and_then_dies_and_nobody_else_waits(
         engine.answering.set()
         assert reads(begin(other, "/bin/cat", secret)), "its engine knows it"
         assert not reads(woken) and not reads(dies)
-        why = [record["reason"] for record in service.records("denied") if "labels" in record["reason"]]
-        assert why and all(f"container {MUTE} are not known" in text and "no such container" in text for text in why)
+        why = until(lambda: unlabelled(service), "the record of the one that stayed stopped")
+        assert all(f"container {MUTE} are not known" in text and "no such container" in text for text in why)
 
 
 @pytest.fixture(params=["podman", "docker"])
@@ -197,7 +203,7 @@ def test_a_container_of_a_real_engine_is_an_agent_by_its_label(real: Real) -> No
         service.crash()
         service.start()
         assert not real.cat()
-        assert any("labels of container" in record["reason"] for record in service.records("denied"))
+        until(lambda: unlabelled(service), "the record of its end")
 
 
 @pytest.mark.parametrize("real", ["docker"], indirect=True)

@@ -79,8 +79,9 @@ def test_a_link_that_is_gone_is_noticed_by_the_service() -> None:
         if demanding:
             until(lambda: state(paused.pid) == "T", "the pause")
             until(lambda: killed.process.poll() == -signal.SIGKILL, "the end")
-            told = {record["agent_id"]: record["metadata"]["handled"] for record in service.records("below_minimum")}
-            assert told == {"paused": "pause", "killed": "kill"}
+            told = until(lambda: two if len(two := service.records("below_minimum")) >= 2 else None, "their records")
+            handled = {record["agent_id"]: record["metadata"]["handled"] for record in told}
+            assert handled == {"paused": "pause", "killed": "kill"}
             refused = service.run("cat", "/dev/null", agent="paused")
             assert refused.returncode == 125 and "a probe failed: connect" in refused.stderr, refused
         assert service.cli("doctor").returncode == 2
@@ -95,7 +96,7 @@ def test_a_link_that_is_gone_is_noticed_by_the_service() -> None:
         assert service.cli("doctor").returncode != 2
         if demanding:
             assert paused.do("open", "/etc/hostname") == "ok"
-            assert service.records("workload_resumed")
+            until(lambda: service.records("workload_resumed"), "its record")
             assert service.run("cat", "/dev/null", agent="paused").returncode == 0
 
 
@@ -144,4 +145,5 @@ def test_a_running_process_that_matches_is_held_all_the_same() -> None:
                 assert found.do("open", "/etc/hostname") == "ok"
                 return
             until(lambda: state(found.pid) == "T", "the pause")
-            assert service.records("below_minimum")[0]["metadata"]["handled"] == "pause"
+            told = until(lambda: service.records("below_minimum"), "its record")
+            assert told[0]["metadata"]["handled"] == "pause"
