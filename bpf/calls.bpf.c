@@ -16,8 +16,8 @@
  * with that instruction, and signals are taken behind it (kernel/events/uprobes.c). Other threads go on until then.
  * Fails: to deny (kill). What is left for later is marked AGENTD_TAG_KILL_AT_EXIT until it is judged, so that it ends at the
  * function's first system call if nobody comes. Two reloads under one judgement that sleeps: it begins again, three times,
- * then deny. At most 32 judgements sleep at once, more are denied. Trusted: nothing of the caller but its registers and memory
- * at this moment.
+ * then deny. At most 32 judgements sleep at once, 16 of one workload; more are denied. Trusted: nothing of the caller but its
+ * registers and memory at this moment.
  *
  * Maps: `call_epoch` says which set of probes is in charge. `calls` has 256 slots, user space refuses more functions.
  * `called` full: the call is denied (a thread's entry is deleted when it is judged). `fetchers` with an empty slot: the same.
@@ -32,6 +32,7 @@
 
 #include "lib/act.bpf.h"
 #include "lib/hold.bpf.h"
+#include "lib/sleeper.bpf.h"
 #include "lib/syscall.bpf.h"
 
 struct {
@@ -166,7 +167,7 @@ static __always_inline void judge_called(struct agentd_tag *tag, const struct ag
 					 const struct agentd_called *text, u32 code, bool sleeping)
 {
 	u64 begin = bpf_ktime_get_ns();
-	u32 slot = sleeping ? scratch_take_sleeping() : scratch_take(), len = call->len;
+	u32 slot = sleeping ? sleeper_take(tag->workload) : scratch_take(), len = call->len;
 	struct scratch *s = scratch_get(slot);
 	struct emission *m;
 	struct verdict *v;
@@ -197,7 +198,10 @@ static __always_inline void judge_called(struct agentd_tag *tag, const struct ag
 			act(slot, tag, v, m, false);
 		}
 	}
-	scratch_give(slot);
+	if (sleeping)
+		sleeper_give(slot);
+	else
+		scratch_give(slot);
 }
 
 static __always_inline void judge_text(struct agentd_tag *tag, const struct agentd_called *text, u32 code,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
  * What is held after its effect stays held, whoever sends it SIGCONT (where there are no LSM hooks; their holds come before
- * the effect, and a call that is issued again is judged again).
+ * the effect, and a call that is issued again is judged again); and library calls everywhere, which nobody issues again.
  *
  * tp_btf/signal_generate   counts the SIGCONTs that others send; a storm ends the process. Also notes signals that leave a
  *                          workload, which trace.bpf.c judges at the exit of the call
@@ -11,6 +11,12 @@
  * (kernel/signal.c, do_signal_stop and get_signal). The SIGSTOP it gets there is what it finds then, and it stops, having run
  * nothing. A second SIGCONT in between takes that SIGSTOP back; so the task has work to do before it returns to user mode
  * (lib/keep.bpf.h), which kills it. No order of signals leads past both.
+ *
+ * Kernels before 6.18 have no such work, those before 6.16 no sched_exit_tp. Where they have trampolines, a held library call
+ * can't come past two of them; agentd/kernel/holding.py loads them then:
+ *
+ * fexit/uprobe_notify_resume   between the probe, which held it, and the look at the signals
+ * fexit/get_signal             between the look at the signals and user mode; whatever woke the task, it comes by here
  */
 #include "lib/guard.bpf.h"
 #include "lib/syscall.bpf.h"
@@ -139,5 +145,48 @@ int BPF_PROG(signal_generated, int sig, struct kernel_siginfo *info, struct task
 	sender = bpf_task_storage_get(&tags, from, 0, 0);
 	if (sender)
 		sender->flags |= AGENTD_TAG_KILL_AT_EXIT; /* of the kill(2) that brought it here */
+	return 0;
+}
+
+/*
+ * A held task that is on its way to user mode gets its SIGSTOP, and with it another look at the signals: it stops in there,
+ * or, if a SIGCONT has taken the SIGSTOP back, comes by here again. The flag that makes it look is taken off by itself alone,
+ * in get_signal() and when it has stepped over the instruction under the probe (handle_singlestep), and both are over.
+ * Fails: no tag, no hold: it runs on. Left out by the kernel where that preempts tasks (kernel/recursion.py): such a
+ * policy is refused there.
+ */
+static __always_inline void bar_the_way(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct agentd_tag *tag, *leader;
+
+	if (nobodys(task))
+		return;
+	tag = bpf_task_storage_get(&tags, task, 0, 0);
+	if (!tag || !(tag->flags & AGENTD_TAG_HELD) || !in_charge() || answered(tag->hold_id))
+		return;
+	leader = bpf_task_storage_get(&tags, task->group_leader, 0, 0);
+	if (!leader || leader->continued & CONTINUED_ENDS) {
+		kill_current(tag, NULL);
+		return;
+	}
+	bpf_send_signal(SIGSTOP);
+	if (answered(tag->hold_id)) /* meanwhile, and perhaps woken before this SIGSTOP */
+		bpf_send_signal(SIGCONT);
+}
+
+SEC("?fexit/uprobe_notify_resume")
+int BPF_PROG(probe_passed, struct pt_regs *regs)
+{
+	bar_the_way();
+	return 0;
+}
+
+struct ksignal;
+
+SEC("?fexit/get_signal")
+int BPF_PROG(signals_taken, struct ksignal *ksig, bool got)
+{
+	bar_the_way();
 	return 0;
 }

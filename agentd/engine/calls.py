@@ -60,7 +60,7 @@ class LibraryCalls:
         Raises AgentdError (`kernel-unsupported`, `kernel-load`, `policy-too-large`); what stood before stands on.
         """
         agents = list(agents)
-        if not kept():
+        if not kept(self._loaded):
             for agent in agents:
                 _refuse_holds(agent)
         wanted = {one for agent in agents for point in agent.calls for one in (point, *point.closings)}
@@ -250,7 +250,7 @@ def _refuse_holds(agent: ResolvedAgent) -> None:
                 "kernel-unsupported",
                 f"agent {agent.name!r}",
                 f"{entry.tool}/{entry.operation} is a library call, and this kernel can't keep one held",
-                "deny it instead of asking, or boot Linux 6.18 or newer",
+                "deny it instead of asking, or boot Linux 6.18, or one with bpf in lsm= and preempt=voluntary",
                 exit_code=EXIT_CANNOT_ENFORCE,
             )
 

@@ -46,6 +46,11 @@ def has_tracepoint(name: str) -> bool:
     return described(b"btf_trace_" + name.encode())
 
 
+def has_task_work() -> bool:
+    """Can a program give a task work to do before it returns to user mode (since Linux 6.18)?"""
+    return described(RESUME) or described(IMPL)
+
+
 @cache
 def cgroup_programs() -> bool:
     """Can cgroup programs ask for the mark of a task (since Linux 6.16)?

@@ -1,34 +1,41 @@
 """What keeps a held process held whose operation is not issued again.
 
-These are programs of the main object that hosts with LSM hooks
-don't load, because there every hold comes before the effect. A library call is no system call, so they are wanted for
-it.
+These are programs of the main object that hosts with LSM hooks don't load, because there every hold comes before the
+effect. A library call is no system call, so they are wanted for it; and where the kernel has no work for a task to do
+on its way to user mode (before Linux 6.18), two more, which need trampolines.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from agentd.kernel import abi
-from agentd.kernel.compat import has_tracepoint, open_object
+from agentd.kernel import abi, recursion
+from agentd.kernel.compat import has_task_work, has_tracepoint, open_object
 from agentd.kernel.hooks import HOOKS
 from agentd.kernel.libbpf import check, library, pointer
 from agentd.kernel.loader import LoadedObject
 from agentd.kernel.pins import PINNED_MAPS
 from agentd.kernel.prepare import OBJECT, pointer_or_error, program_of, set_constants
+from agentd.model import Point
 from agentd.resources import bpf_object
 
 PROGRAMS: Final = ("signal_generated", "task_resumed", "syscall_returned")
+BARS: Final = ("probe_passed", "signals_taken")
 _SHARED: Final = (*PINNED_MAPS, "keepers")  # the latter: work of a held task, which any of the sets may give it
 
 
-def kept() -> bool:
-    """Can a process be kept stopped that somebody sends SIGCONT? (bpf/held.bpf.c; by Linux 6.18.)"""
-    return has_tracepoint("sched_exit_tp")
+def kept(loaded: LoadedObject) -> bool:
+    """Can a process be kept stopped that somebody sends SIGCONT? (bpf/held.bpf.c.)"""
+    return has_tracepoint("sched_exit_tp") or _has_bars(loaded)
+
+
+def _has_bars(loaded: LoadedObject) -> bool:
+    """Are BARS wanted, and never left out? Where LSM hooks are loaded there are trampolines."""
+    return bool(loaded.prevented) and not has_task_work() and not recursion.open_to_all(Point.FMOD_RET)
 
 
 class HoldKeepers:
-    """The main object once more, with nothing in it but PROGRAMS. Empty where they are loaded already."""
+    """The main object once more, with nothing in it but PROGRAMS and BARS. Empty where all is loaded already."""
 
     def __init__(self, loaded: LoadedObject) -> None:
         """Raises KernelError."""
@@ -39,6 +46,7 @@ class HoldKeepers:
             for hook in HOOKS
             if hook.program in PROGRAMS and (not hook.newer or has_tracepoint(hook.newer))
         ]
+        wanted += BARS if _has_bars(loaded) else ()
         if all(program in loaded.programs for program in wanted):
             return
         self._obj = open_object(bpf_object(OBJECT))

@@ -297,7 +297,7 @@ struct scratch {
 		rules; /* the second automaton of a path; only its position in the tables and its state are used */
 	u32 rules_class; /* path_class(): what it said */
 	u32 op; /* that is judged by it */
-	u32 unused_op;
+	u32 sleeper; /* the workload whose judgement may sleep in here; 0: none */
 	u32 unused;
 	struct args_run args;
 	struct new_program program;

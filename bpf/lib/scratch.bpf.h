@@ -52,18 +52,6 @@ static __always_inline u32 scratch_take(void)
 	return scratch_taken(taken);
 }
 
-/*
- * The same for a program that may sleep, for as long as its caller's memory makes it: one of the first half, so that who
- * does not sleep always finds one of the others.
- */
-static __always_inline u32 scratch_take_sleeping(void)
-{
-	u32 taken = 0;
-
-	bpf_loop(SCRATCH_SLOTS / 2, scratch_try, &taken, 0);
-	return scratch_taken(taken);
-}
-
 static __always_inline void scratch_give(u32 slot)
 {
 	struct scratch *s = scratch_get(slot);

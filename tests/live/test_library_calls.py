@@ -53,6 +53,27 @@ say("attempt")
 made = library.sqlite3_get_table(db, text, table, None, None, None)
 say(f"ok {made}")
 """
+# The same, in a session with a terminal that is gone when argument 3 is there as a file: the kernel sends the session's
+# leader SIGHUP and SIGCONT itself (drivers/tty/tty_jobctl.c, tty_signal_session_leader), and asks nobody.
+HUNG_UP = (
+    """
+import fcntl, termios
+master, slave = os.openpty()
+leader = os.fork()
+if leader:
+    while not os.path.exists(sys.argv[3]):
+        time.sleep(0.01)
+    os.close(slave)
+    os.close(master)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(leader, 0)[1]) != 0)
+os.setsid()
+fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+os.close(master)
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGCONT, lambda *_: say("continued"))
+"""
+    + EXEC
+)
 # Argument 3: a Python expression of texts, each for one write of a connection that doesn't block; 4: it says when
 # writes have been tried again that often; 5: connections, one behind the other.
 UNBLOCKED = """
@@ -89,6 +110,19 @@ say("ok thanks")
 def stopped(workload: Workload) -> bool:
     """Is its first process in state T?"""
     return probes.state(workload.pid) == "T"
+
+
+def hung_up(host: Host, pid: int, gone: Path) -> None:
+    """The terminal of HUNG_UP's leader goes away, which wakes the leader; it stops again."""
+    status = Path(f"/proc/{pid}/status")
+
+    def switches() -> str:
+        return next(line for line in status.read_text().splitlines() if line.startswith("voluntary"))
+
+    host.until(lambda: probes.state(pid) == "T", "the stop")
+    before = switches()
+    gone.touch()
+    host.until(lambda: switches() != before and probes.state(pid) == "T", "the second stop")
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +218,19 @@ def test_a_held_statement_is_made_when_it_is_approved(live: Host, tmp_path: Path
         live.answer(asked, allow)
         run = workload.wait()
         assert (run.killed, "ok 0" in run.lines) == (not allow, allow), run
+
+
+def test_a_held_statement_stays_held_when_the_kernel_wakes_its_process(live: Host, tmp_path: Path) -> None:
+    """A terminal that is hung up sends SIGCONT to its session's leader, which runs nothing by it, no handler either."""
+    for allow in (True, False):
+        gone = tmp_path / f"gone-{allow}"
+        workload = live.start(probes.python(HUNG_UP, tmp_path / f"{allow}.db", "drop table kept", gone), "asking")
+        asked = live.held(workload)
+        hung_up(live, asked["processes"][0], gone)
+        assert workload.output.endswith(b"attempt\n"), workload.output
+        live.answer(asked, allow)
+        run = workload.wait()
+        assert (run.status, "ok 0" in run.lines, "continued" in run.lines) == (int(not allow), allow, allow), run
 
 
 def test_personal_data_does_not_leave_through_tls(live: Host, sink: Sink) -> None:

@@ -55,7 +55,7 @@ for thread in threads:
     thread.join()
 say(f"ok {sorted(set(made))}, {len(made)} times")
 """
-MOST = 32  # SCRATCH_SLOTS / 2
+MOST, EACH = 32, 16  # SLEEPERS of all workloads, of each (bpf/lib/sleeper.bpf.h)
 QUERY = [{"tool": "sqlite", "operations": ["query"]}]
 
 
@@ -82,13 +82,18 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 def test_a_verdict_too_many_that_sleeps(live: Host, tmp_path: Path) -> None:
-    """As many as there are work buffers for sleep at once and go on; one more is denied, and ends its process."""
+    """As many as a workload may have sleep at once and go on; one more is denied, and ends its process. Others have
+    room beside it, until there are no work buffers left for anybody.
+    """
     go = tmp_path / "go"
-    run = sleeping(live, go, first=MOST, more=1).wait()
-    assert run.killed and run.lines == [f"asleep {MOST}", "attempt"], run
-    workload = sleeping(live, go, first=MOST)
+    run = sleeping(live, go, first=EACH, more=1).wait()
+    assert run.killed and run.lines == [f"asleep {EACH}", "attempt"], run
+    workloads = [sleeping(live, go, first=EACH)]
+    workloads += [sleeping(live, go, first=EACH) for _ in range(MOST // EACH - 1)]
+    run = sleeping(live, go, first=1).wait()
+    assert run.killed and run.lines == [], run
     go.touch()
-    assert workload.wait().value == f"[21], {MOST} times"
+    assert [workload.wait().value for workload in workloads] == [f"[21], {EACH} times"] * (MOST // EACH)
 
 
 @pytest.mark.parametrize(("loaded", "goes_on"), [("allow", True), ("deny", False), ("deny allow", True)])

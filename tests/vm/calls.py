@@ -1,16 +1,18 @@
-"""Library calls on another kernel: judged, and what a kernel that can't keep one held refuses.
+"""Library calls on another kernel: judged and held, whatever wakes who is held, and refused where that can't be.
 
 `.venv/bin/python -m tests.vm.calls --build` on the host, which compiles the policies, then
 `./dev vm 6.1 --lsm on -- .venv/bin/python -m tests.vm.calls`. What is said of library calls in general is tried on the
 host (tests/live/test_library_calls.py); here is what hangs on the kernel: the programs load, the fetchers that bcc
 compiles are taken, a denied call ends the process before it takes effect, whichever of the two programs judges it, a
-call within a call counts once, and holds. Exit status 1: not as it should be.
+call within a call counts once, and holds, also in storms of SIGCONT. `--refused`: this
+kernel is one that can't keep calls held. Exit status 1: not as it should be.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,13 +24,12 @@ import yaml
 from agentd.daemon import host as composition
 from agentd.engine import automata
 from agentd.errors import AgentdError
-from agentd.kernel.holding import kept
 from tests.containment.ground import BUILD
 from tests.containment.run import PR_SET_CHILD_SUBREAPER
 from tests.live import probes
 from tests.live.harness import Host, agent, enforcing
 from tests.live.probes import Run, untagged
-from tests.live.test_library_calls import BUFFER, EXEC, SQLITE
+from tests.live.test_library_calls import BUFFER, EXEC, HUNG_UP, SQLITE, hung_up
 from tests.live.tls import CARD, TLS, Sink
 
 DROP = "drop table kept"
@@ -36,6 +37,7 @@ LONG = f"select '{'x' * 100_000}'; "  # by the program that may sleep
 ALLOW = [{"tool": "sqlite", "operations": ["query"]}, {"tool": "tls", "operations": ["send"]}]
 BOT = {"bot": agent(allow=ALLOW, on_violation="kill")}
 ASKING = {"asking": agent(allow=ALLOW, ask=[{"tool": "sqlite", "operations": ["destroy"]}], on_violation="kill")}
+SINGLE, STORM, ROUNDS = 20, 2000, 10  # SIGCONTs one by one; from each of two senders at once, and how often
 failures = 0
 
 
@@ -96,29 +98,71 @@ def connections(host: Host, folder: Path) -> None:
     sink.close()
 
 
-def holds(folder: Path) -> None:
-    """Held until somebody says yes where the kernel can keep it; else such a policy is refused."""
+def holds(host: Host, folder: Path) -> None:
+    """Held until somebody says yes, whatever wakes it."""
+    for allow in (True, False):
+        answered = f"answered with {'yes' if allow else 'no'}"
+        workload = host.start(probes.python(EXEC, folder / f"{allow}.db", DROP), "asking")
+        asked = host.held(workload)
+        for _ in range(SINGLE):
+            host.until(lambda: probes.state(workload.pid) == "T", "the stop")  # noqa: B023
+            time.sleep(0.01)  # two in one millisecond are a storm
+            os.kill(workload.pid, signal.SIGCONT)
+        host.answer(asked, allow)
+        run = workload.wait()
+        fine = run.killed is not allow and len(run.of("approval_required")) == 1 and ("ok 0" in run.lines) is allow
+        check(f"a held call, {answered}, is asked about once, {SINGLE} SIGCONTs or not", fine, run)
+        gone = folder / f"gone-{allow}"
+        workload = host.start(probes.python(HUNG_UP, folder / f"{allow}.hup", DROP, gone), "asking")
+        asked = host.held(workload)
+        hung_up(host, asked["processes"][0], gone)
+        waits = workload.output.endswith(b"attempt\n")
+        host.answer(asked, allow)
+        run = workload.wait()
+        check(f"and so is one whose terminal is hung up, {answered}", waits and ("ok 0" in run.lines) is allow, run)
+
+
+def storms(host: Host, folder: Path) -> None:
+    """Two processes send SIGCONT as fast as they can: nobody runs on by it."""
+    shout = f"import os, sys\nfor _ in range({STORM}): os.kill(int(sys.argv[1]), 18)"
+    ran = 0
+    for number in range(ROUNDS):
+        workload = host.start(probes.python(EXEC, folder / f"storm{number}.db", DROP), "asking")
+        host.held(workload)
+        other = subprocess.Popen([probes.PYTHON, "-I", "-S", "-c", shout, str(workload.pid)], stderr=subprocess.DEVNULL)
+        for _ in range(STORM):
+            os.kill(workload.pid, signal.SIGCONT)
+        other.wait()
+        run = workload.wait()
+        ran += not run.killed or "ok 0" in run.lines
+    check(f"a storm of SIGCONT lets none of {ROUNDS} held calls go on ({ran} did)", not ran)
+
+
+def refused(folder: Path) -> None:
+    """A kernel that can't keep a call held takes no policy that would, and the same without."""
     try:
-        with enforcing(folder, {**BOT, **ASKING}) as host:
-            check("a kernel that can't keep a call held refuses such a policy", kept())
-            counted(host, folder)
-            statements(host, folder)
-            connections(host, folder)
-            for allow in (True, False):
-                workload = host.start(probes.python(EXEC, folder / f"{allow}.db", DROP), "asking")
-                host.answer(host.held(workload), allow)
-                run = workload.wait()
-                asked = len(run.of("approval_required"))
-                fine = run.killed is not allow and asked == 1 and ("ok 0" in run.lines) is allow
-                check(f"a held call, answered with {'yes' if allow else 'no'}, is asked about once", fine, run)
-            return
+        with enforcing(folder, {**BOT, **ASKING}):
+            check("a policy that holds calls is refused", False)
     except AgentdError as error:
-        print(error, flush=True)
-        check("a kernel that can't keep a call held refuses such a policy", not kept() and "held" in str(error))
+        check("a policy that holds calls is refused", "held" in str(error))
+    (folder / "again").mkdir()
     with enforcing(folder / "again", BOT) as host:
-        counted(host, folder)
-        statements(host, folder)
-        connections(host, folder)
+        judged(host, folder)
+
+
+def judged(host: Host, folder: Path) -> None:
+    """What a policy without holds needs."""
+    counted(host, folder)
+    statements(host, folder)
+    connections(host, folder)
+
+
+def held(folder: Path) -> None:
+    """Everything."""
+    with enforcing(folder, {**BOT, **ASKING}) as host:
+        judged(host, folder)
+        holds(host, folder)
+        storms(host, folder)
 
 
 def main() -> int:
@@ -132,9 +176,8 @@ def main() -> int:
             policy.write_text(yaml.safe_dump({"version": 1, "agents": {**BOT, **ASKING}}), encoding="utf-8")
             composition.read_policy(policy, folder)
             return 0
-        (Path(folder) / "again").mkdir()
         try:
-            holds(Path(folder))
+            (refused if "--refused" in sys.argv else held)(Path(folder))
         except AgentdError as error:
             check(f"agentd starts: {error}", False)
     print(f"{os.uname().release}: {failures} failed, {time.monotonic() - began:.0f} s", flush=True)
