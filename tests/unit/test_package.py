@@ -185,6 +185,7 @@ def script(name: str, folder: Path, agentd: str, systemctl: str = "exit 0") -> s
         (folder / program).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
         (folder / program).chmod(0o755)
     text = (ROOT / "package" / name).read_text(encoding="utf-8").replace("/usr/bin/agentd", str(folder / "agentd"))
+    text = text.replace("/run/systemd/system", str(folder))
     return text.replace("/etc/agentd", str(folder / "etc")).replace("/sys/fs/bpf/agentd", str(folder / "pins"))
 
 
@@ -231,6 +232,22 @@ def test_a_package_is_not_removed_while_enforcement_can_not_be_ended(tmp_path: P
     (tmp_path / "etc/agentd.yaml").unlink()
     pins.rmdir()
     assert remove("exit 1") == (0, ""), "nothing is pinned"
+
+
+def test_no_unit_of_a_removed_package_goes_on(built: list[Path], tmp_path: Path) -> None:
+    """Agents of agentd@, the service and the canary's socket are stopped before enforcement ends, by both packages."""
+    status, _ = said(script("release.sh", tmp_path, "exit 0", "exit 1") + "stop_units\n", tmp_path)
+    stopped = (tmp_path / "log").read_text(encoding="utf-8")
+    assert status == 0
+    wanted = {path.name for path in (ROOT / "systemd").iterdir() if path.suffix in (".service", ".socket")}
+    for unit in wanted:
+        assert unit.replace("@", "@*") in stopped, unit
+    subprocess.run(["dpkg-deb", "--control", built[1], tmp_path / "control"], check=True, timeout=60)
+    text = (tmp_path / "control/prerm").read_text(encoding="utf-8")
+    asked = ["rpm", "-qp", "--scripts", built[0]]
+    shown = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout
+    for one in (text, shown):
+        assert -1 < one.rfind("    stop_units\n") < one.rfind("    end_enforcement"), one
 
 
 def test_packages_delete_nothing_below_a_mount(built: list[Path], tmp_path: Path) -> None:
