@@ -278,6 +278,20 @@ def test_the_manual_speaks_of_every_command_and_key(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout
 
 
+def test_a_unit_of_the_template_bears_its_agents_name_as_it_is(tmp_path: Path) -> None:
+    """`agentd@my-bot` runs the program `my-bot`, as a user whom systemd makes: escaped names are neither."""
+    for name in ("agentd@my-bot.service", "agentd.service", "agents.slice"):
+        source = ROOT / "systemd" / name.replace("my-bot", "")
+        (tmp_path / name).write_bytes(source.read_bytes())
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", tmp_path / "agentd@my-bot.service"],
+        capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+    )  # fmt: skip
+    words = [line for line in done.stderr.splitlines() if "my-bot" in line]
+    assert ["Command /usr/local/lib/agents/my-bot is not executable" in line for line in words] == [True], words
+
+
 def test_the_service_is_as_closed_as_it_says() -> None:
     """systemd-analyze finds an exposure of at most 3.0, and no mistake in the unit."""
     unit = ROOT / "systemd/agentd.service"
