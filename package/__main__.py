@@ -161,6 +161,8 @@ def write_scripts(target: Path) -> Path:
 def settings(tree: Path, arch: str, epoch: int, scripts: Path, version: str) -> dict[str, Any]:
     """What nfpm is told."""
     time = _iso(epoch)
+    # An interpreter that the folder has no modules for would end the service at its next start, with the pins in force.
+    oldest, beyond = PYTHONS[0], f"3.{int(PYTHONS[-1].removeprefix('3.')) + 1}~"
     contents: list[dict[str, Any]] = [
         {"src": str(path), "dst": "/" + str(path.relative_to(tree)), "file_info": {"mtime": time},
          **({"type": "config|noreplace"} if path.is_relative_to(tree / "etc") else {})}
@@ -193,11 +195,12 @@ def settings(tree: Path, arch: str, epoch: int, scripts: Path, version: str) -> 
         "rpm": {"compression": "zstd", "buildhost": "localhost", "group": "System Environment/Daemons"},
         "overrides": {
             "deb": {
-                "depends": ["python3 (>= 3.11)", "libbpf1 (>= 1:1.1)", "systemd", "passwd"],
+                "depends": [f"python3 (>= {oldest})", f"python3 (<< {beyond})",
+                            "libbpf1 (>= 1:1.1)", "systemd", "passwd"],
                 "scripts": {path.name: str(path) for path in sorted((scripts / "deb").iterdir())},
             },
             "rpm": {
-                "depends": ["python3 >= 3.11", "libbpf >= 1.1", "systemd", "shadow-utils"],
+                "depends": [f"python3 >= {oldest}", f"python3 < {beyond}", "libbpf >= 1.1", "systemd", "shadow-utils"],
                 "scripts": {path.name: str(path) for path in sorted((scripts / "rpm").iterdir())},
             },
         },

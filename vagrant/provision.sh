@@ -11,7 +11,15 @@ network=1
 demo=$dir/vagrant/demo
 [[ -d $demo ]] || demo=$dir/demo
 
-newest() { find "$dist" -maxdepth 1 -name "$1" -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d ' ' -f 2-; }
+newest() { # newest PATTERN: the package to install
+    local file
+    file=$(find "$dist" -maxdepth 1 -name "$1" -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d ' ' -f 2-)
+    if [[ -z $file ]]; then
+        echo "provision: no $1 in $dist; make one first: ./dev package" >&2
+        return 1
+    fi
+    echo "$file"
+}
 
 install_package() {
     local file

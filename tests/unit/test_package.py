@@ -114,6 +114,42 @@ def test_modules_for_every_interpreter_lie_side_by_side(unpacked: Path) -> None:
         assert any(tag in path.name for path in (folder / "yaml").glob("_yaml*")), python
 
 
+def test_no_other_interpreter_is_taken(built: list[Path]) -> None:
+    """The .deb is kept from a Python that it has no modules for, older or newer, test versions included."""
+    shown = subprocess.run(
+        ["dpkg-deb", "-f", built[1], "Depends"], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    bounds = [one.strip("()\n").split() for one in shown.replace("python3 (", "(").split(", ") if one.startswith("(")]
+
+    def fits(version: str) -> bool:
+        return all(
+            subprocess.run(["dpkg", "--compare-versions", version, *bound], timeout=60, check=False).returncode == 0
+            for bound in bounds
+        )
+
+    assert [fits(f"{python}.2-1") for python in package.PYTHONS] == [True] * len(package.PYTHONS), bounds
+    assert not fits("3.10.6-1") and not fits("3.15.0~a1-1")
+
+
+def test_provisioning_without_a_package_says_what_to_make(tmp_path: Path) -> None:
+    """provision.sh names what is missing before it asks apt for anything; with a package it goes on to apt."""
+    (tmp_path / "apt-get").write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\nexit 7\n', encoding="utf-8")
+    (tmp_path / "apt-get").chmod(0o755)
+    (tmp_path / "dist").mkdir()
+
+    def provision() -> tuple[int, str]:
+        done = subprocess.run(
+            ["bash", ROOT / "vagrant/provision.sh", tmp_path], capture_output=True, text=True, timeout=60, check=False,
+            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        )  # fmt: skip
+        return done.returncode, done.stderr
+
+    status, words = provision()
+    assert status == 1 and "./dev package" in words and not (tmp_path / "asked").exists()
+    (tmp_path / "dist/agentd_0_amd64.deb").touch()
+    assert provision() == (7, "") and (tmp_path / "asked").read_text(encoding="utf-8") == "-q update\n"
+
+
 def test_the_rpm_says_what_it_needs_and_ships_the_same(built: list[Path]) -> None:
     """The .rpm's dependencies are those of Fedora, its configuration is kept over an upgrade."""
     (rpm,) = [path for path in built[:2] if path.suffix == ".rpm"]
@@ -122,7 +158,7 @@ def test_the_rpm_says_what_it_needs_and_ships_the_same(built: list[Path]) -> Non
         done = subprocess.run(["rpm", "-qp", *words, rpm], capture_output=True, text=True, timeout=60, check=True)
         return done.stdout.splitlines()
 
-    assert {"python3 >= 3.11", "libbpf >= 1.1", "systemd"} <= set(ask("--requires"))
+    assert {"python3 >= 3.11", "python3 < 3.15~", "libbpf >= 1.1", "systemd"} <= set(ask("--requires"))
     assert {"/usr/bin/agentd", "/usr/lib/systemd/system/agentd.service"} <= set(ask("--list"))
     assert "/etc/agentd/agentd.yaml" in ask("--configfiles")
 
