@@ -18,7 +18,8 @@ ABOUT: Final = {
     "environment": "A name: agentd.yaml.d/NAME/*.yaml and policies/NAME/*.yaml are read too, and may tighten.",
     "policy": "The policy, a file or a folder. Default: /etc/agentd/policies.",
     "workspace": "What relative paths of agents without a workspace start from. Default: /.",
-    "audit_dir": "The folder of the audit log. Default: /var/lib/agentd/audit.",
+    "audit_dir": "The folder of the audit log. Another one must exist and stand in ReadWritePaths= of a drop-in for "
+    "agentd.service, which may write nowhere else. Default: /var/lib/agentd/audit.",
     "socket": "Where the service is asked. Root and the group agentd may. Default: /run/agentd/agentd.sock.",
     "metrics_address": "The address of the endpoint for Prometheus. Default: 127.0.0.1.",
     "metrics_port": "Its port; 0: there is none. Default: 9469.",

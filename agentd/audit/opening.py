@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -40,7 +41,7 @@ def open_log(
             hint = "stop the other agentd, or give this one another audit directory"
             raise AgentdError("audit-locked", str(path), "another process is writing this log", hint) from None
         except OSError as error:
-            raise AgentdError("audit-unwritable", str(path), reason(error)) from None
+            raise _unwritable(path, error) from None
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise AgentdError("audit-unwritable", str(path), "not a regular file")
         tail = repair.inspect(fd, str(path))
@@ -54,7 +55,7 @@ def open_log(
             os.fsync(fd)
             sync_directory(path.parent)
         except OSError as error:
-            raise AgentdError("audit-unwritable", str(path), reason(error)) from None
+            raise _unwritable(path, error) from None
         writer = AuditWriter(
             fd, lock, path, tail, host=host, boot_id=boot_id, clock=clock, queue_bytes=queue_bytes,
             limits=limits or Limits(),
@@ -63,6 +64,12 @@ def open_log(
             writer.append([_repaired(tail, copy, clock())])
         undo.pop_all()
         return writer
+
+
+def _unwritable(path: Path, error: OSError) -> AgentdError:
+    """EROFS is mostly the sandbox of the service, which writes in few folders: systemd.exec(5), ProtectSystem=."""
+    hint = f"the service: make {path.parent}, and a drop-in of its unit with ReadWritePaths={path.parent}"
+    return AgentdError("audit-unwritable", str(path), reason(error), hint if error.errno == errno.EROFS else "")
 
 
 def _repaired(tail: repair.Tail, copy: str, now: int) -> Record:

@@ -93,6 +93,22 @@ def test_only_a_regular_file_is_a_log(tmp_path: Path, kind: str) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_a_folder_that_the_sandbox_keeps_read_only_is_told_with_what_opens_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the unit lets the service write nothing, the error names the setting and the folder; other errors don't."""
+    for number, hint in ((errno.EROFS, f"ReadWritePaths={tmp_path}/data"), (errno.EACCES, "")):
+
+        def refused(*_: object, number: int = number, **__: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "mkdir", refused)
+        with pytest.raises(AgentdError) as caught:
+            opened(tmp_path / "data/audit.jsonl")
+        assert caught.value.code == "audit-unwritable"
+        assert caught.value.hint.endswith(hint) and bool(caught.value.hint) == bool(hint)
+
+
 @pytest.mark.parametrize("torn", [b"{", b'{"action":null', b"\0" * 5000, b"x" * (3 << 20)], ids=len)
 def test_a_torn_tail_is_cut_and_recorded(tmp_path: Path, torn: bytes) -> None:
     """Bytes after the last newline are cut at open, and a record says how many."""
