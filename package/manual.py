@@ -99,7 +99,7 @@ def _command(command: click.Command, name: str, parent: click.Context) -> Iterat
         yield f".Ss {_text(f'{context.command_path} {usage}')}"
         yield from _paragraphs(command.help or "")
         records = [param.get_help_record(context) for param in command.params]
-        shown = [record for record in records if record]
+        shown = [record for record in records if record and record[1]]  # an argument's name stands in the usage
         if shown:
             yield ".Bl -tag -width Ds"
             for flags, words in shown:

@@ -300,13 +300,14 @@ def test_packages_delete_nothing_below_a_mount(built: list[Path], tmp_path: Path
 
 
 def test_the_manual_speaks_of_every_command_and_key(tmp_path: Path) -> None:
-    """Each verb of the command line and each key of agentd.yaml has its place, and mandoc finds no error."""
+    """Each verb of the command line and each key of agentd.yaml has its place, and no formatter complains."""
     pages = manual.pages()
     for name, _ in COMMANDS:
         assert f".Ss agentd {name}" in pages["agentd.1"].replace("\\-", "-"), name
     for key in KEYS:
         assert f".It Cm {key}\n" in pages["agentd.yaml.5"], key
     for name, text in pages.items():
+        assert "\n\n" not in text, text.partition("\n\n")[0][-200:]
         (tmp_path / name).write_text(text, encoding="utf-8")
         done = subprocess.run(
             ["mandoc", "-Tlint", "-Werror", tmp_path / name], capture_output=True, text=True, timeout=60, check=False
