@@ -18,7 +18,16 @@ class Family(enum.Enum):
     HOST = "host"  # an address, a port and a transport protocol
 
 
-class Op(enum.IntEnum):
+class Named(enum.IntEnum):
+    """Numbers of `bpf/abi.h`. word: the name used in policies, records and metrics."""
+
+    word: str
+
+    def __init__(self, number: int) -> None:
+        self.word = self.name.lower()
+
+
+class Op(Named):
     """A kernel operation: one attempted effect (`enum agentd_op`)."""
 
     EXEC = 0
@@ -51,11 +60,6 @@ class Op(enum.IntEnum):
     ACCEPT = 27
 
     @property
-    def word(self) -> str:
-        """The name used in policies, records and metrics."""
-        return self.name.lower()
-
-    @property
     def family(self) -> Family:
         return Family.HOST if self >= Op.CONNECT else Family.PATH
 
@@ -67,19 +71,15 @@ ALWAYS_OPS: Final = tuple(op for op in Op if op is not Op.CALL)
 OP_BY_WORD: Final = {op.word: op for op in Op}
 
 
-class Decision(enum.IntEnum):
+class Decision(Named):
     """`enum agentd_decision`. Ordered by severity: the worst of several is their max()."""
 
     ALLOW = 0
     REQUIRE_APPROVAL = 1
     DENY = 2
 
-    @property
-    def word(self) -> str:
-        return self.name.lower()
 
-
-class Action(enum.IntEnum):
+class Action(Named):
     """What is done about a decision that isn't allow (`enum agentd_action`)."""
 
     NONE = 0  # allowed, or monitor mode
@@ -87,12 +87,11 @@ class Action(enum.IntEnum):
     KILL = 2  # SIGKILL to the whole process
     PAUSE = 3  # held until answered
 
-    @property
-    def word(self) -> str:
-        return self.name.lower()
+
+Decided = tuple[str, str, str, Decision, Action, str]  # agent, tool, operation, decision, action, rule: what is counted
 
 
-class Point(enum.IntEnum):
+class Point(Named):
     """An enforcement point (`enum agentd_point`)."""
 
     NONE = 0
@@ -111,12 +110,8 @@ class Point(enum.IntEnum):
         """
         return self in (Point.LSM, Point.FMOD_RET, Point.CGROUP, Point.SECCOMP)
 
-    @property
-    def word(self) -> str:
-        return self.name.lower()
 
-
-class Guarantee(enum.IntEnum):
+class Guarantee(Named):
     """What a point gives for one operation (`enum agentd_guarantee`)."""
 
     NONE = 0
@@ -124,22 +119,14 @@ class Guarantee(enum.IntEnum):
     CONTAINED = 2  # the process dies before it can use the effect
     PREVENTED = 3  # no effect
 
-    @property
-    def word(self) -> str:
-        return self.name.lower()
 
-
-class Risk(enum.IntEnum):
+class Risk(Named):
     """Risk of a (tool, operation); what `risk_level_max` compares with."""
 
     LOW = 0
     MEDIUM = 1
     HIGH = 2
     CRITICAL = 3
-
-    @property
-    def word(self) -> str:
-        return self.name.lower()
 
 
 RISK_BY_WORD: Final = {risk.word: risk for risk in Risk}

@@ -46,7 +46,7 @@ def decode(value: object) -> bytes:
 
 def clean(text: str) -> str:
     """`text` with lone surrogates written out (`\\udc80`), so that it can be UTF-8: for messages, not for objects."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def printable(value: bytes | str) -> str:

@@ -15,9 +15,7 @@ from agentd.kernel import abi
 from agentd.kernel.hits import Hits
 from agentd.kernel.libbpf import wait_for_programs
 from agentd.kernel.loader import LoadedObject
-from agentd.kernel.ring import EventRing, KernelEvent, parse
-
-NameKey = tuple[int, int, int, int, int, int]
+from agentd.kernel.ring import EventRing, NameKey, parse_name
 
 
 class Accounts:
@@ -37,9 +35,7 @@ class Accounts:
 
     def learn(self) -> None:
         """Takes the names that have arrived."""
-        for raw in self._ring.take():
-            event = parse(raw)
-            self._names[_name_key(event)] = event.object
+        self._names.update(map(parse_name, self._ring.take()))
 
     def flush(self) -> Iterator[tuple[abi.CountKey, abi.Count, bytes | None]]:
         """Every count since the last flush, with the object's bytes (None: its name was lost)."""
@@ -50,9 +46,9 @@ class Accounts:
         wait_for_programs()
         settled = dict(self._names)
         self._names = {}
-        for raw in self._ring.take():  # names of the map that stands still, and of the one now in use
-            event = parse(raw)
-            settled[_name_key(event)] = self._names[_name_key(event)] = event.object
+        late = dict(map(parse_name, self._ring.take()))  # names of the map that stands still, and of the one now in use
+        settled.update(late)
+        self._names.update(late)
         counts = self._loaded.counts[full]
         found: dict[NameKey, tuple[abi.CountKey, abi.Count]] = {}
         for key in list(counts.keys()):
@@ -108,10 +104,6 @@ class Accounts:
     def close(self) -> None:
         """Frees the ring."""
         self._ring.close()
-
-
-def _name_key(event: KernelEvent) -> NameKey:
-    return (event.agent, event.generation, event.outcome, event.op, event.key[0], event.key[1])
 
 
 def _count_name(key: abi.CountKey) -> NameKey:

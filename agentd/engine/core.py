@@ -12,7 +12,7 @@ import itertools
 import math
 import signal
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -53,7 +53,7 @@ from agentd.kernel.ring import EventRing, KernelEvent, parse
 from agentd.kernel.tables import PolicyTables
 from agentd.kernel.tasks import TaskMarks
 from agentd.metrics import RANKS, Metrics
-from agentd.model import Action, Decision
+from agentd.model import Action, Decided, Decision
 from agentd.workloads import processes
 from agentd.workloads.match import uid_of
 
@@ -345,20 +345,20 @@ class Engine:
     def flush(self) -> None:
         """Writes the counts of allowed operations."""
         self._flushed = time.monotonic()
-        for key, count, raw in itertools.chain(self._accounts.flush(), self.supervision.flush()):
-            view = self.policies.view(key.agent, key.generation)
-            agent = view.name if view else self.policies.names().get(key.agent, f"agent-{key.agent}")
-            if agent == CANARY:
-                continue
-            record = records.summary_record(key, count, raw, agent, view)
-            self._record(record)
-            self.metrics.decided(
-                agent, record.tool_name or "", record.operation or "",
-                Decision.DENY if record.decision is None else record.decision,  # ALLOW is 0
-                record.action or Action.NONE, count.count, record.rule or "",
-            )  # fmt: skip
-            if self.audit.pending >= COMMIT_RECORDS:
-                self.commit()
+        decided: Counter[Decided] = Counter()
+        try:
+            for key, count, raw in itertools.chain(self._accounts.flush(), self.supervision.flush()):
+                view = self.policies.view(key.agent, key.generation)
+                agent = view.name if view else self.policies.names().get(key.agent, f"agent-{key.agent}")
+                if agent == CANARY:
+                    continue
+                record = records.summary_record(key, count, raw, agent, view)
+                self._record(record)
+                decided[records.decided(record, agent)] += count.count
+                if self.audit.pending >= COMMIT_RECORDS:
+                    self.commit()
+        finally:
+            self.metrics.decided_all(decided)
         self.commit()
 
     def _census(self, lines: list[abi.TaskLine]) -> None:

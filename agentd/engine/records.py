@@ -16,7 +16,7 @@ from agentd.engine.archive import AgentView
 from agentd.engine.calltext import excerpt, told
 from agentd.kernel import abi
 from agentd.kernel.ring import KernelEvent
-from agentd.model import Action, Decision, Endpoint, Family, Guarantee, Op, Point, Risk
+from agentd.model import Action, Decided, Decision, Endpoint, Family, Guarantee, Op, Point, Risk
 from agentd.policy.resolved import RULE_ABOVE, RULE_DEFAULT, RULE_GUARD, RULE_UNRESOLVED, ResolvedPolicy
 from agentd.workloads import processes
 
@@ -171,12 +171,13 @@ def summary_record(
     decision = outcome.decision if outcome else Decision.DENY if key.outcome == abi.NO_OUTCOME else Decision.ALLOW
     rule = outcome.rule if outcome else RULE_UNRESOLVED
     metadata: dict[str, Json] = {"generation": key.generation}
+    first, last = wall_time(count.first), wall_time(count.last)
     if decision is not Decision.ALLOW:
         metadata["summarised"] = "ring-full"
     if raw is None:
         metadata["object_hash"] = f"{key.object[0]:016x}{key.object[1]:016x}"
     return Record(
-        timestamp=wall_time(count.last),
+        timestamp=last,
         event="allowed" if decision is Decision.ALLOW else "denied",
         action_id=new_action_id(),
         agent_id=agent,
@@ -195,9 +196,16 @@ def summary_record(
         object=target,
         policy_sha256=view.policy_sha256 if view else None,
         count=count.count,
-        first=wall_time(count.first),
-        last=wall_time(count.last),
+        first=first,
+        last=last,
     )
+
+
+def decided(record: Record, agent: str) -> Decided:
+    """What a summary is counted as."""
+    decision = Decision.DENY if record.decision is None else record.decision  # ALLOW is 0
+    tool, operation, action = record.tool_name or "", record.operation or "", record.action or Action.NONE
+    return agent, tool, operation, decision, action, record.rule or ""
 
 
 ENDINGS: Final = {

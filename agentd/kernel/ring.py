@@ -58,6 +58,9 @@ class KernelEvent:
     text: bytes = b""  # of a library call, as far as it is kept
 
 
+NameKey = tuple[int, int, int, int, int, int]  # agent, generation, outcome, operation, hash of the object
+
+
 def parse(data: bytes) -> KernelEvent:
     """One message of a ring."""
     e = abi.Event.from_buffer_copy(data)
@@ -99,6 +102,13 @@ def parse(data: bytes) -> KernelEvent:
         argv=tuple(argv.removesuffix(b"\0").split(b"\0")) if argv else (),
         text=text,
     )
+
+
+def parse_name(data: bytes) -> tuple[NameKey, bytes]:
+    """A message that says what stands behind the key of a count: the key, the object."""
+    e = abi.Event.from_buffer_copy(data)
+    key = e.key
+    return (e.agent, e.generation, e.outcome, e.op, key[0], key[1]), data[_HEADER : _HEADER + e.object_len]
 
 
 class EventRing:

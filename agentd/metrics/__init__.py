@@ -24,7 +24,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from agentd.metrics.endpoint import CONNECTION_SECONDS, MAX_CONNECTIONS, MetricsServer
 from agentd.metrics.scraped import SOURCES, Scraped, VerdictTimes
-from agentd.model import Action, Decision
+from agentd.model import Action, Decided, Decision
 
 __all__ = ["CONNECTION_SECONDS", "MAX_CONNECTIONS", "Metrics", "MetricsServer", "VerdictTimes"]
 
@@ -157,6 +157,11 @@ class Metrics:
         if (decision, action) not in OUTCOMES:
             action = Action.NONE
         self._decisions.labels(agent, tool, operation, decision.word, action.word).inc(count)
+
+    def decided_all(self, counts: Mapping[Decided, int]) -> None:
+        """Count many at once."""
+        for (agent, tool, operation, decision, action, rule), count in counts.items():
+            self.decided(agent, tool, operation, decision, action, count, rule)
 
     def totals(self) -> dict[str, dict[str, int]]:
         """Agent -> decision in a word -> how many, since the start."""
