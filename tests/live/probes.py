@@ -28,6 +28,7 @@ from typing import Any, Final
 from agentd.audit import rawbytes
 
 PYTHON: Final = "/usr/bin/python3"
+GRACE: Final = 5.0  # seconds that a killed probe is given to end, before the failure is told all the same
 PATIENCE: Final = 120.0  # seconds until a probe that doesn't end is a failed test; not a measure of anything
 UNSUPPORTED: Final = frozenset(
     {errno.ENOSYS, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EOPNOTSUPP}
@@ -160,7 +161,12 @@ def untagged(
     except subprocess.TimeoutExpired:
         where = waits_at(done.pid)
         done.kill()
-        done.communicate()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # not even that ends one that can't be woken
+            done.communicate(timeout=GRACE)
+        done.poll()
+        for pipe in (done.stdout, done.stderr):
+            assert pipe
+            pipe.close()
         raise AssertionError(f"not done after {PATIENCE:.0f} s; {where}") from None
     return Run(done.returncode, out, err, done.pid)
 

@@ -1,13 +1,15 @@
-"""The pure parts of ./dev vm: which package is the newest, what in a console is trouble, how the table looks."""
+"""The parts of ./dev vm without a machine: the newest package, trouble in a console, the table, who is blocked."""
 
 from __future__ import annotations
 
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.vm import __main__ as vm
-from tests.vm import table
+from tests.vm import blocked, table
 from tests.vm.boot import Arm, Outcome, scan, wrong_kernel
 from tests.vm.kernels import Kernel, listed, newest
 
@@ -81,3 +83,40 @@ def test_a_thorough_run_leaves_nothing_out() -> None:
     """Machines but the first kernel's are brief, unless all of it is asked for."""
     assert vm.flags(True, False) == [] and vm.flags(False, False) == ["--brief"]
     assert vm.flags(True, True) == vm.flags(False, True) == ["--thorough"]
+
+
+def test_a_machine_that_is_not_done_is_asked_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys go to the emulator's monitor; what the kernel prints behind them is the answer, and where it runs."""
+    monkeypatch.setattr(blocked, "QUIET_SECONDS", 0.1)
+    console = tmp_path / "console"
+    console.write_text("before\n")
+    assert blocked.ask(tmp_path, console) == []  # nobody listens
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(tmp_path / "monitor"))
+    server.listen()
+    heard: list[str] = []
+
+    def emulator() -> None:
+        connection, _ = server.accept()
+        with connection, connection.makefile("rw") as lines:
+            for line in lines:
+                heard.append(line.strip())
+                if line == "sendkey alt-sysrq-w\n":
+                    with console.open("a") as file:
+                        file.write("task:probe state:D\r\n")
+                if line == "info registers\n":
+                    lines.write("RAX=0\r\nRIP=12 RFL=0\r\n")
+                    lines.flush()
+
+    with server:
+        thread = threading.Thread(target=emulator)
+        thread.start()
+        assert blocked.ask(tmp_path, console) == ["task:probe state:D", "RIP=12 RFL=0"]
+        thread.join()
+    assert heard == [*(f"sendkey alt-sysrq-{key}" for key in "8wly"), "info registers"]
+
+
+def test_no_monitor_where_its_path_is_no_address() -> None:
+    """A folder too deep for a unix socket's path gets a machine all the same, which can't be asked."""
+    assert blocked.options(Path("/f")) == "-monitor unix:/f/monitor,server=on,wait=off"
+    assert blocked.options(Path("/" + 100 * "f")) == ""

@@ -20,13 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests.vm import blocked
 from tests.vm.kernels import ROOT, Kernel
 
 SHARED: Final = "/run/agentd-vm"
 WITHOUT_BPF: Final = "lsm=lockdown,yama,apparmor"  # Ubuntu's and others' default: no bpf
 # Warnings and worse, of the kernel; a TCG machine is slow enough for false alarms of the watchdogs that measure time.
 # One stays: who holds up RCU is told, and shown when an arm has failed, because everything else waits for it then.
-APPEND: Final = ("loglevel=5", "mitigations=off", "nowatchdog", "rcupdate.rcu_cpu_stall_timeout=60")
+APPEND: Final = ("loglevel=5", "mitigations=off", "nowatchdog", "rcupdate.rcu_cpu_stall_timeout=60", *blocked.APPEND)
 POLL_SECONDS: Final = 0.2
 TROUBLE: Final = re.compile(
     r"^(?:\[ *[\d.]+\] )?(?:\[ *T\d+\] )?"
@@ -84,6 +85,7 @@ def command_line(
     """The call of virtme-ng. qemu: more options for the emulator; append: more words for the kernel."""
     enter = shlex.join(["sh", str(ROOT / "tests" / "vm" / "enter.sh"), str(ROOT)])
     append = [*APPEND, *(() if arm.bpf_lsm else (WITHOUT_BPF,)), *append]
+    qemu = f"{blocked.options(folder)} {qemu}"
     root = "-fsdev local,id=agentd,path=/,security_model=none,readonly=on,multidevs=remap"
     device = "-device virtio-9p-pci,fsdev=agentd,mount_tag=agentd-root"
     return [
@@ -110,8 +112,9 @@ def boot(
     """Boots the kernel and runs `command` in the tree. folder: empty, on the host; show: gets each line of output.
 
     qemu: more options for the emulator. append: more words for the kernel. stop: when it is set the machine is switched
-    off. timeout: seconds for all of it; then it is, too, and the arm has failed.
+    off. timeout: seconds for all of it; then its kernel is asked what it waits for, it is switched off and has failed.
     """
+    stop = stop or threading.Event()
     (folder / "command").write_text(f"exec {shlex.join(command)}\n", encoding="utf-8")
     begun = time.monotonic()
     with open(folder / "console", "wb") as console, open(folder / "vng", "wb") as said:
@@ -121,7 +124,8 @@ def boot(
             env={**os.environ, "PATH": f"{sys.prefix}/bin:/usr/sbin:/sbin:{os.environ.get('PATH', '/usr/bin:/bin')}"},
         )  # fmt: skip
         try:
-            ended = _follow(machine, folder / "out", begun + timeout, show, stop or threading.Event())
+            ended = _follow(machine, folder / "out", begun + timeout, show, stop)
+            waits = [] if ended or stop.is_set() else blocked.ask(folder, folder / "console")
         finally:
             try:
                 os.killpg(machine.pid, signal.SIGKILL)
@@ -134,6 +138,7 @@ def boot(
     outcome.reports = _text(folder / "report.jsonl")
     if not ended:
         outcome.problems.append(f"not done after {outcome.seconds:.0f} s; the machine was switched off")
+        outcome.problems += ["it waits for:\n" + "\n".join(waits)] if waits else []
     elif outcome.status is None:
         tail = "\n".join((_text(folder / "vng") + messages).splitlines()[-15:])
         outcome.problems.append(f"the machine ended and said no exit status; the end of its console:\n{tail}")

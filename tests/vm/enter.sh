@@ -44,6 +44,8 @@ printf '#!/bin/sh\nexec /sbin/modprobe -d /run/kernel "$@"\n' >/run/modprobe && 
 echo /run/modprobe >/proc/sys/kernel/modprobe
 umount -n /sys/kernel/debug 2>/dev/null # nothing of agentd may need it
 mount -n -t bpf bpf /sys/fs/bpf
+# From here on the console has what says where a task is blocked, too; the boot has long been silent then.
+echo 7 >/proc/sys/kernel/printk
 
 export HOME=/tmp/home LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export AGENTD_VM_REPORT="$SHARED/report.jsonl"
