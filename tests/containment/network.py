@@ -147,8 +147,8 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
           "127.0.0.1:{denied_port}/udp"),
     Probe(31, "the second message of sendmmsg", "send", "mixed 127.0.0.1 {free_port} {denied_port}", arrived,
           "127.0.0.1:{denied_port}/udp"),
-    Probe(30, "a TCP socket made one of SMC", "connect", "smc 127.0.0.1 {denied_port}", arrived,
-          "127.0.0.1:{denied_port}/tcp", only_if=True),
+    Probe(30, "a socket of SMC, where those are allowed", "connect", "smc 127.9.8.7 {denied_port}", arrived,
+          "127.9.8.7:{denied_port}/tcp", agent="surfer", only_if=True),
     *(Probe(row, f"a {what} socket that another process has made", "connect",
             "given {socket} 127.0.0.1 {denied_port}", arrived, f"127.0.0.1:{{denied_port}}/{what}",
             prepare=made(kind), keep=lambda ground: [ground.names["socket"]])

@@ -138,14 +138,17 @@ static int mixed_word(int argc, char **argv)
 	return 0;
 }
 
-/* a TCP socket that becomes one of SMC, which connects by TCP inside: smc ADDRESS PORT */
+/*
+ * a socket of SMC, which connects by TCP inside: smc ADDRESS PORT. Not a TCP socket made one by TCP_ULP: closing one
+ * damages the kernel (DECISIONS.md, 2026-11-27).
+ */
 static int smc_word(int argc, char **argv)
 {
 	union address to;
 	socklen_t size = internet(&to, argv[1], argv[2]);
-	int s = socket(AF_INET, SOCK_STREAM, 0);
+	int s = socket(43 /* AF_SMC */, SOCK_STREAM, 0);
 
-	if (setsockopt(s, IPPROTO_TCP, 31 /* TCP_ULP */, "smc", 3)) /* not in this kernel: no attempt */
+	if (s < 0) /* not in this kernel: no attempt */
 		return 0;
 	ATTEMPT(connect(s, &to.any, size));
 	return 0;
