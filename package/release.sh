@@ -21,3 +21,11 @@ the service nothing is in force then.
 TEXT
     return 1
 }
+# Each `agentd run --policy` carries its own engine, which no release takes from it while it lives.
+tell_runs() {
+    for run in /sys/fs/bpf/agentd-run/*; do
+        [ -d "$run" ] || continue
+        run=${run##*/}
+        echo "agentd: agentd run (pid ${run%-*}) goes on: its command is held until it ends, and nobody can answer for it" >&2
+    done
+}

@@ -270,6 +270,18 @@ def test_a_package_is_not_removed_while_enforcement_can_not_be_ended(tmp_path: P
     assert remove("exit 1") == (0, ""), "nothing is pinned"
 
 
+def test_a_run_that_outlives_the_package_is_told(tmp_path: Path) -> None:
+    """What `agentd run` still holds stays held, with nobody to answer: a removal names its process, and goes on."""
+    text = script("release.sh", tmp_path, "exit 0") + "tell_runs\n"
+    assert said(text, tmp_path) == (0, ""), "there is none"
+    (tmp_path / "pins-run/4711-123456").mkdir(parents=True)
+    status, words = said(text, tmp_path)
+    assert status == 0 and "pid 4711) goes on" in words and words.count("\n") == 1
+    for kind in ("deb", "rpm"):
+        calls = (ROOT / "package" / kind / "preremove").read_text(encoding="utf-8")
+        assert -1 < calls.rfind("end_enforcement") < calls.rfind("tell_runs"), kind
+
+
 def test_no_unit_of_a_removed_package_goes_on(built: list[Path], tmp_path: Path) -> None:
     """Agents of agentd@, the service and the canary's socket are stopped before enforcement ends, by both packages."""
     status, _ = said(script("release.sh", tmp_path, "exit 0", "exit 1") + "stop_units\n", tmp_path)
