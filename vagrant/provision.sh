@@ -61,7 +61,8 @@ install_watching() {
         install -D -m 0644 -t /var/lib/grafana/dashboards/agentd /etc/agentd/monitoring/dashboards/*.json
         cp /etc/agentd/monitoring/grafana/dashboards.yml /etc/grafana/provisioning/dashboards/agentd.yml
         cp /etc/agentd/monitoring/grafana/datasource.yml /etc/grafana/provisioning/datasources/agentd.yml
-        systemctl enable --now grafana-server
+        systemctl enable grafana-server
+        systemctl restart grafana-server # which reads these only when it starts
     fi
 }
 

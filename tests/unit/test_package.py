@@ -131,25 +131,6 @@ def test_no_other_interpreter_is_taken(built: list[Path]) -> None:
     assert not fits("3.10.6-1") and not fits("3.15.0~a1-1")
 
 
-def test_provisioning_without_a_package_says_what_to_make(tmp_path: Path) -> None:
-    """provision.sh names what is missing before it asks apt for anything; with a package it goes on to apt."""
-    (tmp_path / "apt-get").write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\nexit 7\n', encoding="utf-8")
-    (tmp_path / "apt-get").chmod(0o755)
-    (tmp_path / "dist").mkdir()
-
-    def provision() -> tuple[int, str]:
-        done = subprocess.run(
-            ["bash", ROOT / "vagrant/provision.sh", tmp_path], capture_output=True, text=True, timeout=60, check=False,
-            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        )  # fmt: skip
-        return done.returncode, done.stderr
-
-    status, words = provision()
-    assert status == 1 and "./dev package" in words and not (tmp_path / "asked").exists()
-    (tmp_path / "dist/agentd_0_amd64.deb").touch()
-    assert provision() == (7, "") and (tmp_path / "asked").read_text(encoding="utf-8") == "-q update\n"
-
-
 def test_the_rpm_says_what_it_needs_and_ships_the_same(built: list[Path]) -> None:
     """The .rpm's dependencies are those of Fedora, its configuration is kept over an upgrade."""
     (rpm,) = [path for path in built[:2] if path.suffix == ".rpm"]
