@@ -13,7 +13,7 @@ from agentd.cli import main
 from agentd.daemon.config import KEYS
 
 DATE: Final = "November 26, 2026"  # of the text below, not of the build
-# What agentd.yaml(5) says of each key; a key that is not here is listed, and README tells the rest.
+# What agentd.yaml(5) says of each key.
 ABOUT: Final = {
     "environment": "A name: agentd.yaml.d/NAME/*.yaml and policies/NAME/*.yaml are read too, and may tighten.",
     "policy": "The policy, a file or a folder. Default: /etc/agentd/policies.",
@@ -23,14 +23,22 @@ ABOUT: Final = {
     "socket": "Where the service is asked. Root and the group agentd may. Default: /run/agentd/agentd.sock.",
     "metrics_address": "The address of the endpoint for Prometheus. Default: 127.0.0.1.",
     "metrics_port": "Its port; 0: there is none. Default: 9469.",
+    "program_times": "true: measure how long each BPF program runs, which costs every run of every one on the host "
+    "tens of nanoseconds. Default: false.",
     "arena_mib": "The size of the policy tables in MiB, a power of two; 0: what the policy wants. Default: 0.",
-    "bpffs_dir": "Where the kernel's programs are pinned. Default: /sys/fs/bpf/agentd.",
+    "bpffs_dir": "Where the kernel's programs are pinned. agentd.service, agentd@.service and agent.conf name the "
+    "folder too. Default: /sys/fs/bpf/agentd.",
     "on_stop": "keep: enforcement goes on when the service is stopped. release: it ends. Default: keep.",
     "resolvers": "A list of ADDRESS or ADDRESS:PORT whose answers teach host names. Default: resolv.conf's.",
     "audit": "How the log is signed and kept, and where else it goes: keys_dir, file_mib, file_hours, keep_days, "
     "keep_mib, sinks.",
     "notify": "A list of sinks told about approvals: command, webhook or journald; events, secret_file.",
     "pending_per_agent": "Operations of one agent that may wait for an answer; more are denied. Default: 1000.",
+    "probe_seconds": "How often the service tries what it says of this host, as agentd doctor does; 0: never. "
+    "Default: 300.",
+    "console": "The page for people; without the key there is none. listen: a loopback ADDRESS:PORT or the path of a "
+    "socket; tokens: the file that agentd console token writes. Default of {}: 127.0.0.1:9470 and "
+    "/etc/agentd/console-tokens.",
     "container_engines": "Who is asked for the labels of containers: sockets of Docker and Podman, and the folder of "
     "containerd's tasks. Default: where these packages have them.",
     "overlay": "Where rules go that people approve for good. Default: overlay.yaml beside the folder of the log.",
@@ -117,7 +125,7 @@ def _config_page() -> Iterator[str]:
     )
     yield from (".Sh KEYS", ".Bl -tag -width Ds")
     for key in KEYS:
-        yield from (f".It Cm {key}", _text(ABOUT.get(key, "See README.")))
+        yield from (f".It Cm {key}", _text(ABOUT[key]))
     yield from (".El", ".Sh EXAMPLES", ".Bd -literal -offset indent")
     yield from ("environment: prod", "metrics_port: 9469", "on_stop: keep")
     yield from (".Ed", ".Sh SEE ALSO", ".Xr agentd 1")

@@ -299,6 +299,7 @@ def test_the_manual_speaks_of_every_command_and_key(tmp_path: Path) -> None:
         assert f".Ss agentd {name}" in pages["agentd.1"].replace("\\-", "-"), name
     for key in KEYS:
         assert f".It Cm {key}\n" in pages["agentd.yaml.5"], key
+        assert key in manual.ABOUT, key
     for name, text in pages.items():
         assert "\n\n" not in text, text.partition("\n\n")[0][-200:]
         (tmp_path / name).write_text(text, encoding="utf-8")
