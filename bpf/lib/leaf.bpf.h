@@ -30,27 +30,58 @@ static __always_inline bool leaf_key(struct leaf_key *key, u64 stamp, u32 op, co
 	return !bpf_probe_read_kernel(key->name, bounded(len, LEAF_WORDS * 8 - 1), dentry->d_name.name);
 }
 
-static __always_inline struct leaf *leaf_at(const struct leaf_key *key)
+static __always_inline struct leaf *leaf_at(u64 stamp, u32 op, u32 hash)
 {
-	u32 at = spread(key->stamp ^ (u64)key->hash << 16 ^ key->op) & (LEAVES - 1);
+	u32 at = spread(stamp ^ (u64)hash << 16 ^ op) & (LEAVES - 1);
 
 	return bpf_map_lookup_elem(&leaves, &at);
 }
 
-/* Where it is counted; 0: it isn't remembered. */
-static __always_inline u32 leaf_hit(const struct leaf_key *key)
+/* Do the `len` bytes at an address, fewer than LEAF_WORDS * 8, differ from the name that is kept? 0: no. */
+static __always_inline u64 name_differs(const u64 *kept, u64 address, u32 len)
 {
-	const struct leaf *l = leaf_at(key);
-	u64 differs = 0;
-	u32 version, hit;
+	u64 word, differs = 0;
 
+#pragma unroll
+	for (u32 i = 0; i < LEAF_WORDS; i++) {
+		if (len <= i * 8)
+			break;
+		word = WORD_AT(address + i * 8) ^ kept[i];
+		if (len < i * 8 + 8) /* little endian: the first bytes are the low ones */
+			word <<= 64 - (len - i * 8) * 8;
+		differs |= word;
+	}
+	return differs;
+}
+
+/*
+ * Where a name in the folder with this stamp is counted; 0: it isn't remembered. Its bytes are compared where they stand, or
+ * in a copy where that can't be done (again.bpf.h).
+ */
+static __always_inline u32 leaf_hit(u64 stamp, u32 op, const struct dentry *dentry)
+{
+	u64 name = name_id(dentry), differs = 0;
+	u32 len = name >> 32, version, hit;
+	const struct leaf *l;
+	struct leaf_key key;
+
+	if (!can_cast() && !leaf_key(&key, stamp, op, dentry))
+		return 0;
+	if (!len || len >= LEAF_WORDS * 8)
+		return 0;
+	op |= len << 8;
+	l = leaf_at(stamp, op, name);
 	if (!l)
 		return 0;
 	version = *(volatile const u32 *)&l->version;
-	if (version & 1 || l->stamp != key->stamp || l->op != key->op)
+	if (version & 1 || l->stamp != stamp || l->op != op)
 		return 0;
-	for (int i = 0; i < LEAF_WORDS; i++)
-		differs |= l->name[i] ^ key->name[i];
+	if (can_cast()) {
+		differs = name_differs(l->name, (u64)dentry->d_name.name, len);
+	} else {
+		for (int i = 0; i < LEAF_WORDS; i++)
+			differs |= l->name[i] ^ key.name[i];
+	}
 	hit = l->hit;
 	return differs || *(volatile const u32 *)&l->version != version ? 0 : hit;
 }
@@ -68,23 +99,20 @@ static __noinline u64 names_recalled(const struct agentd_tag *tag, u32 ops, cons
 {
 	u32 generation, hit, other = 0, renames;
 	struct folder_seen look;
-	struct leaf_key key;
 
 	if (!constants.memory || !tag)
 		return 0;
 	generation = memory_generation(tag);
-	if (!folder_look(&look, tag->agent, generation, mnt, first) || !leaf_key(&key, look.stamp, ops & 0xff, first))
+	if (!folder_look(&look, tag->agent, generation, mnt, first))
 		return 0;
 	renames = look.renames;
-	hit = leaf_hit(&key);
+	hit = leaf_hit(look.stamp, ops & 0xff, first);
 	if (!hit)
 		return 0;
 	if (ops >> 16) {
 		if (second->d_parent != first->d_parent && !folder_look(&look, tag->agent, generation, mnt, second))
 			return 0;
-		if (!leaf_key(&key, look.stamp, ops >> 8 & 0xff, second))
-			return 0;
-		other = leaf_hit(&key);
+		other = leaf_hit(look.stamp, ops >> 8 & 0xff, second);
 		if (!other)
 			return 0;
 	}
@@ -106,7 +134,7 @@ static __always_inline void leaf_remember(struct scratch *s, u32 i, const struct
 	if (!s->target_hit[i & 1] || !k->stamp || !worth_keeping(k) ||
 	    !leaf_key(&key, k->stamp, s->target[i & 1].op, dentry) || sequence(constants.rename_lock) != k->renames)
 		return;
-	l = leaf_at(&key);
+	l = leaf_at(key.stamp, key.op, key.hash);
 	if (!l || !entry_open(&l->version))
 		return;
 	l->stamp = key.stamp;

@@ -17,7 +17,7 @@ from agentd.kernel.libbpf import TestRunOpts, check, library, pointer
 from agentd.kernel.loader import LoadedObject, _map_fd
 from agentd.kernel.maps import MappedArray
 from agentd.kernel.pins import PINNED_MAPS
-from agentd.kernel.prepare import WORD, pointer_or_error, set_map
+from agentd.kernel.prepare import WORD, pointer_or_error, program_of, set_map
 from agentd.kernel.tables import PolicyTables
 from agentd.model import Action, Decision, Family, Mode, Op, Risk
 from agentd.policy.resolved import Outcome
@@ -26,7 +26,8 @@ from agentd.resources import bpf_object
 
 PATH_MAX: Final = 4096
 REQUESTS: Final = 16
-WANTED: Final = (b"probe_verdict", b"probe_message")
+WANTED: Final = ("probe_verdict", "probe_message", "probe_leaf")
+KEPT_NAME: Final = 64  # bytes: LEAF_WORDS words
 U32: Final = 0xFFFFFFFF
 LATER: Final = 2  # CALL_LATER of bpf/text.bpf.c
 
@@ -70,12 +71,12 @@ class Answer:
 class Runner:
     """One request of the probe, for one thread."""
 
-    def __init__(self, request: Request, number: int, program: int, messages: int) -> None:
+    def __init__(self, request: Request, number: int, programs: Sequence[int]) -> None:
+        """programs: the descriptors of WANTED."""
         self._request = request
-        self._messages = messages
+        self._program, self._messages, self._leaf = programs
         self._object = ctypes.addressof(request) + Request.object.offset
         self._context = (c_uint64 * 1)(number)
-        self._program = program
         self._opts = TestRunOpts(
             sz=ctypes.sizeof(TestRunOpts),
             ctx_in=ctypes.addressof(self._context),
@@ -97,6 +98,15 @@ class Runner:
         check(library().bpf_prog_test_run_opts(self._messages, ctypes.byref(self._opts)), "probe")
         assert self._opts.retval == 0, "the probe had no work buffer"
         return ctypes.c_int32(request.outcome).value if request.rule else None
+
+    def differs(self, kept: bytes, name: bytes, behind: bytes) -> bool:
+        """Is `name`, with that behind it in memory, another one than is kept?"""
+        data = kept.ljust(KEPT_NAME, b"\0") + name + behind
+        self._request.len = len(name)
+        ctypes.memmove(self._object, data, len(data))
+        check(library().bpf_prog_test_run_opts(self._leaf, ctypes.byref(self._opts)), "probe")
+        assert self._opts.retval == 0, "the kernel loads nothing from addresses"
+        return bool(self._request.outcome)
 
     def ask(self, agent: int, op: Op, obj: bytes | None, argv: Sequence[bytes] = (), *, netns: int = 0) -> Answer:
         """The kernel's answer for a path, a word or a host key; None: an object that could not be resolved.
@@ -158,12 +168,12 @@ class Runner:
 class Probe:
     """The loaded object, its policy tables, and a runner for each thread."""
 
-    def __init__(self, loaded: LoadedObject, requests: MappedArray, program: int, messages: int) -> None:
+    def __init__(self, loaded: LoadedObject, requests: MappedArray, programs: Sequence[int]) -> None:
         self.loaded = loaded
         self.names = HostNames(loaded)
         self.tables = PolicyTables(loaded)
         size = ctypes.sizeof(Request)
-        self.runners = [Runner(requests.view(Request, i * size), i, program, messages) for i in range(REQUESTS)]
+        self.runners = [Runner(requests.view(Request, i * size), i, programs) for i in range(REQUESTS)]
 
     def install(self, tables: AgentTables, *, name: str = "bot", mode: Mode = Mode.ENFORCE) -> int:
         """Puts the tables in force for agent `name`; returns the agent's number."""
@@ -184,7 +194,7 @@ def loaded_probe(arena_words: int) -> Iterator[Probe]:
     try:
         program = lib.bpf_object__next_program(obj, None)
         while program:  # the hooks are not wanted here, and verifying them takes seconds
-            lib.bpf_program__set_autoload(program, lib.bpf_program__name(program) in WANTED)
+            lib.bpf_program__set_autoload(program, lib.bpf_program__name(program).decode() in WANTED)
             program = lib.bpf_object__next_program(obj, program)
         set_map(obj, ".rodata.agentd", abi.Constants(epoch=1, arena_mask=arena_words - 1))
         arena = pointer(lib.bpf_object__find_map_by_name(obj, b"arena"), "map arena")
@@ -193,8 +203,6 @@ def loaded_probe(arena_words: int) -> Iterator[Probe]:
         fds = {name: _map_fd(obj, name) for name in (*PINNED_MAPS, ".data.request")}
         loaded = LoadedObject(obj, fds, {}, {}, Path("/nowhere"))
         requests = MappedArray(_map_fd(obj, "probe_requests"), REQUESTS * ctypes.sizeof(Request))
-        found = pointer(lib.bpf_object__find_program_by_name(obj, b"probe_verdict"), "probe_verdict")
-        messages = pointer(lib.bpf_object__find_program_by_name(obj, b"probe_message"), "probe_message")
-        yield Probe(loaded, requests, lib.bpf_program__fd(found), lib.bpf_program__fd(messages))
+        yield Probe(loaded, requests, [lib.bpf_program__fd(program_of(obj, name)) for name in WANTED])
     finally:
         lib.bpf_object__close(obj)
