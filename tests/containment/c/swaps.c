@@ -132,6 +132,8 @@ static int swaps_word(int argc, char **argv)
 	} else {
 		strcpy(path, "swap");
 		swapper = swaps_cwd;
+		if (fchdir(plain_fd)) /* the first try may come before the thread's first step */
+			return 98;
 	}
 	if (!as_laid(denied_fd, what))
 		return 98;
