@@ -312,7 +312,7 @@ struct scratch {
 	struct walked kept;
 	u32 split; /* path_class(): note the states before this place in walked[look]; 0: don't */
 	u32 look; /* which target is being looked at */
-	u32 hit; /* count_operation(): where this operation is counted when it is remembered; 0: it was the first of its kind */
+	u32 hit; /* count_operation(): where this operation is counted when it is remembered; 0: it isn't, as the first of its kind */
 	u32 target_hit[2]; /* the same for each target */
 	u32 unused3;
 	u32 targets; /* how many of them the LSM hook of this call has; 0: its object is no file */

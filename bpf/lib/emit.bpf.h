@@ -5,6 +5,7 @@
 #ifndef AGENTD_EMIT_BPF_H
 #define AGENTD_EMIT_BPF_H
 
+#include "met.bpf.h"
 #include "path.bpf.h"
 #include "verdict.bpf.h"
 
@@ -175,27 +176,6 @@ __noinline int emit_name(u32 slot, const struct agentd_tag *tag, const struct ve
 	return !bpf_ringbuf_output(&seen, e, sizeof(*e) + bounded(len, 2 * AGENTD_PATH_MAX - 1), wake);
 }
 
-/* Where operations with this key are counted from memory; 0: nowhere, there are too many. Two programs may both begin one. */
-static __always_inline u32 hit_number(struct agentd_control *c, struct agentd_count *count,
-				      const struct agentd_count_key *key)
-{
-	u32 epoch = *(volatile u32 *)&c->memory_epoch, number = count->hit;
-	struct agentd_hit *hit;
-
-	if (number && count->hit_epoch == epoch)
-		return number;
-	if (*(volatile u32 *)&c->next_hit >= AGENTD_HITS - 1)
-		return 0;
-	number = __sync_fetch_and_add(&c->next_hit, 1) + 1;
-	hit = bpf_map_lookup_elem(&hits, &number);
-	if (!hit)
-		return 0;
-	hit->key = *key;
-	count->hit_epoch = epoch;
-	count->hit = number;
-	return number;
-}
-
 /* Counts an operation exactly, by its verdict and object. 0: there is no room for its key. */
 __noinline int count_operation(u32 slot, const struct agentd_tag *tag, const struct verdict *v, struct emission *m)
 {
@@ -221,21 +201,25 @@ __noinline int count_operation(u32 slot, const struct agentd_tag *tag, const str
 	fresh->last = bpf_ktime_get_boot_ns();
 	count = second ? bpf_map_lookup_elem(&counts1, key) : bpf_map_lookup_elem(&counts0, key);
 	if (!count) {
+		u32 number = 0;
 		long failed;
 
 		fresh->first = fresh->last;
 		fresh->point = m->point;
 		fresh->count = 1;
+		if (constants.memory && v->decision == AGENTD_ALLOW)
+			number = hit_if_met(c, fresh, key);
 		failed = second ? bpf_map_update_elem(&counts1, key, fresh, BPF_NOEXIST) :
 				  bpf_map_update_elem(&counts0, key, fresh, BPF_NOEXIST);
 		if (!failed) { /* ours is the first of this key: say what it stands for */
 			if (!emit_name(slot, tag, v, m))
 				stat_add(AGENTD_STAT_LOST_SEEN, 1);
+			s->hit = number;
 			return 1;
 		}
 		count = second ? bpf_map_lookup_elem(&counts1, key) : bpf_map_lookup_elem(&counts0, key);
 	} else if (constants.memory && v->decision == AGENTD_ALLOW) {
-		s->hit = hit_number(c, count, key); /* not the first: worth remembering */
+		s->hit = hit_number(c, count, key);
 	}
 	if (!count)
 		return 0;

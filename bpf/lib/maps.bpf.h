@@ -34,6 +34,7 @@
  *          verdicts kept by inode, by folder, by name in a folder (lib/memory.bpf.h) and by address (lsm_socket.bpf.c). An
  *          entry makes place for another one, and may: what is forgotten is judged again. Not pinned: they belong to one set
  *          of programs.
+ * met      what was allowed at any time (lib/met.bpf.h). An entry makes place for another one, and may. Not pinned.
  * hits     where what is allowed from memory is counted; user space reads it as it stands. Full: nothing new is remembered
  *          until user space begins it anew (agentd/engine/accounts.py).
  * checks   one entry, mapped; only in the checking mode of tests (lib/check.bpf.h), and not pinned.
@@ -95,6 +96,19 @@ struct hits_map {
 	__uint(max_entries, AGENTD_HITS);
 	__type(key, u32);
 	__type(value, struct agentd_hit);
+};
+#define MET 16384 /* a power of two */
+struct met { /* something that was allowed */
+	u32 mark; /* of its object's hash */
+	u32 number; /* in the map `hits`, under this epoch of memory; 0: it had none */
+	u32 epoch;
+	u32 unused;
+};
+struct met_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MET);
+	__type(key, u32);
+	__type(value, struct met);
 };
 struct remembered_map {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -225,6 +239,7 @@ struct seen_map seen SEC(".maps");
 struct counts_map counts0 SEC(".maps");
 struct counts_map counts1 SEC(".maps");
 struct hits_map hits SEC(".maps");
+struct met_map met SEC(".maps");
 struct remembered_map remembered SEC(".maps");
 struct checks_map checks SEC(".maps");
 struct folders_map folders SEC(".maps");

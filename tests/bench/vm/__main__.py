@@ -11,6 +11,7 @@ import copyreg
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from agentd.daemon import host
-from tests.bench.vm import arms, figures
+from tests.bench.vm import arms, figures, jobs
 from tests.vm import kernels, table
 from tests.vm.boot import Arm, boot
 from tests.vm.kernels import ROOT, FetchError
@@ -41,7 +42,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures there")
     parser.add_argument("--quick", action="store_true", help="one round, fewer operations")
-    names = [operation.name for operation in arms.OPERATIONS]
+    names = every()
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=f"measure these: {', '.join(names)}")
     parser.add_argument(
         "--programs",
@@ -57,6 +58,11 @@ def parse(words: list[str]) -> argparse.Namespace:
     if options.kernel not in known:
         parser.error(f"no kernel {options.kernel} in {kernels.LIST.relative_to(ROOT)}; there are {', '.join(known)}")
     return options
+
+
+def every() -> list[str]:
+    """What can be measured."""
+    return [operation.name for operation in arms.OPERATIONS] + [job.name for job in jobs.JOBS]
 
 
 def commit() -> str:
@@ -80,7 +86,11 @@ def fill(folder: Path, options: argparse.Namespace) -> None:
     copyreg.pickle(MappingProxyType, lambda view: (arms.read_only, (dict(view),)))
     with open(folder / "policy.pickle", "wb") as file:
         pickle.dump(host.read_policy(folder / "policy.yaml", "/"), file)
-    wanted = options.only or (QUICK if options.quick else [operation.name for operation in arms.OPERATIONS])
+    wanted = options.only or (QUICK if options.quick else every())
+    if any(job.name in wanted for job in jobs.JOBS):
+        (folder / "tools").mkdir()
+        jobs.pack(folder / "tools.tar", folder / "tools")
+        shutil.rmtree(folder / "tools")
     rounds = 1 if options.quick else options.rounds
     told = {"rounds": rounds, "operations": [*wanted], "programs": options.programs}
     (folder / "options.json").write_text(json.dumps(told), encoding="utf-8")
@@ -94,7 +104,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any] | None:
     begun = time.monotonic()
     outcome = boot(
         arm, [f"{sys.prefix}/bin/python", "-m", "tests.bench.vm.guest", "/run/agentd-vm"], folder,
-        cpus=1, timeout=options.timeout, qemu=ICOUNT,
+        cpus=1, memory="3G", timeout=options.timeout, qemu=ICOUNT,
         show=lambda line: print(f"[{arm.name}] {time.monotonic() - begun:.0f} s: {line}", file=sys.stderr),
     )  # fmt: skip
     for problem in outcome.problems:

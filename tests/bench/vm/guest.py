@@ -17,20 +17,55 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
 from agentd.daemon.client import SERVICE_SOCKET, Client
-from agentd.daemon.launch import Marked, launch
+from agentd.daemon.launch import Child, Marked, launch
 from agentd.kernel.seccomp import refuse_early
 from tests.bench.vm.arms import ARMS, FRESH, LIBRARIES, OPERATIONS, PROGRAMS, Arm
+from tests.bench.vm.jobs import EMPTY, ENVIRONMENT, JOBS, Job, unpack
 from tests.bench.vm.service import Service
 
 REST_SECONDS: Final = 5  # on the guest's clock, which jumps over idle time
 PATIENCE: Final = 40  # of these pauses, until the service has detached its programs
 WARM: Final = 3
 NOP_TICKS: Final = (1000, 1100)  # what a thousand instructions may take with what reading the counter takes
+
+
+def start(command: Sequence[str], arm: Arm, prepare: Callable[[], None]) -> Child:
+    """A process of no workload or of one, from its first instruction. prepare: in the child, before it is that."""
+
+    def mark(pid: int, pidfd: int) -> Marked:
+        if arm.agent is not None:
+            with Client(SERVICE_SOCKET) as client:
+                client.call("run.mark", pid=pid, agent=arm.agent, command=command[0])
+        return Marked()  # these machines have LSM hooks: nothing is supervised
+
+    def ready() -> None:
+        prepare()
+        if arm.run:
+            refuse_early()
+
+    return launch(command, mark, prepare=ready)
+
+
+def ran(job: Job, arm: Arm) -> int:
+    """What a job's processes ran, in instructions: their account is exact (cputime_adjust, kernel/sched/cputime.c)."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as new:
+
+        def prepare() -> None:
+            os.environ.clear()
+            os.environ.update(ENVIRONMENT)
+            os.dup2(os.open("/dev/null", os.O_RDWR), 1)
+
+        child = start([word.replace("{new}", new) for word in job.command], arm, prepare)
+        _, status, used = os.wait4(child.pid, 0)
+        os.close(child.pidfd)
+        if os.waitstatus_to_exitcode(status) not in job.statuses:
+            raise SystemExit(f"{job.name} ended with {os.waitstatus_to_exitcode(status)} ({arm.name})")
+    return round((used.ru_utime + used.ru_stime) * 1e9)
 
 
 class Runner:
@@ -42,16 +77,8 @@ class Runner:
         def prepare() -> None:
             os.dup2(there[0], 0)
             os.dup2(back[1], 1)
-            if arm.run:
-                refuse_early()
 
-        def mark(pid: int, pidfd: int) -> Marked:
-            if arm.agent is not None:
-                with Client(SERVICE_SOCKET) as client:
-                    client.call("run.mark", pid=pid, agent=arm.agent, command=program)
-            return Marked()  # these machines have LSM hooks: nothing is supervised
-
-        self._child = launch([program, "serve"], mark, prepare=prepare)
+        self._child = start([program, "serve"], arm, prepare)
         os.close(there[0])
         os.close(back[1])
         self._to: IO[str] = os.fdopen(there[1], "w")
@@ -125,6 +152,8 @@ class Bench:
         self._folders = 0
         self._check()
         local_files(shared, work)
+        if (shared / "tools.tar").exists():
+            unpack(shared / "tools.tar")
         self.service = Service(shared / "policy.pickle", work / "state")
         print("enforcing", flush=True)
         if self.options["programs"]:
@@ -169,6 +198,10 @@ class Bench:
                 for name, count in forms:
                     for arm in arms:
                         self.one(runners[arm.name], arm.name, name, count, folders[arm.name], number)
+            for job in JOBS:
+                if job.name in wanted:
+                    for arm in arms:
+                        self.job(job, arm, number)
         finally:
             for runner in runners.values():
                 runner.close()
@@ -202,6 +235,20 @@ class Bench:
             least=least,
             whole=round((total - empty) / count),
         )
+
+    def job(self, job: Job, arm: Arm, number: int) -> None:
+        """The figure of a whole job, which has been done twice before: what can be remembered of it is."""
+        for one in (EMPTY, job, job):
+            ran(one, arm)
+            self.service.settle()
+        begun = busy()
+        ran(EMPTY, arm)
+        self.service.settle()
+        between = busy()
+        inline = ran(job, arm)
+        self.service.settle()
+        whole = busy() - between - (between - begun)
+        emit(kind="figure", round=number, arm=arm.name, operation=job.name, inline=inline, least=inline, whole=whole)
 
     def each_program(self, name: str, arm: str, before: dict[str, tuple[int, int]], count: int) -> None:
         """Says what each program took for one operation, with what the kernel takes to count it and bpftool's own."""
