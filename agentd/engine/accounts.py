@@ -51,11 +51,7 @@ class Accounts:
         self._names.update(late)
         counts = self._loaded.counts[full]
         found: dict[NameKey, tuple[abi.CountKey, abi.Count]] = {}
-        for key in list(counts.keys()):
-            count = counts.get(key)
-            if count is None:
-                continue
-            counts.delete(key)
+        for key, count in counts.drain():
             if count.count:
                 found[_count_name(key)] = (key, count)
         self._add_hits(found, settled)

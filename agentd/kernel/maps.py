@@ -11,12 +11,15 @@ import itertools
 import mmap
 import os
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from agentd.kernel.libbpf import BPF_ANY, KernelError, check, library
 
 Key = TypeVar("Key", bound=ctypes.Structure | ctypes._SimpleCData)  # type: ignore[type-arg]
 Value = TypeVar("Value", bound=ctypes.Structure | ctypes._SimpleCData)  # type: ignore[type-arg]
+
+
+BATCH: Final = 1024  # entries that one call takes out of a map
 
 
 class MappedArray:
@@ -95,6 +98,29 @@ class HashMap(Generic[Key, Value]):
             value = self.get(key)
             if value is not None:
                 yield key, value
+
+    def drain(self) -> Iterator[tuple[Key, Value]]:
+        """Takes everything out, many at a time. For a map that nobody changes meanwhile: what is added may stay.
+
+        Raises KernelError. (bpf(2), BPF_MAP_LOOKUP_AND_DELETE_BATCH: ENOENT comes with the last of them, ENOSPC says
+        that one of the table's buckets holds more than there is room for.)
+        """
+        room, at, ended = BATCH, ctypes.c_uint32(), False
+        first = True
+        while not ended:
+            keys, values, found = (self.key * room)(), (self.value * room)(), ctypes.c_uint32(room)
+            begin = None if first else ctypes.byref(at)
+            result = library().bpf_map_lookup_and_delete_batch(
+                self.fd, begin, ctypes.byref(at), keys, values, ctypes.byref(found), None
+            )
+            if result < 0 and ctypes.get_errno() == errno.ENOSPC:
+                room *= 2
+                continue
+            if result < 0:
+                self._expect(errno.ENOENT)
+                ended = True
+            first = False
+            yield from zip(keys[: found.value], values[: found.value], strict=True)
 
     def _expect(self, number: int) -> None:
         if ctypes.get_errno() != number:
