@@ -1,11 +1,11 @@
 """Installs agentd's package on a stock Debian in a virtual machine, as an operator would, and looks at the result.
 
-    ./dev vm-systemd              Debian 12: install, enable, reboot, upgrade under load, downgrade, remove, purge, and
-                                  then vagrant/provision.sh, as Vagrant would
+    ./dev vm-systemd              Debian 12: install, enable, reboot, upgrade under load, downgrade, remove, purge, the
+                                  README's commands, and then vagrant/provision.sh, as Vagrant would
     ./dev vm-systemd 13           Debian 13
     ./dev vm-systemd 12 --until reboot     only up to there
     ./dev vm-systemd 12 --only upgrade remove     install, and then only that
-    ./dev vm-systemd 12 --only readme             the README's commands as they stand, by somebody who has nothing yet
+    ./dev vm-systemd 12 --only readme provision   the README's commands as they stand, by somebody who has nothing yet
 
 What is done in the machine, step by step, is the script `start`. Emulated (TCG), one machine, no network.
 """
@@ -141,7 +141,7 @@ def main() -> int:
     parser.add_argument("debian", nargs="?", default="12", choices=SUITES)
     parser.add_argument("--until", choices=("reboot", "purge"), default="purge")
     parser.add_argument("--only", choices=STAGES, nargs="+", default=[], help="install, then only these")
-    parser.add_argument("--timeout", type=float, default=2400, help="seconds for the machine (default: %(default)s)")
+    parser.add_argument("--timeout", type=float, default=3600, help="seconds for the machine (default: %(default)s)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the console and what the machine said there")
     options = parser.parse_args()
     source = [one for one in kernels.listed() if one.version == KERNELS[options.debian]]
