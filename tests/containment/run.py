@@ -22,6 +22,7 @@ import yaml
 
 from agentd.daemon import host as composition
 from tests.containment import (
+    again,
     attacks,
     crowds,
     exec_,
@@ -44,7 +45,7 @@ from tests.containment.suite import FULL, Finding, Probe, Scenario, Suite
 from tests.live import harness
 
 GROUPS: Final = (
-    *(paths, overlays, exec_, files, network, routes, hostnames, tag, races, storms, attacks, crowds, survival),
+    *(paths, overlays, exec_, files, network, routes, hostnames, tag, races, again, storms, attacks, crowds, survival),
     *(ordinary, started),
 )
 PROBES: Final[tuple[Probe | Scenario, ...]] = tuple(probe for group in GROUPS for probe in group.PROBES)
