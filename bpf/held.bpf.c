@@ -21,12 +21,15 @@
 #include "lib/guard.bpf.h"
 #include "lib/syscall.bpf.h"
 
-/* The mark of a process that waits for an answer which it has not got, or NULL. */
+/*
+ * The mark of a process that waits for an answer which it has not got, or NULL. Whoever is in charge: when another set of
+ * programs takes over, those that keep calls held come a moment later, and until then the old ones do.
+ */
 static __always_inline struct agentd_tag *held_process(struct task_struct *task)
 {
 	struct agentd_tag *tag = bpf_task_storage_get(&tags, task->group_leader, 0, 0);
 
-	return tag && tag->process_hold && in_charge() && !answered(tag->process_hold) ? tag : NULL;
+	return tag && tag->process_hold && !answered(tag->process_hold) ? tag : NULL;
 }
 
 #define SELF_INTERRUPT_CHECKS 1000 /* some 20 us; it comes after some 100 ns. Used up: the task ends, by its work. */
@@ -163,7 +166,7 @@ static __always_inline void bar_the_way(void)
 	if (nobodys(task))
 		return;
 	tag = bpf_task_storage_get(&tags, task, 0, 0);
-	if (!tag || !(tag->flags & AGENTD_TAG_HELD) || !in_charge() || answered(tag->hold_id))
+	if (!tag || !(tag->flags & AGENTD_TAG_HELD) || answered(tag->hold_id))
 		return;
 	leader = bpf_task_storage_get(&tags, task->group_leader, 0, 0);
 	if (!leader || leader->continued & CONTINUED_ENDS) {

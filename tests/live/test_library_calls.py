@@ -112,17 +112,30 @@ def stopped(workload: Workload) -> bool:
     return probes.state(workload.pid) == "T"
 
 
+def switches(pid: int) -> str:
+    """How often the process gave its processor up; a stop is once (proc_pid_status(5))."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    return next(line for line in status.splitlines() if line.startswith("voluntary"))
+
+
 def hung_up(host: Host, pid: int, gone: Path) -> None:
     """The terminal of HUNG_UP's leader goes away, which wakes the leader; it stops again."""
-    status = Path(f"/proc/{pid}/status")
-
-    def switches() -> str:
-        return next(line for line in status.read_text().splitlines() if line.startswith("voluntary"))
-
     host.until(lambda: probes.state(pid) == "T", "the stop")
-    before = switches()
+    before = switches(pid)
     gone.touch()
-    host.until(lambda: switches() != before and probes.state(pid) == "T", "the second stop")
+    host.until(lambda: switches(pid) != before and probes.state(pid) == "T", "the second stop")
+
+
+def waked_without_charge(host: Host, workload: Workload) -> None:
+    """A SIGCONT while no set of programs is in charge; the process stops again, or has run on."""
+    control, stops = host.engine.loaded.control, [switches(workload.pid)]
+    host.until(lambda: stopped(workload), "the stop")
+    control.epoch += 1
+    try:
+        os.kill(workload.pid, signal.SIGCONT)
+        host.until(lambda: switches(workload.pid) not in stops and stopped(workload), "the second stop")
+    finally:
+        control.epoch -= 1
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +244,16 @@ def test_a_held_statement_stays_held_when_the_kernel_wakes_its_process(live: Hos
         live.answer(asked, allow)
         run = workload.wait()
         assert (run.status, "ok 0" in run.lines, "continued" in run.lines) == (int(not allow), allow, allow), run
+
+
+def test_a_held_statement_stays_held_while_other_programs_take_charge(live: Host, tmp_path: Path) -> None:
+    """An agentd that takes over is in charge before it has set its own probes: a SIGCONT in between changes nothing."""
+    workload = live.start(probes.python(SQLITE, tmp_path / "a.db", "drop table kept"), "asking")
+    asked = live.held(workload)
+    waked_without_charge(live, workload)
+    assert b"ok" not in workload.output
+    live.answer(asked, True)
+    assert "ok 0" in workload.wait().lines
 
 
 def test_personal_data_does_not_leave_through_tls(live: Host, sink: Sink) -> None:

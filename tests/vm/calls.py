@@ -29,7 +29,7 @@ from tests.containment.run import PR_SET_CHILD_SUBREAPER
 from tests.live import probes
 from tests.live.harness import Host, agent, enforcing
 from tests.live.probes import Run, untagged
-from tests.live.test_library_calls import BUFFER, EXEC, HUNG_UP, SQLITE, hung_up
+from tests.live.test_library_calls import BUFFER, EXEC, HUNG_UP, SQLITE, hung_up, waked_without_charge
 from tests.live.tls import CARD, TLS, Sink
 
 DROP = "drop table kept"
@@ -108,6 +108,7 @@ def holds(host: Host, folder: Path) -> None:
             host.until(lambda: probes.state(workload.pid) == "T", "the stop")  # noqa: B023
             time.sleep(0.01)  # two in one millisecond are a storm
             os.kill(workload.pid, signal.SIGCONT)
+        waked_without_charge(host, workload)
         host.answer(asked, allow)
         run = workload.wait()
         fine = run.killed is not allow and len(run.of("approval_required")) == 1 and ("ok 0" in run.lines) is allow
