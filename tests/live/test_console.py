@@ -119,6 +119,7 @@ def test_a_click_lets_a_held_connect_go(page: Page, tmp_path: Path) -> None:
         browser.click("#held .approve")
         assert sleeper.answer() == "ok"
         browser.wait("#message", "approved")
+        browser.wait("#held .empty", "Nothing waits")  # or the click below would be meant for what was answered
         sleeper.send("connect", str(port))
         browser.click("#held .deny")
         assert sleeper.answer() == "errno 1"
