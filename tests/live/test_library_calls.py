@@ -14,10 +14,13 @@ import pytest
 
 from tests.live import harness, probes
 from tests.live.harness import Host, Workload
-from tests.live.probes import untagged
+from tests.live.probes import Run, untagged
 from tests.live.tls import CARD, TLS, Sink
 
 pytestmark = pytest.mark.root
+
+TOOLS = {"zlib": {"open": [{"call": {"library": "z", "function": "gzopen", "argument": 1, "as": "string"}}]}}
+ASKED = [{"tool": "sqlite", "operations": ["destroy"]}, {"tool": "zlib"}]
 
 # Argument 1: the database. It says what it has done; what came before a kill is on disk.
 SQLITE = """
@@ -52,6 +55,14 @@ text.value = sys.argv[3].encode()
 say("attempt")
 made = library.sqlite3_get_table(db, text, table, None, None, None)
 say(f"ok {made}")
+"""
+# zlib opens the file with its first system call behind the hold.
+GZOPEN = """
+library = ctypes.CDLL("libz.so.1")
+say("attempt")
+library.gzopen.restype = ctypes.c_void_p
+say(f"ok {bool(library.gzopen(sys.argv[1].encode(), b'wb'))}")
+say(f"there {os.path.exists(sys.argv[1])}")
 """
 # The same, in a session with a terminal that is gone when argument 3 is there as a file: the kernel sends the session's
 # leader SIGHUP and SIGCONT itself (drivers/tty/tty_jobctl.c, tty_signal_session_leader), and asks nobody.
@@ -138,16 +149,25 @@ def waked_without_charge(host: Host, workload: Workload) -> None:
         control.epoch -= 1
 
 
+def opens_at_once(host: Host, made: Path) -> Run:
+    """gzopen() of a new file, approved."""
+    workload = host.start(probes.python(GZOPEN, made), "asking")
+    host.answer(host.held(workload), True)
+    run = workload.wait()
+    assert run.lines == ["attempt", "ok True", "there True"] and not run.denials, run
+    return run
+
+
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """`bot` may query and send; it may not destroy or tell personal data. `asking` must ask before it destroys."""
     allow = [{"tool": "sqlite", "operations": ["query"]}, {"tool": "tls", "operations": ["send"]}]
     agents = {
         "bot": harness.agent(allow=allow, on_violation="kill"),
-        "asking": harness.agent(allow=allow, ask=[{"tool": "sqlite", "operations": ["destroy"]}], on_violation="kill"),
+        "asking": harness.agent(allow=allow, ask=ASKED, on_violation="kill"),
         "other": harness.agent(),
     }
-    with harness.enforcing(tmp_path_factory.mktemp("calls"), agents) as host:
+    with harness.enforcing(tmp_path_factory.mktemp("calls"), agents, TOOLS) as host:
         yield host
 
 
@@ -244,6 +264,11 @@ def test_a_held_statement_stays_held_when_the_kernel_wakes_its_process(live: Hos
         live.answer(asked, allow)
         run = workload.wait()
         assert (run.status, "ok 0" in run.lines, "continued" in run.lines) == (int(not allow), allow, allow), run
+
+
+def test_the_first_thing_that_a_held_call_does_is_judged_as_always(live: Host, tmp_path: Path) -> None:
+    """The system call behind an approved call may be one that is judged before its effect; it goes on."""
+    opens_at_once(live, tmp_path / "a.gz")
 
 
 def test_a_held_statement_stays_held_while_other_programs_take_charge(live: Host, tmp_path: Path) -> None:

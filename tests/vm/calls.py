@@ -29,14 +29,24 @@ from tests.containment.run import PR_SET_CHILD_SUBREAPER
 from tests.live import probes
 from tests.live.harness import Host, agent, enforcing
 from tests.live.probes import Run, untagged
-from tests.live.test_library_calls import BUFFER, EXEC, HUNG_UP, SQLITE, hung_up, waked_without_charge
+from tests.live.test_library_calls import (
+    ASKED,
+    BUFFER,
+    EXEC,
+    HUNG_UP,
+    SQLITE,
+    TOOLS,
+    hung_up,
+    opens_at_once,
+    waked_without_charge,
+)
 from tests.live.tls import CARD, TLS, Sink
 
 DROP = "drop table kept"
 LONG = f"select '{'x' * 100_000}'; "  # by the program that may sleep
 ALLOW = [{"tool": "sqlite", "operations": ["query"]}, {"tool": "tls", "operations": ["send"]}]
 BOT = {"bot": agent(allow=ALLOW, on_violation="kill")}
-ASKING = {"asking": agent(allow=ALLOW, ask=[{"tool": "sqlite", "operations": ["destroy"]}], on_violation="kill")}
+ASKING = {"asking": agent(allow=ALLOW, ask=ASKED, on_violation="kill")}
 SINGLE, STORM, ROUNDS = 20, 2000, 10  # SIGCONTs one by one; from each of two senders at once, and how often
 failures = 0
 
@@ -100,6 +110,11 @@ def connections(host: Host, folder: Path) -> None:
 
 def holds(host: Host, folder: Path) -> None:
     """Held until somebody says yes, whatever wakes it."""
+    try:
+        opens_at_once(host, folder / "made.gz")
+        check("what an approved call does first is judged as always", True)
+    except AssertionError as error:
+        check(f"what an approved call does first is judged as always: {error}", False)
     for allow in (True, False):
         answered = f"answered with {'yes' if allow else 'no'}"
         workload = host.start(probes.python(EXEC, folder / f"{allow}.db", DROP), "asking")
@@ -142,7 +157,7 @@ def storms(host: Host, folder: Path) -> None:
 def refused(folder: Path) -> None:
     """A kernel that can't keep a call held takes no policy that would, and the same without."""
     try:
-        with enforcing(folder, {**BOT, **ASKING}):
+        with enforcing(folder, {**BOT, **ASKING}, TOOLS):
             check("a policy that holds calls is refused", False)
     except AgentdError as error:
         check("a policy that holds calls is refused", "held" in str(error))
@@ -160,7 +175,7 @@ def judged(host: Host, folder: Path) -> None:
 
 def held(folder: Path) -> None:
     """Everything."""
-    with enforcing(folder, {**BOT, **ASKING}) as host:
+    with enforcing(folder, {**BOT, **ASKING}, TOOLS) as host:
         judged(host, folder)
         holds(host, folder)
         storms(host, folder)
@@ -174,7 +189,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         if "--build" in sys.argv:
             policy = Path(folder) / "policy.yaml"
-            policy.write_text(yaml.safe_dump({"version": 1, "agents": {**BOT, **ASKING}}), encoding="utf-8")
+            policy.write_text(
+                yaml.safe_dump({"version": 1, "tools": TOOLS, "agents": {**BOT, **ASKING}}), encoding="utf-8"
+            )
             composition.read_policy(policy, folder)
             return 0
         try:

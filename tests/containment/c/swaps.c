@@ -11,11 +11,16 @@ static char path[256], from_plain[256], from_denied[256];
 static char *place, *other; /* folders: free and denied */
 static int plain_fd, denied_fd, swapped_fd;
 
+/* Of no regular length: in step with the other thread, it would find the same side each time. */
 static void pause_briefly(void)
 {
-	for (volatile int i = 0; i < 2000; i++)
+	static unsigned chance = 1;
+
+	chance = chance * 1103515245 + 12345;
+	for (volatile int i = chance >> 16 & 4095; i > 0; i--)
 		;
-	sched_yield();
+	if (chance >> 30 & 1)
+		sched_yield();
 }
 
 static void *swaps_text(void *unused)
