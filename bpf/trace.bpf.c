@@ -164,8 +164,6 @@ out:
 /* A task with something pending from an earlier verdict. True: nothing more to do at this exit. */
 static __noinline bool settle(struct agentd_tag *tag, s64 ret)
 {
-	struct agentd_tag *leader;
-
 	if (tag->flags & AGENTD_TAG_KILLED) {
 		bpf_send_signal(SIGKILL); /* it runs still: the first one could not be sent */
 		return true;
@@ -194,12 +192,7 @@ static __noinline bool settle(struct agentd_tag *tag, s64 ret)
 			kill_current(tag, NULL);
 			return true;
 		}
-		leader = bpf_task_storage_get(&tags, bpf_get_current_task_btf()->group_leader, 0, 0);
-		if (leader && leader->process_hold == tag->hold_id)
-			leader->process_hold = 0;
-		tag->flags &= ~AGENTD_TAG_HELD;
-		tag->hold_id = 0;
-		keep_end(bpf_get_current_task_btf());
+		hold_over(tag);
 	}
 	return false;
 }

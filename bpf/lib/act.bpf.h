@@ -105,6 +105,22 @@ static __noinline bool hold_here(u32 slot, struct agentd_tag *tag, const struct 
 	return false;
 }
 
+/* The current task goes on with what it was held for. */
+static __noinline int hold_over(struct agentd_tag *tag)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct agentd_tag *leader = bpf_task_storage_get(&tags, task->group_leader, 0, 0);
+
+	if (!tag)
+		return 0;
+	if (leader && leader->process_hold == tag->hold_id)
+		leader->process_hold = 0;
+	tag->flags &= ~AGENTD_TAG_HELD;
+	tag->hold_id = 0;
+	keep_end(task);
+	return 0;
+}
+
 /* Does what verdict `v` asks for, and says so. `fresh`: the held system call has not reached its exit yet. */
 static __always_inline void act(u32 slot, struct agentd_tag *tag, const struct verdict *v, struct emission *m,
 				bool fresh)

@@ -150,6 +150,11 @@ static __always_inline int answer(u32 slot, struct agentd_tag *tag, const struct
 			kill_marked(tag);
 		return -EPERM;
 	}
+	if (tag->flags & AGENTD_TAG_HELD) { /* what it was held for is behind it; below begins another hold, or none */
+		if (!answered(tag->hold_id)) /* nobody said it may run: the exit of this call ends it (trace.bpf.c) */
+			return -EPERM;
+		hold_over(tag);
+	}
 	if (v->decision == AGENTD_ALLOW) {
 		tag->hold_id = 0; /* of a hold that a new policy has ended */
 		if (agent && !monitor && unrecorded(agent)) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -63,6 +64,17 @@ say("attempt")
 library.gzopen.restype = ctypes.c_void_p
 say(f"ok {bool(library.gzopen(sys.argv[1].encode(), b'wb'))}")
 say(f"there {os.path.exists(sys.argv[1])}")
+"""
+# A library whose only function connects. Arguments: it, a port of loopback.
+FIRST_C = """
+#include <sys/socket.h>
+int first(const char *what, int fd, const void *to, unsigned int len) { return connect(fd, to, len); }
+"""
+FIRST = """
+library, s = ctypes.CDLL(sys.argv[1]), socket.socket()
+to = struct.pack("=HH4s8x", socket.AF_INET, socket.htons(int(sys.argv[2])), socket.inet_aton("127.0.0.1"))
+say("attempt")
+say(f"ok {library.first(b'anything', s.fileno(), to, len(to))}")
 """
 # The same, in a session with a terminal that is gone when argument 3 is there as a file: the kernel sends the session's
 # leader SIGHUP and SIGCONT itself (drivers/tty/tty_jobctl.c, tty_signal_session_leader), and asks nobody.
@@ -167,7 +179,11 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         "asking": harness.agent(allow=allow, ask=ASKED, on_violation="kill"),
         "other": harness.agent(),
     }
-    with harness.enforcing(tmp_path_factory.mktemp("calls"), agents, TOOLS) as host:
+    agents["asking"]["require_approval"].append({"tool": "first"})
+    first = {"first": {"call": [{"call": {"library": "first", "function": "first", "argument": 1, "as": "string"}}]}}
+    with harness.enforcing(tmp_path_factory.mktemp("calls"), agents, TOOLS | first) as host:
+        compile_ = ["gcc", "-shared", "-fPIC", "-O1", "-x", "c", "-o", host.folder / "libfirst.so", "-"]
+        subprocess.run(compile_, input=FIRST_C.encode(), check=True)
         yield host
 
 
@@ -266,9 +282,15 @@ def test_a_held_statement_stays_held_when_the_kernel_wakes_its_process(live: Hos
         assert (run.status, "ok 0" in run.lines, "continued" in run.lines) == (int(not allow), allow, allow), run
 
 
+@pytest.mark.leaves("descriptors", reason="the probes of a library that is mapped for the first time")
 def test_the_first_thing_that_a_held_call_does_is_judged_as_always(live: Host, tmp_path: Path) -> None:
     """The system call behind an approved call may be one that is judged before its effect; it goes on."""
     opens_at_once(live, tmp_path / "a.gz")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        workload = live.start(probes.python(FIRST, live.folder / "libfirst.so", str(server.getsockname()[1])), "asking")
+        live.answer(live.held(workload), True)
+        run = workload.wait()
+    assert run.value == "0" and not run.of("ended"), run
 
 
 def test_a_held_statement_stays_held_while_other_programs_take_charge(live: Host, tmp_path: Path) -> None:
