@@ -34,12 +34,11 @@ int main(int argc, char **argv) { return argc > 1 ? printf("%zu\\n", strlen(argv
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """command: with {new}, a folder that is empty each time. statuses: with which it may end."""
+    """command: with {new}, a folder that is empty each time."""
 
     name: str
     title: str
     command: tuple[str, ...]
-    statuses: tuple[int, ...] = (0,)
 
 
 EMPTY: Final = Job("true", "true", (f"{TOOLS}/bin/true",))  # what starting any costs, which `whole` leaves out
