@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from agentd.audit import chain, rawbytes, segments
+from agentd.audit import chain, many, rawbytes, segments
 from agentd.audit.canonical import Json
 
 COLUMNS: Final = (
@@ -87,8 +87,14 @@ def _select(log: BinaryIO, name: str, wanted: Selection) -> Iterator[tuple[bytes
             yield line, record
 
 
-def csv_row(record: dict[str, Any]) -> str:
-    """One line of the table. Nothing in it is taken for a formula by a spreadsheet, or moves a terminal's cursor."""
+def csv_rows(record: Mapping[str, Any]) -> str:
+    """The lines of the table for a record: one for each object. Nothing in them is taken for a formula by a
+    spreadsheet, or moves a terminal's cursor.
+    """
+    return "".join(map(_csv_row, many.each(record)))
+
+
+def _csv_row(record: Mapping[str, Any]) -> str:
     found = record.get("process")
     process = found if isinstance(found, dict) else {}
     values = {**record, "pid": process.get("pid"), "uid": process.get("uid"), "exe": process.get("exe")}

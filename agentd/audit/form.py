@@ -11,7 +11,7 @@ from agentd.audit.record import MEMBERS
 
 _KNOWN: Final = frozenset(MEMBERS)
 _TORN_WAIT: Final = 5, 0.02  # tries and seconds a writer gets to finish the line it is writing
-_REQUIRED: Final = _KNOWN - {"count", "first", "last"}
+_REQUIRED: Final = _KNOWN - {"count", "first", "last", "objects"}
 
 
 def _refuse(text: str) -> int:

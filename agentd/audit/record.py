@@ -1,9 +1,10 @@
 """What one record says: the typed form that the engine fills in and the JSON object it becomes.
 
 The members are aegize's (timestamp ... metadata), then agentd's. Every record has all members of `MEMBERS` but
-`count`, `first` and `last`, which only records that stand for many (allowed operations, a loss) have; what doesn't
-apply is null, so that a reader never has to ask whether a member exists. `seq`, `prev_hash` and `hash` come from the
-chain, `host` and `boot_id` from the writer.
+`count`, `first` and `last`, which only records that stand for many (allowed operations, a loss) have, and `objects`,
+which only those have that stand for operations on several objects (many.py); what doesn't apply is null, so that a
+reader never has to ask whether a member exists. `seq`, `prev_hash` and `hash` come from the chain, `host` and `boot_id`
+from the writer.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ MEMBERS: Final = (
     *("timestamp", "event", "action_id", "agent_id", "tool_name", "operation", "risk_level", "input_summary"),
     *("reason", "metadata", "seq", "prev_hash", "hash", "decision", "rule", "action", "guarantee", "point"),
     *("kernel_operation", "process", "object", "policy_sha256", "host", "boot_id", "count", "first", "last"),
+    "objects",
 )
 _RESERVED: Final = frozenset({"hash", "prev_hash", "seq", "guarantee"})  # what chain.read looks for
 
@@ -92,6 +94,7 @@ class Record:
     """One record to be. Times are nanoseconds since the epoch (CLOCK_REALTIME), written with microseconds.
 
     metadata: canonical JSON values; its keys may not be `hash`, `prev_hash`, `seq` or `guarantee` at any depth.
+    objects: of many.Row, as lists.
     """
 
     timestamp: int
@@ -116,6 +119,7 @@ class Record:
     count: int | None = None
     first: int | None = None
     last: int | None = None
+    objects: Sequence[list[Json]] | None = None
 
     def __post_init__(self) -> None:
         if self.event not in EVENTS:
@@ -133,7 +137,7 @@ def body(record: Record, host: str, boot_id: str) -> dict[str, Json]:
         "tool_name": _text(record.tool_name),
         "operation": _text(record.operation),
         "risk_level": _word(record.risk),
-        "input_summary": _short(rawbytes.clean(record.input_summary)),
+        "input_summary": short(rawbytes.clean(record.input_summary)),
         "reason": rawbytes.clean(record.reason),
         "metadata": dict(record.metadata),
         "decision": _word(record.decision),
@@ -152,6 +156,8 @@ def body(record: Record, host: str, boot_id: str) -> dict[str, Json]:
         made["count"] = record.count
         made["first"] = None if record.first is None else time_text(record.first)
         made["last"] = None if record.last is None else time_text(record.last)
+    if record.objects is not None:
+        made["objects"] = list(record.objects)
     return made
 
 
@@ -195,27 +201,44 @@ def object_json(target: bytes | Endpoint | None) -> Json:
     return _raw(target)
 
 
+def object_from_json(value: object) -> bytes | Endpoint | None:
+    """The object of a record, back from its JSON; None where it was not resolved, or is no object."""
+    try:
+        if isinstance(value, dict) and "address" in value:
+            address = ipaddress.ip_address(value["address"]).packed
+            names = (str(value["name"]),) if value.get("name") else ()
+            return Endpoint(address, int(value["port"]), str(value["protocol"]), names)
+        return None if value is None else rawbytes.decode(value)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def summarize(operation: Op, target: bytes | Endpoint | None, argv: Sequence[bytes] = ()) -> str:
     """input_summary in aegize's manner, repr-like and at most 200 characters: `exec '/bin/rm' ['rm', '-rf', '/x']`."""
-    if target is None:
-        shown = "(unresolved)"
-    elif isinstance(target, Endpoint):
-        address = ipaddress.ip_address(target.address)
-        host = f"[{address}]" if address.version == 6 else str(address)
-        shown = f"{host}:{target.port}/{target.protocol}" + "".join(f" ({name})" for name in target.names)
-    else:
-        shown = _quoted(target)
+    text = shown(target)
     if argv:
         # Only what can still be seen is quoted: a summary of a 100 KB command line costs no more than a short one.
-        shown += " [" + ", ".join(_quoted(arg[:SUMMARY_MAX]) for arg in argv[:SUMMARY_MAX]) + "]"
-    return _short(f"{operation.word} {shown}")
+        text += " [" + ", ".join(_quoted(arg[:SUMMARY_MAX]) for arg in argv[:SUMMARY_MAX]) + "]"
+    return short(f"{operation.word} {text}")
+
+
+def shown(target: bytes | Endpoint | None) -> str:
+    """An object for people: a quoted path, `10.0.0.1:25/tcp (mail.example.com)`, `(unresolved)`."""
+    if target is None:
+        return "(unresolved)"
+    if isinstance(target, Endpoint):
+        address = ipaddress.ip_address(target.address)
+        host = f"[{address}]" if address.version == 6 else str(address)
+        return f"{host}:{target.port}/{target.protocol}" + "".join(f" ({name})" for name in target.names)
+    return _quoted(target)
 
 
 def _quoted(raw: bytes) -> str:
     return "'" + rawbytes.printable(raw).replace("'", "\\'") + "'"
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """At most SUMMARY_MAX characters of it."""
     return text if len(text) <= SUMMARY_MAX else text[: SUMMARY_MAX - 1] + "…"
 
 

@@ -151,6 +151,11 @@ class AuditWriter:
         return len(self._queue)
 
     @property
+    def crowded(self) -> bool:
+        """Is a quarter of the queue used? Who has more commits first, or a flood overruns it."""
+        return self._queued >= self._room // 4
+
+    @property
     def lost(self) -> int:
         """Records that didn't fit the queue, since the log was opened."""
         return self._lost.ever

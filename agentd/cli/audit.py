@@ -253,6 +253,9 @@ def _flat(value: Shown, prefix: str = "") -> Iterable[tuple[str, str]]:
         full = prefix + rawbytes.printable(str(name))
         if isinstance(inner, dict) and inner and "b64" not in inner:
             yield from _flat(inner, f"{full}.")
+        elif full == "objects" and isinstance(inner, list):
+            for number, row in enumerate(inner):
+                yield f"{full}.{number}", text(row)
         elif isinstance(inner, list):
             yield full, "[" + ", ".join(text(item) for item in inner) + "]"
         else:

@@ -84,7 +84,7 @@ def export_command(
             if form == "csv":
                 out.write(export.csv_header())
             for line, record in export.select(log, wanted):
-                out.write(export.csv_row(record) if form == "csv" else line.decode())
+                out.write(export.csv_rows(record) if form == "csv" else line.decode())
     except ValueError as error:
         hint = f"look at it with agentd audit verify {log}"
         raise AgentdError("audit-corrupt", str(log), f"it holds what is no record: {error}", hint) from None

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from agentd.audit import files, reader
+from agentd.audit import files, many, reader
+from agentd.audit.record import object_from_json
 from agentd.daemon.loop import SLICE_SECONDS
 from agentd.daemon.peers import Peer
-from agentd.engine import replay
 from agentd.engine.records import object_of, summary_of
 from agentd.errors import AgentdError
 from agentd.policy.ir import OVERLAY_SECTION
@@ -145,9 +145,9 @@ def _matched(path: Path, agent: str, made: Sequence[Proposal]) -> tuple[list[Cou
     records, _ = reader.last(path, PAST, reader.Filter(agent=agent), PAST_BYTES)
     counts: list[Counter[str]] = [Counter() for _ in made]
     words = {"approval_required": "asked", "denied": "denied", "allowed": "allowed"}
-    for record in records:
+    for record in many.singles(records):
         word = words.get(str(record.get("event")))
-        target = replay.object_of(record.get("object"))
+        target = object_from_json(record.get("object"))
         if word is None or target is None or record.get("reason") == "approved, and carried out":
             continue
         tool, operation = str(record.get("tool_name")), str(record.get("operation"))

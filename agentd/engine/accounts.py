@@ -10,12 +10,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from agentd.kernel import abi
+from agentd.kernel.counts import Count, drain
 from agentd.kernel.hits import Hits
 from agentd.kernel.libbpf import wait_for_programs
 from agentd.kernel.loader import LoadedObject
 from agentd.kernel.ring import EventRing, NameKey, parse_name
+
+
+class Counted(NamedTuple):
+    """Operations of one kind on one object. Times are ns of CLOCK_BOOTTIME; name: the object's bytes, None if lost."""
+
+    key: NameKey
+    times: int
+    first: int
+    last: int
+    point: int
+    name: bytes | None
 
 
 class Accounts:
@@ -37,8 +49,8 @@ class Accounts:
         """Takes the names that have arrived."""
         self._names.update(map(parse_name, self._ring.take()))
 
-    def flush(self) -> Iterator[tuple[abi.CountKey, abi.Count, bytes | None]]:
-        """Every count since the last flush, with the object's bytes (None: its name was lost)."""
+    def flush(self) -> Iterator[Counted]:
+        """Every count since the last flush."""
         self.learn()
         control = self._loaded.control
         full = control.counts & 1
@@ -49,16 +61,12 @@ class Accounts:
         late = dict(map(parse_name, self._ring.take()))  # names of the map that stands still, and of the one now in use
         settled.update(late)
         self._names.update(late)
-        counts = self._loaded.counts[full]
-        found: dict[NameKey, tuple[abi.CountKey, abi.Count]] = {}
-        for key, count in counts.drain():
-            if count.count:
-                found[_count_name(key)] = (key, count)
+        found = {key: count for key, count in drain(self._loaded.counts[full]) if count.times}
         self._add_hits(found, settled)
-        for name, (key, count) in found.items():
-            yield key, count, settled.get(name)
+        for key, count in found.items():
+            yield Counted(key, count.times, count.first, count.last, count.point, settled.get(key))
 
-    def _add_hits(self, found: dict[NameKey, tuple[abi.CountKey, abi.Count]], names: dict[NameKey, bytes]) -> None:
+    def _add_hits(self, found: dict[NameKey, Count], names: dict[NameKey, bytes]) -> None:
         """What was allowed from memory: counted to what it stands for, whose name was told when it was first seen. When
         it happened is known to the interval between two flushes.
         """
@@ -66,32 +74,28 @@ class Accounts:
         anew = self._hits.nearly_full
         if anew:
             self._hits.stop()
-        for _, key, more in self._hits.take():
-            name = _count_name(key)
-            if name in names:
-                self._hit_names[name] = names[name]
-            elif name in self._hit_names:
-                names[name] = self._hit_names[name]
-            known = found.get(name)
+        for key, more in self._hits.take():
+            if key in names:
+                self._hit_names[key] = names[key]
+            elif key in self._hit_names:
+                names[key] = self._hit_names[key]
+            known = found.get(key)
             if known is None:
-                copy = abi.CountKey.from_buffer_copy(key)
-                point = int(self._loaded.control.point)
-                found[name] = (copy, abi.Count(count=more, first=self._since, last=now, point=point))
+                found[key] = Count(more, self._since, now, int(self._loaded.control.point))
             else:
-                known[1].count += more
-                known[1].last = now
+                found[key] = known._replace(times=known.times + more, last=now)
         if anew:
             self._hits.begin()
             self._hit_names = {}
         else:
             self._hit_names.update(
-                {name: names[name] for name in found if name in names and self._remembered(found[name][1])}
+                {key: names[key] for key, count in found.items() if count.hit and key in names and self._stands(count)}
             )
         self._since = now
 
-    def _remembered(self, count: abi.Count) -> bool:
-        """Was this one given a number, under which it may be counted later?"""
-        return bool(count.hit and count.hit_epoch == self._loaded.control.memory_epoch)
+    def _stands(self, count: Count) -> bool:
+        """Was this one given a number under which it may be counted later?"""
+        return count.hit_epoch == int(self._loaded.control.memory_epoch)
 
     def entries(self) -> int:
         """Names held, which is about the number of live keys."""
@@ -100,7 +104,3 @@ class Accounts:
     def close(self) -> None:
         """Frees the ring."""
         self._ring.close()
-
-
-def _count_name(key: abi.CountKey) -> NameKey:
-    return (key.agent, key.generation, key.outcome, key.op, key.object[0], key.object[1])

@@ -12,7 +12,7 @@ import itertools
 import math
 import signal
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ from agentd.engine.records import Names
 from agentd.engine.refused import Refused
 from agentd.engine.resolvers import Resolvers
 from agentd.engine.status import status_of, top_of
+from agentd.engine.summaries import Summaries
 from agentd.engine.supervision import Supervision
 from agentd.engine.surroundings import Surroundings
 from agentd.engine.tagging import Tagging
@@ -53,12 +54,11 @@ from agentd.kernel.ring import EventRing, KernelEvent, parse
 from agentd.kernel.tables import PolicyTables
 from agentd.kernel.tasks import TaskMarks
 from agentd.metrics import RANKS, Metrics
-from agentd.model import Action, Decided, Decision
+from agentd.model import Action, Decision
 from agentd.workloads import processes
 from agentd.workloads.match import uid_of
 
 FLUSH_SECONDS: Final = 10
-COMMIT_RECORDS: Final = 2000  # the log's queue holds a few times as many: a flood must not overrun it
 
 
 class Engine:
@@ -231,7 +231,7 @@ class Engine:
         if event.type == abi.EVENT_HOLD and not event.point.repeats:
             self.questions.memory.keep(event.hold_id, raw, names, self.workloads.origin(event.workload))
         self._handlers.get(event.type, self._unknown)(event, agent, names)
-        if self.audit.pending >= COMMIT_RECORDS:
+        if self.audit.crowded:
             self.commit()
 
     def _unknown(self, event: KernelEvent, agent: str, names: Names) -> None:
@@ -345,20 +345,14 @@ class Engine:
     def flush(self) -> None:
         """Writes the counts of allowed operations."""
         self._flushed = time.monotonic()
-        decided: Counter[Decided] = Counter()
+        made = Summaries(self.policies.view, self.policies.names(), ignored=CANARY)
         try:
-            for key, count, raw in itertools.chain(self._accounts.flush(), self.supervision.flush()):
-                view = self.policies.view(key.agent, key.generation)
-                agent = view.name if view else self.policies.names().get(key.agent, f"agent-{key.agent}")
-                if agent == CANARY:
-                    continue
-                record = records.summary_record(key, count, raw, agent, view)
+            for record in made.records(itertools.chain(self._accounts.flush(), self.supervision.flush())):
                 self._record(record)
-                decided[records.decided(record, agent)] += count.count
-                if self.audit.pending >= COMMIT_RECORDS:
+                if self.audit.crowded:
                     self.commit()
         finally:
-            self.metrics.decided_all(decided)
+            self.metrics.decided_all(made.decided())
         self.commit()
 
     def _census(self, lines: list[abi.TaskLine]) -> None:

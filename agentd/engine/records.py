@@ -16,7 +16,7 @@ from agentd.engine.archive import AgentView
 from agentd.engine.calltext import excerpt, told
 from agentd.kernel import abi
 from agentd.kernel.ring import KernelEvent
-from agentd.model import Action, Decided, Decision, Endpoint, Family, Guarantee, Op, Point, Risk
+from agentd.model import Decision, Endpoint, Family, Op, Risk
 from agentd.policy.resolved import RULE_ABOVE, RULE_DEFAULT, RULE_GUARD, RULE_UNRESOLVED, ResolvedPolicy
 from agentd.workloads import processes
 
@@ -158,54 +158,6 @@ def event_record(
         first=when if count is not None else None,
         last=when if count is not None else None,
     )
-
-
-def summary_record(
-    key: abi.CountKey, count: abi.Count, raw: bytes | None, agent: str, view: AgentView | None
-) -> Record:
-    """Operations on one object, counted exactly: allowed ones, and denials that came faster than they could be sent."""
-    op = Op(key.op)
-    target = None if raw is None else object_of(op, raw)
-    outcome = view.outcomes[key.outcome] if view and key.outcome < len(view.outcomes) else None
-    tool, operation = view.toolop(outcome.toolop) if view and outcome else ("unknown", "unknown")
-    decision = outcome.decision if outcome else Decision.DENY if key.outcome == abi.NO_OUTCOME else Decision.ALLOW
-    rule = outcome.rule if outcome else RULE_UNRESOLVED
-    metadata: dict[str, Json] = {"generation": key.generation}
-    first, last = wall_time(count.first), wall_time(count.last)
-    if decision is not Decision.ALLOW:
-        metadata["summarised"] = "ring-full"
-    if raw is None:
-        metadata["object_hash"] = f"{key.object[0]:016x}{key.object[1]:016x}"
-    return Record(
-        timestamp=last,
-        event="allowed" if decision is Decision.ALLOW else "denied",
-        action_id=new_action_id(),
-        agent_id=agent,
-        tool_name=tool,
-        operation=operation,
-        risk=outcome.risk if outcome else None,
-        input_summary=summarize(op, target) if raw is not None else f"{op.word} (name lost)",
-        reason=reason_of(decision, rule, tool, operation),
-        metadata=metadata,
-        decision=decision,
-        rule=view.rule_id(rule) if view else None,
-        action=outcome.action if outcome else Action.NONE,
-        guarantee=Guarantee.NONE,
-        point=Point(count.point),
-        kernel_operation=op,
-        object=target,
-        policy_sha256=view.policy_sha256 if view else None,
-        count=count.count,
-        first=first,
-        last=last,
-    )
-
-
-def decided(record: Record, agent: str) -> Decided:
-    """What a summary is counted as."""
-    decision = Decision.DENY if record.decision is None else record.decision  # ALLOW is 0
-    tool, operation, action = record.tool_name or "", record.operation or "", record.action or Action.NONE
-    return agent, tool, operation, decision, action, record.rule or ""
 
 
 ENDINGS: Final = {

@@ -6,12 +6,12 @@ is taken for the tool and operation that it was then. Nothing here needs a kerne
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from agentd.audit import rawbytes
+from agentd.audit import many, rawbytes
+from agentd.audit.record import object_from_json
 from agentd.engine.automata import for_this_host
 from agentd.kernel.prepare import MAX_ARENA_WORDS
 from agentd.model import OP_BY_WORD, Action, Decision, Endpoint, Family, Op
@@ -79,7 +79,7 @@ class Verdict:
 def operations(records: Iterable[Record]) -> dict[Operation, Seen]:
     """The operations of records; those whose object isn't known completely are left out."""
     found: dict[Operation, Seen] = {}
-    for record in records:
+    for record in many.singles(records):
         operation = operation_of(record)
         if operation is not None:
             found.setdefault(operation, Seen()).add(record)
@@ -89,7 +89,7 @@ def operations(records: Iterable[Record]) -> dict[Operation, Seen]:
 def operation_of(record: Record) -> Operation | None:
     """The operation of a record that is about one."""
     op = OP_BY_WORD.get(str(record.get("kernel_operation")))
-    obj = object_of(record.get("object"))
+    obj = object_from_json(record.get("object"))
     if record.get("event") not in EVENTS or record.get("reason") == CARRIED_OUT or op is None or obj is None:
         return None
     if isinstance(obj, Endpoint) is not (op.family is Family.HOST):
@@ -105,18 +105,6 @@ def _argv(record: Record) -> tuple[bytes, ...] | None:
         return None
     try:
         return tuple(rawbytes.decode(word) for word in words)
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def object_of(value: object) -> bytes | Endpoint | None:
-    """The object of a record, back from its JSON; None where it was not resolved, or is no object."""
-    try:
-        if isinstance(value, dict) and "address" in value:
-            address = ipaddress.ip_address(value["address"]).packed
-            names = (str(value["name"]),) if value.get("name") else ()
-            return Endpoint(address, int(value["port"]), str(value["protocol"]), names)
-        return None if value is None else rawbytes.decode(value)
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -22,6 +22,7 @@ from typing import Final
 from agentd.actions import signals
 from agentd.audit.record import Record, gap
 from agentd.audit.writer import new_action_id
+from agentd.engine.accounts import Counted
 from agentd.engine.holds import HoldAnswers
 from agentd.engine.policies import InForce, PolicySet
 from agentd.errors import AgentdError
@@ -153,13 +154,12 @@ class Supervision:
         """Does a process of this workload live, or has lived just now, that has a supervisor?"""
         return any(workload.number == number for workload in self._workloads)
 
-    def flush(self) -> Iterator[tuple[abi.CountKey, abi.Count, bytes | None]]:
+    def flush(self) -> Iterator[Counted]:
         """Every count since the last flush, as engine/accounts.py gives the kernel's."""
         with self._lock:
             counts, self._counts = self._counts, {}
         for (agent, generation, outcome, op, path), (count, first, last) in counts.items():
-            key = abi.CountKey(agent=agent, generation=generation, outcome=outcome, op=op)
-            yield key, abi.Count(count=count, first=first, last=last, point=Point.SECCOMP), path
+            yield Counted((agent, generation, outcome, op, 0, 0), count, first, last, Point.SECCOMP, path)
 
     def lost_since(self) -> int:
         """Operations that could not be counted since the last call."""

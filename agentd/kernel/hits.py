@@ -11,10 +11,15 @@ from collections.abc import Iterator
 from typing import Final
 
 from agentd.kernel import abi
+from agentd.kernel.counts import KEY
 from agentd.kernel.libbpf import wait_for_programs
 from agentd.kernel.loader import LoadedObject
+from agentd.kernel.ring import NameKey
 
 SIZE: Final = ctypes.sizeof(abi.Hit)
+WORDS: Final = SIZE // 8  # of one, of 64 bits; all numbers are read at once
+COUNTED: Final = abi.Hit.count.offset // 8
+TOLD: Final = abi.Hit.told.offset // 8
 NEARLY_FULL: Final = abi.HITS * 3 // 4
 
 
@@ -28,14 +33,16 @@ class Hits:
         """Numbers given out."""
         return min(int(self._loaded.control.next_hit), abi.HITS - 1)
 
-    def take(self) -> Iterator[tuple[int, abi.CountKey, int]]:
-        """(number, what it stands for, how many there were since the last time), without those that stand still."""
-        for number in range(1, self.used() + 1):
-            hit = self._loaded.hits_map.view(abi.Hit, number * SIZE)
-            count = hit.count
-            if count != hit.told:
-                yield number, hit.key, count - hit.told
-                hit.told = count
+    def take(self) -> Iterator[tuple[NameKey, int]]:
+        """(what it stands for, how many there were since the last time), without those that stand still."""
+        end = (self.used() + 1) * WORDS
+        with self._loaded.hits_map.words(end * SIZE // WORDS) as words:
+            counts, told = words[COUNTED:end:WORDS].tolist(), words[TOLD:end:WORDS].tolist()
+            for number, (count, before) in enumerate(zip(counts, told, strict=True)):
+                if count != before and number:
+                    at = number * WORDS
+                    yield KEY.unpack(words[at : at + COUNTED]), count - before
+                    words[at + TOLD] = count
 
     @property
     def nearly_full(self) -> bool:

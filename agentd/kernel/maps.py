@@ -35,6 +35,10 @@ class MappedArray:
         view: Value = kind.from_buffer(self._map, offset)  # type: ignore[assignment]
         return view
 
+    def words(self, length: int) -> memoryview:
+        """The first `length` bytes as 64-bit numbers, shared with the kernel."""
+        return memoryview(self._map)[:length].cast("Q")
+
 
 def write_mapped(fd: int, offset: int, data: bytes | memoryview) -> None:
     """Writes into a mappable ARRAY map without keeping it mapped: every mapped page counts as resident, and the
@@ -99,28 +103,34 @@ class HashMap(Generic[Key, Value]):
             if value is not None:
                 yield key, value
 
-    def drain(self) -> Iterator[tuple[Key, Value]]:
-        """Takes everything out, many at a time. For a map that nobody changes meanwhile: what is added may stay.
+    def drain(self) -> Iterator[tuple[bytes, bytes]]:
+        """Takes everything out, many at a time: (keys, values), as they stand in memory. For a map that nobody changes
+        meanwhile: what is added may stay.
 
         Raises KernelError. (bpf(2), BPF_MAP_LOOKUP_AND_DELETE_BATCH: ENOENT comes with the last of them, ENOSPC says
         that one of the table's buckets holds more than there is room for.)
         """
-        room, at, ended = BATCH, ctypes.c_uint32(), False
-        first = True
-        while not ended:
-            keys, values, found = (self.key * room)(), (self.value * room)(), ctypes.c_uint32(room)
-            begin = None if first else ctypes.byref(at)
+        room, at, begin = BATCH, ctypes.c_uint32(), None
+        keys, values = (self.key * room)(), (self.value * room)()
+        while True:
+            found = ctypes.c_uint32(room)
             result = library().bpf_map_lookup_and_delete_batch(
                 self.fd, begin, ctypes.byref(at), keys, values, ctypes.byref(found), None
             )
             if result < 0 and ctypes.get_errno() == errno.ENOSPC:
                 room *= 2
+                keys, values = (self.key * room)(), (self.value * room)()
                 continue
             if result < 0:
                 self._expect(errno.ENOENT)
-                ended = True
-            first = False
-            yield from zip(keys[: found.value], values[: found.value], strict=True)
+            count = found.value
+            yield (
+                ctypes.string_at(keys, count * ctypes.sizeof(self.key)),
+                ctypes.string_at(values, count * ctypes.sizeof(self.value)),
+            )
+            if result < 0:
+                return
+            begin = ctypes.byref(at)
 
     def _expect(self, number: int) -> None:
         if ctypes.get_errno() != number:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from agentd.approvals.book import Approver
-from agentd.audit import segments
+from agentd.audit import many, segments
 from agentd.daemon import host as composition
 from agentd.daemon.launch import Marked, launch
 from agentd.daemon.places import run_pins
@@ -255,9 +255,10 @@ class Host:
                     yield from new.splitlines()
 
     def counted(self, name: str) -> list[dict[str, Any]]:
-        """Flushes the exact counts; all of this agent's so far."""
+        """Flushes the exact counts; all of this agent's so far, each object by itself."""
         self.engine.flush()
-        return [r for r in self.records() if r["event"] == "allowed" and r["agent_id"] == name]
+        mine = [r for r in self.records() if r["event"] == "allowed" and r["agent_id"] == name]
+        return [dict(record) for record in many.singles(mine)]
 
     def held(self, workload: Workload) -> dict[str, Any]:
         """Waits until an operation of the workload is held; its approval, as the socket would show it."""

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from agentd.audit import rawbytes
@@ -58,7 +58,7 @@ def severity(event: str) -> int:
     return _SEVERITIES.get(event, INFORMATIONAL)
 
 
-def message(record: dict[str, Any]) -> str:
+def message(record: Mapping[str, Any]) -> str:
     """A record in one line for people: `denied shell/rm: exec '/bin/rm' ['rm', '-rf', '/'] (bot, bot/deny/0)`."""
     tool, operation = record.get("tool_name"), record.get("operation")
     what = record.get("input_summary") or rawbytes.printable(str(record.get("reason") or ""))

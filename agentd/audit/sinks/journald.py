@@ -15,6 +15,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from agentd.audit import many
 from agentd.audit.sinks.base import Item, message, plain, severity
 
 SOCKET: Final = "/run/systemd/journal/socket"
@@ -24,7 +25,7 @@ FIELDS: Final = (
     ("AGENTD_SEQ", "seq"), ("AGENTD_HASH", "hash"), ("AGENTD_EVENT", "event"), ("AGENTD_AGENT", "agent_id"),
     ("AGENTD_TOOL", "tool_name"), ("AGENTD_OPERATION", "operation"), ("AGENTD_DECISION", "decision"),
     ("AGENTD_RULE", "rule"), ("AGENTD_ACTION", "action"), ("AGENTD_GUARANTEE", "guarantee"), ("AGENTD_POINT", "point"),
-    ("AGENTD_KERNEL_OPERATION", "kernel_operation"), ("AGENTD_OBJECT", "object"), ("AGENTD_REASON", "reason"),
+    ("AGENTD_KERNEL_OPERATION", "kernel_operation"), ("AGENTD_REASON", "reason"),
     ("AGENTD_ACTION_ID", "action_id"), ("AGENTD_RISK", "risk_level"), ("AGENTD_COUNT", "count"),
     ("AGENTD_TIMESTAMP", "timestamp"), ("AGENTD_POLICY_SHA256", "policy_sha256"),
 )  # fmt: skip
@@ -83,6 +84,8 @@ def fields(item: Item) -> Iterator[bytes]:
     for name, member in FIELDS:
         if record.get(member) is not None:
             yield _field(name, plain(record[member]))
+    for one in many.objects(record):  # a field may come more than once, and each is found
+        yield _field("AGENTD_OBJECT", plain(one))
     yield from _process(record.get("process"))
     yield _field("AGENTD_RECORD", item.line.rstrip(b"\n").decode("utf-8", "replace"))
 

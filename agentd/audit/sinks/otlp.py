@@ -20,6 +20,7 @@ from opentelemetry.sdk._logs.export import LogRecordExportResult
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from agentd.audit import many
 from agentd.audit.sinks.base import ERROR, NOTICE, WARNING, Item, message, plain, severity
 
 PATIENCE: Final = 5  # seconds for one request
@@ -67,6 +68,8 @@ def _readable(item: Item) -> ReadableLogRecord:
         value = record.get(name)
         if value is not None:
             found[f"agentd.{name}"] = value if isinstance(value, int) else plain(value)
+    if record.get("objects") is not None:
+        found["agentd.objects"] = [plain(one) for one in many.objects(record)]
     process = record.get("process")
     if isinstance(process, dict):
         # Names of the semantic conventions where they exist.

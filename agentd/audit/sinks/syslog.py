@@ -10,9 +10,10 @@ import os
 import select
 import socket
 import ssl
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
+from agentd.audit import many
 from agentd.audit.sinks.base import Item, message, plain, severity
 
 FACILITY: Final = 13  # log audit
@@ -43,7 +44,7 @@ class Syslog:
         self._last = b""
 
     def send(self, items: Sequence[Item]) -> None:
-        data = b"".join(frame(item) for item in items)
+        data = b"".join(frame(record) for item in items for record in many.each(item.record))
         if self._socket is None:
             self._socket = self._connect()
             again, self._last = self._last, b""
@@ -89,9 +90,8 @@ class Syslog:
             self._socket = None
 
 
-def frame(item: Item) -> bytes:
-    """One message with its length before it."""
-    record = item.record
+def frame(record: Mapping[str, Any]) -> bytes:
+    """One message with its length before it. Receivers cut long ones: a record of many objects is one for each."""
     pri = FACILITY * 8 + severity(record["event"])
     host = _word(str(record.get("host") or "-"), 255)
     found = [(name, record[member]) for name, member in PARAMETERS if record.get(member) is not None]

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from agentd.audit import reader
+from agentd.audit import many, reader
 
 READ: Final = 20_000  # records that a search goes back
 SHOWN: Final = 300
@@ -50,7 +50,7 @@ class Wanted:
 def search(path: Path, wanted: Wanted) -> dict[str, Any]:
     """The newest records of the log that match, newest first, and the picture of all that were read and match."""
     records, _ = reader.last(path, READ)
-    found = [record for record in records if wanted.matches(record)]
+    found = [one for one in (many.singles(records) if wanted.text else records) if wanted.matches(one)]
     return {
         "read": len(records),
         "matching": len(found),

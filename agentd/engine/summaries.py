@@ -1,0 +1,194 @@
+"""From exact counts to the records of the audit log that say them.
+
+What one agent was allowed by one rule in one interval is one record for up to many.OBJECTS_MAX objects (audit/many.py):
+a record for each object of an unpacked archive cost thirty times what judging it did. A lone object, one whose name was
+lost, and what was denied and counted because the ring was full have a record each.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Final
+
+from agentd.audit import many, rawbytes
+from agentd.audit.canonical import Json
+from agentd.audit.many import Row
+from agentd.audit.record import Record, object_json, summarize
+from agentd.audit.writer import new_action_id
+from agentd.engine.accounts import Counted
+from agentd.engine.archive import AgentView
+from agentd.engine.records import object_of, reason_of, wall_time
+from agentd.kernel import abi
+from agentd.model import Action, Decided, Decision, Endpoint, Family, Guarantee, Op, Point
+from agentd.policy.resolved import RULE_UNRESOLVED, Outcome
+
+Kind = tuple[int, int, int, int, int]  # agent, generation, outcome, operation, point
+
+_BY_FIRST: Final = itemgetter(Counted._fields.index("first"))
+
+
+class Summaries:
+    """The records of one flush. view: what an agent's generation means; name: of an agent's number.
+
+    ignored: an agent of whom nothing is said.
+    """
+
+    def __init__(
+        self, view: Callable[[int, int], AgentView | None], names: Mapping[int, str], ignored: str = ""
+    ) -> None:
+        self._view = view
+        self._names = names
+        self._ignored = ignored
+        self._kinds: dict[Kind, _Kind] = {}
+        self._wall = wall_time(0)
+
+    def decided(self) -> Counter[Decided]:
+        """How often what was decided, of all that records() has taken so far."""
+        counted: Counter[Decided] = Counter()
+        for kind in self._kinds.values():
+            if not kind.ignored:
+                counted[kind.decided] += kind.count
+        return counted
+
+    def records(self, counts: Iterable[Counted]) -> Iterator[Record]:
+        """What is to be written."""
+        kinds = self._kinds
+        for one in counts:
+            key = (*one.key[:4], one.point)
+            kind = kinds.get(key)
+            if kind is None:
+                kind = kinds[key] = self._begin(key)
+            kind.count += one.times
+            name = one.name
+            if kind.alone or not name:
+                if not kind.ignored:
+                    yield kind.single(one, self._wall)
+                continue
+            kind.counts.append(one)
+            kind.size += len(name)
+            if len(kind.counts) >= many.OBJECTS_MAX or kind.size >= many.BYTES_MAX:
+                yield kind.record(self._wall)
+        for kind in kinds.values():
+            if kind.counts:
+                yield kind.record(self._wall)
+
+    def _begin(self, key: Kind) -> _Kind:
+        agent, generation, number, op, point = key
+        view = self._view(agent, generation)
+        name = view.name if view else self._names.get(agent, f"agent-{agent}")
+        outcome = view.outcomes[number] if view and number < len(view.outcomes) else None
+        refused = Decision.DENY if number == abi.NO_OUTCOME else Decision.ALLOW
+        return _Kind(name, generation, Op(op), Point(point), view, outcome, refused, name == self._ignored)
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Operations that differ in their objects alone. unknown: their decision, if their policy is not known any more."""
+
+    agent: str
+    generation: int
+    op: Op
+    point: Point
+    view: AgentView | None
+    outcome: Outcome | None
+    unknown: Decision
+    ignored: bool
+    count: int = 0
+    counts: list[Counted] = field(default_factory=list)
+    size: int = 0  # bytes of their names
+
+    @property
+    def decision(self) -> Decision:
+        return self.outcome.decision if self.outcome else self.unknown
+
+    @property
+    def alone(self) -> bool:
+        """Has each object a record of its own?"""
+        return self.ignored or self.decision is not Decision.ALLOW
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """(tool, operation)."""
+        return self.view.toolop(self.outcome.toolop) if self.view and self.outcome else ("unknown", "unknown")
+
+    @property
+    def rule(self) -> str | None:
+        number = self.outcome.rule if self.outcome else RULE_UNRESOLVED
+        return self.view.rule_id(number) if self.view else None
+
+    @property
+    def decided(self) -> Decided:
+        """What its operations are counted as."""
+        action = self.outcome.action if self.outcome else Action.NONE
+        return (self.agent, *self.names, self.decision, action, self.rule or "")
+
+    def record(self, wall: int) -> Record:
+        """Of the objects so far, which are told with it. wall: ns between the clocks."""
+        counts, self.counts, self.size = self.counts, [], 0
+        if len(counts) == 1:
+            return self.single(counts[0], wall)
+        counts.sort(key=_BY_FIRST)
+        first = counts[0].first + wall
+        begin = first // 1000
+        rows: list[Row] = [
+            [
+                self._json(one.name or b""),
+                one.times,
+                (one.first + wall) // 1000 - begin,
+                (one.last + wall) // 1000 - begin,
+            ]
+            for one in counts
+        ]  # fmt: skip
+        said = many.summarize(self.op.word, rows)
+        last = max(one.last for one in counts) + wall
+        return self._record(said, None, sum(one.times for one in counts), first, last, {}, rows)
+
+    def single(self, one: Counted, wall: int) -> Record:
+        """Of one object."""
+        metadata: dict[str, Json] = {}
+        if self.decision is not Decision.ALLOW:
+            metadata["summarised"] = "ring-full"
+        if one.name is None:
+            metadata["object_hash"] = f"{one.key[4]:016x}{one.key[5]:016x}"
+        target = None if one.name is None else object_of(self.op, one.name)
+        said = f"{self.op.word} (name lost)" if one.name is None else summarize(self.op, target)
+        return self._record(said, target, one.times, one.first + wall, one.last + wall, metadata, None)
+
+    def _json(self, name: bytes) -> Json:
+        if self.op.family is Family.PATH:
+            return rawbytes.encode(name)  # type: ignore[return-value]
+        return object_json(object_of(self.op, name))
+
+    def _record(
+        self, said: str, target: bytes | Endpoint | None, count: int, first: int, last: int,
+        metadata: dict[str, Json], rows: list[Row] | None,
+    ) -> Record:  # fmt: skip
+        tool, operation = self.names
+        rule = self.outcome.rule if self.outcome else RULE_UNRESOLVED
+        return Record(
+            timestamp=last,
+            event="allowed" if self.decision is Decision.ALLOW else "denied",
+            action_id=new_action_id(),
+            agent_id=self.agent,
+            tool_name=tool,
+            operation=operation,
+            risk=self.outcome.risk if self.outcome else None,
+            input_summary=said,
+            reason=reason_of(self.decision, rule, tool, operation),
+            metadata={"generation": self.generation, **metadata},
+            decision=self.decision,
+            rule=self.rule,
+            action=self.outcome.action if self.outcome else Action.NONE,
+            guarantee=Guarantee.NONE,
+            point=self.point,
+            kernel_operation=self.op,
+            object=target,
+            policy_sha256=self.view.policy_sha256 if self.view else None,
+            count=count,
+            first=first,
+            last=last,
+            objects=rows,
+        )
