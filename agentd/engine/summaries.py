@@ -80,13 +80,14 @@ class Summaries:
         view = self._view(agent, generation)
         name = view.name if view else self._names.get(agent, f"agent-{agent}")
         outcome = view.outcomes[number] if view and number < len(view.outcomes) else None
-        refused = Decision.DENY if number == abi.NO_OUTCOME else Decision.ALLOW
-        return _Kind(name, generation, Op(op), Point(point), view, outcome, refused, name == self._ignored)
+        unknown = Decision.DENY if number == abi.NO_OUTCOME else Decision.ALLOW
+        decision = outcome.decision if outcome else unknown
+        return _Kind(name, generation, Op(op), Point(point), view, outcome, decision, name == self._ignored)
 
 
 @dataclass(slots=True)
 class _Kind:
-    """Operations that differ in their objects alone. unknown: their decision, if their policy is not known any more."""
+    """Operations that differ in their objects alone."""
 
     agent: str
     generation: int
@@ -94,20 +95,15 @@ class _Kind:
     point: Point
     view: AgentView | None
     outcome: Outcome | None
-    unknown: Decision
+    decision: Decision
     ignored: bool
     count: int = 0
     counts: list[Counted] = field(default_factory=list)
     size: int = 0  # bytes of their names
+    alone: bool = field(init=False)  # has each object a record of its own?
 
-    @property
-    def decision(self) -> Decision:
-        return self.outcome.decision if self.outcome else self.unknown
-
-    @property
-    def alone(self) -> bool:
-        """Has each object a record of its own?"""
-        return self.ignored or self.decision is not Decision.ALLOW
+    def __post_init__(self) -> None:
+        self.alone = self.ignored or self.decision is not Decision.ALLOW
 
     @property
     def names(self) -> tuple[str, str]:
@@ -132,16 +128,11 @@ class _Kind:
             return self.single(counts[0], wall)
         counts.sort(key=_BY_FIRST)
         first = counts[0].first + wall
-        begin = first // 1000
+        begin, json_of = first // 1000, self._encoder()
         rows: list[Row] = [
-            [
-                self._json(one.name or b""),
-                one.times,
-                (one.first + wall) // 1000 - begin,
-                (one.last + wall) // 1000 - begin,
-            ]
-            for one in counts
-        ]  # fmt: skip
+            [json_of(name or b""), times, (began + wall) // 1000 - begin, (ended + wall) // 1000 - begin]
+            for _, times, began, ended, _, name in counts
+        ]
         said = many.summarize(self.op.word, rows)
         last = max(one.last for one in counts) + wall
         return self._record(said, None, sum(one.times for one in counts), first, last, {}, rows)
@@ -157,10 +148,12 @@ class _Kind:
         said = f"{self.op.word} (name lost)" if one.name is None else summarize(self.op, target)
         return self._record(said, target, one.times, one.first + wall, one.last + wall, metadata, None)
 
-    def _json(self, name: bytes) -> Json:
-        if self.op.family is Family.PATH:
-            return rawbytes.encode(name)  # type: ignore[return-value]
-        return object_json(object_of(self.op, name))
+    def _encoder(self) -> Callable[[bytes], Json]:
+        """What makes the JSON of an object from its bytes."""
+        op = self.op
+        if op.family is Family.PATH:
+            return rawbytes.encode  # type: ignore[return-value]
+        return lambda name: object_json(object_of(op, name))
 
     def _record(
         self, said: str, target: bytes | Endpoint | None, count: int, first: int, last: int,

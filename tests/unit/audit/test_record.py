@@ -22,7 +22,7 @@ def sealed(item: Record) -> dict[str, object]:
 def test_a_denial_has_every_member() -> None:
     """A record carries aegize's members and agentd's, under their documented names."""
     made = sealed(denied())
-    assert set(made) == set(MEMBERS) - {"count", "first", "last"}
+    assert set(made) == set(MEMBERS) - {"count", "first", "last", "objects"}
     assert made["timestamp"] == record.time_text(START)
     assert (made["decision"], made["action"], made["guarantee"], made["point"]) == ("deny", "kill", "contained", "exec")
     process = made["process"]

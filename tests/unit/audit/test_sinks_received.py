@@ -133,7 +133,7 @@ def test_a_real_journal_finds_the_agent(tmp_path: Path, lines: list[bytes]) -> N
 
 def test_a_frame_is_rfc_5424(lines: list[bytes]) -> None:
     """Length, version, time, host, the record's name, structured data with its escapes, and one line of text."""
-    data = frame(items(lines)[1])
+    data = frame(items(lines)[1].record)
     size, _, text = data.partition(b" ")
     assert int(size) == len(text)
     assert text.startswith(b"<108>1 2026-11-21T")
