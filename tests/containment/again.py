@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from agentd.engine import accounts
 from agentd.kernel import abi
 from agentd.kernel.hits import SIZE
 from tests.containment.suite import Probe, Scenario, Suite, Told
@@ -37,7 +36,9 @@ def met_again(suite: Suite) -> Told:
         found = []
         for number in range(1, engine._accounts._hits.used() + 1):
             hit = engine.loaded.hits_map.view(abi.Hit, number * SIZE)
-            found.append((int(hit.count), names.get(accounts._count_name(hit.key), b"")))
+            key = hit.key
+            name = names.get((key.agent, key.generation, key.outcome, key.op, key.object[0], key.object[1]), b"")
+            found.append((int(hit.count), name))
         return found
 
     seen = []
