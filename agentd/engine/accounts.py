@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from agentd.kernel.counts import Count, drain
 from agentd.kernel.hits import Hits
 from agentd.kernel.libbpf import wait_for_programs
 from agentd.kernel.loader import LoadedObject
-from agentd.kernel.ring import EventRing, NameKey, parse_name
+from agentd.kernel.ring import TAKE_MAX, EventRing, NameKey, parse_name
+
+SEEN_MAX: Final = 1 << 15  # names that the ring can hold, the shortest ones
 
 
 class Counted(NamedTuple):
@@ -47,7 +49,16 @@ class Accounts:
 
     def learn(self) -> None:
         """Takes the names that have arrived."""
-        self._names.update(map(parse_name, self._ring.take()))
+        for taken in self._arrived():
+            self._names.update(map(parse_name, taken))
+
+    def _arrived(self) -> Iterator[list[bytes]]:
+        """What stands in the ring, and a bounded part of what comes meanwhile."""
+        for _ in range(SEEN_MAX // TAKE_MAX + 1):
+            taken = self._ring.take()
+            yield taken
+            if len(taken) < TAKE_MAX:
+                return
 
     def flush(self) -> Iterator[Counted]:
         """Every count since the last flush."""
@@ -58,10 +69,15 @@ class Accounts:
         wait_for_programs()
         settled = dict(self._names)
         self._names = {}
-        late = dict(map(parse_name, self._ring.take()))  # names of the map that stands still, and of the one now in use
+        late: dict[NameKey, bytes] = {}  # names of the map that stands still, and of the one now in use
+        for taken in self._arrived():
+            late.update(map(parse_name, taken))
         settled.update(late)
         self._names.update(late)
-        found = {key: count for key, count in drain(self._loaded.counts[full]) if count.times}
+        found: dict[NameKey, Count] = {}
+        for some in drain(self._loaded.counts[full]):
+            found.update((key, count) for key, count in some if count.times)
+            self.learn()  # a workload goes on meanwhile, and the ring is small
         self._add_hits(found, settled)
         for key, count in found.items():
             yield Counted(key, count.times, count.first, count.last, count.point, settled.get(key))
@@ -96,6 +112,11 @@ class Accounts:
     def _stands(self, count: Count) -> bool:
         """Was this one given a number under which it may be counted later?"""
         return count.hit_epoch == int(self._loaded.control.memory_epoch)
+
+    @property
+    def crowded(self) -> bool:
+        """Is a quarter of the map in use used? Then a flush is due: what doesn't fit is an event of its own each."""
+        return len(self._names) > self._loaded.counts[0].capacity // 4
 
     def entries(self) -> int:
         """Names held, which is about the number of live keys."""

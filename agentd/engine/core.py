@@ -213,7 +213,7 @@ class Engine:
         while self.supervision.missed:
             self._record(self.supervision.missed.popleft())
         self.supervision.reap()
-        if self.supervision.crowded:
+        if self.supervision.crowded or self._accounts.crowded:
             self.flush()
         self.reasons.flush()  # before the disk: whoever was denied is looking already
         self.commit()
@@ -351,6 +351,7 @@ class Engine:
                 self._record(record)
                 if self.audit.crowded:
                     self.commit()
+                self._accounts.learn()
         finally:
             self.metrics.decided_all(made.decided())
         self.commit()

@@ -1,8 +1,9 @@
 """From exact counts to the records of the audit log that say them.
 
 What one agent was allowed by one rule in one interval is one record for up to many.OBJECTS_MAX objects (audit/many.py):
-a record for each object of an unpacked archive cost thirty times what judging it did. A lone object, one whose name was
-lost, and what was denied and counted because the ring was full have a record each.
+a record for each object of an unpacked archive cost thirty times what judging it did. A lone object has a
+record of its own, and so has each that was denied and counted because the ring was full; those whose names were lost
+have one together.
 """
 
 from __future__ import annotations
@@ -63,9 +64,12 @@ class Summaries:
                 kind = kinds[key] = self._begin(key)
             kind.count += one.times
             name = one.name
-            if kind.alone or not name:
+            if kind.alone:
                 if not kind.ignored:
                     yield kind.single(one, self._wall)
+                continue
+            if not name:
+                kind.nameless.append(one)
                 continue
             kind.counts.append(one)
             kind.size += len(name)
@@ -74,6 +78,8 @@ class Summaries:
         for kind in kinds.values():
             if kind.counts:
                 yield kind.record(self._wall)
+            if kind.nameless:
+                yield kind.unnamed(self._wall)
 
     def _begin(self, key: Kind) -> _Kind:
         agent, generation, number, op, point = key
@@ -99,6 +105,7 @@ class _Kind:
     ignored: bool
     count: int = 0
     counts: list[Counted] = field(default_factory=list)
+    nameless: list[Counted] = field(default_factory=list)
     size: int = 0  # bytes of their names
     alone: bool = field(init=False)  # has each object a record of its own?
 
@@ -136,6 +143,16 @@ class _Kind:
         said = many.summarize(self.op.word, rows)
         last = max(one.last for one in counts) + wall
         return self._record(said, None, sum(one.times for one in counts), first, last, {}, rows)
+
+    def unnamed(self, wall: int) -> Record:
+        """Of all objects whose names were lost: counted exactly, and nobody knows which they were."""
+        counts, self.nameless = self.nameless, []
+        if len(counts) == 1:
+            return self.single(counts[0], wall)
+        said = f"{self.op.word} {len(counts)} objects (names lost)"
+        first, last = min(one.first for one in counts) + wall, max(one.last for one in counts) + wall
+        metadata: dict[str, Json] = {"names_lost": len(counts)}
+        return self._record(said, None, sum(one.times for one in counts), first, last, metadata, None)
 
     def single(self, one: Counted, wall: int) -> Record:
         """Of one object."""

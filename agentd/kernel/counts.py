@@ -30,7 +30,7 @@ class Count(NamedTuple):
     reserved: int = 0
 
 
-def drain(counts: HashMap[abi.CountKey, abi.Count]) -> Iterator[tuple[NameKey, Count]]:
-    """Takes everything out of a map of counts that stands still. Raises KernelError."""
+def drain(counts: HashMap[abi.CountKey, abi.Count]) -> Iterator[Iterator[tuple[NameKey, Count]]]:
+    """Takes everything out of a map of counts that stands still, some at a time. Raises KernelError."""
     for keys, values in counts.drain():
-        yield from zip(KEY.iter_unpack(keys), map(Count._make, COUNT.iter_unpack(values)), strict=True)
+        yield zip(KEY.iter_unpack(keys), map(Count._make, COUNT.iter_unpack(values)), strict=True)

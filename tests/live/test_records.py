@@ -48,7 +48,7 @@ def live(folder: Path) -> Iterator[Host]:
     """`bot` may not read or delete below `kept`; others have the same policy, for counts of their own."""
     paths = [f"{folder}/kept/**"]
     deny = [{"tool": "file_reader", "paths": paths, "id": "no-reading"}, {"tool": "file", "paths": paths}]
-    agents = {name: harness.agent(deny=deny) for name in ("bot", "one", "many", "mixed")}
+    agents = {name: harness.agent(deny=deny) for name in ("bot", "one", "many", "mixed", "crowd")}
     with harness.enforcing(folder, agents) as host:
         yield host
 
@@ -147,6 +147,31 @@ for i in range(5000):
             found[raw(record["object"])] += record["count"]
     assert nameless == 0
     assert found == {os.fsencode(folder / "many" / str(i)): 1 + i % 3 for i in range(5000)}
+
+
+def test_more_files_than_the_kernel_can_count(live: Host, folder: Path) -> None:
+    """Who opens more files between two readings than there is room for has them read before it is full: each is
+    counted, and none needs an event of its own. (A name may be lost if agentd waits for a processor; that is told.)
+    """
+    number = live.engine.loaded.counts[0].capacity + 1000
+    crowd = folder / "crowd"
+    crowd.mkdir()
+    for one in range(number):
+        os.close(os.open(crowd / str(one), os.O_CREAT | os.O_WRONLY))
+    before = len(live.counted("crowd"))
+    code = f"for i in range({number}): os.close(os.open({str(crowd)!r} + f'/{{i}}', os.O_RDONLY))"
+    assert live.run(probes.python(code), "crowd").status == 0
+    found: Counter[bytes] = Counter()
+    nameless = 0
+    for record in live.counted("crowd")[before:]:
+        if record["object"] is None:
+            nameless += record["count"]
+        elif raw(record["object"]).startswith(os.fsencode(crowd)):
+            found[raw(record["object"])] += record["count"]
+    assert live.engine.status()["lost"]["counts-full"] == 0
+    assert found.total() + nameless == number and set(found.values()) == {1}
+    assert len([r for r in live.records() if r["agent_id"] == "crowd" and r["event"] == "allowed"]) < number // 16
+    subprocess.run(["rm", "-rf", crowd], check=True)
 
 
 # A path is built by openat, a component at a time, so that no single call has a name longer than the kernel takes.

@@ -60,13 +60,13 @@ def test_a_record_has_an_end() -> None:
     names = [b"/%d" % number for number in range(2 * many.OBJECTS_MAX + 1)]
     records, _ = made(*map(counted, names))
     assert [len(one.objects or [0]) for one in records] == [many.OBJECTS_MAX, many.OBJECTS_MAX, 1]
-    assert sorted(found for one in records for found in told(one)) == sorted(name.decode() for name in names)
+    assert sorted(found for one in records for found in names_in(one)) == sorted(name.decode() for name in names)
     longer = [b"/%d" % number + b"x" * 4000 for number in range(9)]
     records, _ = made(*map(counted, longer))
     assert [len(one.objects or [0]) for one in records] == [5, 4]
 
 
-def told(record: Record) -> list[object]:
+def names_in(record: Record) -> list[object]:
     """The objects of a record."""
     return many.objects(body(record, "h", "b"))  # type: ignore[return-value]
 
@@ -75,11 +75,23 @@ def test_what_stands_alone() -> None:
     """Denials that were counted, and what has lost its name, which is told by its hash."""
     records, summaries = made(counted(b"/x", 3, outcome=1), counted(b"/y", outcome=1), counted(None), counted(b"/z"))
     assert [(one.event, one.object, one.count) for one in records] == [
-        ("denied", b"/x", 3), ("denied", b"/y", 1), ("allowed", None, 1), ("allowed", b"/z", 1),
+        ("denied", b"/x", 3), ("denied", b"/y", 1), ("allowed", b"/z", 1), ("allowed", None, 1),
     ]  # fmt: skip
     assert records[0].metadata["summarised"] == "ring-full" and records[0].action is Action.KILL
-    assert records[2].input_summary == "read (name lost)" and len(str(records[2].metadata["object_hash"])) == 32
+    assert records[3].input_summary == "read (name lost)" and len(str(records[3].metadata["object_hash"])) == 32
     assert sum(summaries.decided().values()) == 6
+
+
+def test_lost_names_are_told_together() -> None:
+    """However many they are: exactly how often, and of how many objects."""
+    records, summaries = made(
+        counted(None, 2, at=5), counted(None, 3, at=9), counted(None, op=Op.WRITE), counted(b"/z")
+    )
+    (told,) = (one for one in records if "names_lost" in one.metadata)
+    assert (told.input_summary, told.count, told.object) == ("read 2 objects (names lost)", 5, None)
+    assert told.metadata["names_lost"] == 2 and told.objects is None
+    assert told.first is not None and told.last is not None and told.last - told.first == 5004
+    assert sum(summaries.decided().values()) == 7
 
 
 def test_of_whom_nothing_is_said() -> None:
