@@ -67,8 +67,7 @@ class Accounts:
         full = control.counts & 1
         control.counts = 1 - full
         wait_for_programs()
-        settled = dict(self._names)
-        self._names = {}
+        settled, self._names = self._names, {}
         late: dict[NameKey, bytes] = {}  # names of the map that stands still, and of the one now in use
         for taken in self._arrived():
             late.update(map(parse_name, taken))
@@ -79,8 +78,9 @@ class Accounts:
             found.update((key, count) for key, count in some if count.times)
             self.learn()  # a workload goes on meanwhile, and the ring is small
         self._add_hits(found, settled)
-        for key, count in found.items():
-            yield Counted(key, count.times, count.first, count.last, count.point, settled.get(key))
+        while found:  # each is forgotten as it is told: there may be many
+            key, count = found.popitem()
+            yield Counted(key, count.times, count.first, count.last, count.point, settled.pop(key, None))
 
     def _add_hits(self, found: dict[NameKey, Count], names: dict[NameKey, bytes]) -> None:
         """What was allowed from memory: counted to what it stands for, whose name was told when it was first seen. When
