@@ -15,7 +15,6 @@ from typing import Final
 
 from agentd.model import Point
 from tests.containment.suite import Probe, Scenario, Suite, Told
-from tests.live import probes
 from tests.live.ordinary import NEEDED, ORDINARY, make_wheel
 
 QUICK: Final = ("git push to a folder", "gcc and make", "archives", "searching")
@@ -52,6 +51,7 @@ def ordinary(name: str) -> Callable[[Suite], Told]:
         (home / ".npmrc").write_text("fund=false\naudit=false\n")
         folder = suite.ground.dir / "work/ordinary/here"
         make = folder.parent / "hello-1.0-py3-none-any.whl"
+        patience = suite.host.patience
         try:
             folder.mkdir(parents=True)
             make_wheel(make)
@@ -63,7 +63,7 @@ def ordinary(name: str) -> Callable[[Suite], Told]:
             suite.host.patience = PATIENCE
             done = suite.host.run(script(home, name), "coder", cwd=folder)
         finally:
-            suite.host.patience = probes.PATIENCE
+            suite.host.patience = patience
             shutil.rmtree(folder.parent)
             shutil.rmtree(home)
         assert not done.denials and done.out == control.stdout and done.status == control.returncode, (done, control)

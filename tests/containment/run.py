@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import dataclasses
 import json
+import math
 import sys
 import time
 from collections import Counter
@@ -69,6 +70,7 @@ def suite(factor: float | None = 1.0) -> Iterator[Suite]:
         agents, tools = made.policy()
         try:
             with harness.enforcing(made.dir / "state", agents, tools, hostnames.RESOLVERS) as host:
+                host.patience *= 100 if factor is FULL else max(1, math.ceil(factor))
                 yield Suite(host, made, factor)
         finally:
             network.LISTENING.close()
