@@ -21,14 +21,14 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from agentd.daemon import host
-from tests.bench.vm import arms, figures, jobs
+from tests.bench.vm import arms, figures, jobs, starts
 from tests.vm import kernels, table
 from tests.vm.boot import Arm, boot
 from tests.vm.kernels import ROOT, FetchError
 
 HERE: Final = Path(__file__).resolve().parent
 ICOUNT: Final = "-icount shift=0,sleep=off -accel tcg,thread=single"
-QUICK: Final = ("getppid", "open3", "open12", "change", "udp", "tcp", "fork", "exec")
+QUICK: Final = ("getppid", "open3", "open12", "change", "udp", "tcp", "fork", "exec", starts.NAME)
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -62,7 +62,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 def every() -> list[str]:
     """What can be measured."""
-    return [operation.name for operation in arms.OPERATIONS] + [job.name for job in jobs.JOBS]
+    return [operation.name for operation in arms.OPERATIONS] + [job.name for job in jobs.JOBS] + [starts.NAME]
 
 
 def commit() -> str:

@@ -24,6 +24,7 @@ from typing import IO, Any, Final
 from agentd.daemon.client import SERVICE_SOCKET, Client
 from agentd.daemon.launch import Child, Marked, launch
 from agentd.kernel.seccomp import refuse_early
+from tests.bench.vm import starts
 from tests.bench.vm.arms import ARMS, FRESH, LIBRARIES, OPERATIONS, PROGRAMS, Arm
 from tests.bench.vm.jobs import EMPTY, ENVIRONMENT, JOBS, Job, unpack
 from tests.bench.vm.service import Service
@@ -277,6 +278,8 @@ def main() -> int:
             emit(kind="service", resident_mb_with_all_rules=round(bench.service.resident(), 1))
         finally:
             bench.service.stop()
+        if starts.NAME in bench.options["operations"]:
+            emit(kind="service", **starts.started(Path(work), busy))
     return 0
 
 
