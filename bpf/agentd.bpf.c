@@ -32,6 +32,7 @@
 #include "lsm_socket.bpf.c"
 #include "notes.bpf.c"
 #include "lsm_words.bpf.c"
+#include "lsm_others.bpf.c"
 #include "mounts.bpf.c"
 #include "lsm_attributes.bpf.c"
 #include "lsm_privileges.bpf.c"

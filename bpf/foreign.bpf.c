@@ -5,6 +5,8 @@
  * iter/task_file list_files   a line for each descriptor of a workload on something that has a path
  * file_permission             every use of one: read, write, sendfile, splice, getdents, io_uring (LSM hook, attached
  *                             while the map `foreign` has entries); to map one is judged in lsm_memory.bpf.c
+ * file_truncate               ftruncate() of one, which asks no file_permission (Linux 6.2; before, it comes by
+ *                             path_truncate)
  *
  * Guarantee: prevented, but for memory that was mapped before the mark.
  */
@@ -57,4 +59,14 @@ int BPF_PROG(lsm_file_permission, struct file *file, int mask)
 	if (mask & MAY_READ)
 		kinds |= 1 << MEMORY_READ;
 	return kinds ? judge_foreign(tag, file, kinds) : 0;
+}
+
+SEC("?lsm/file_truncate")
+int BPF_PROG(lsm_file_truncate, struct file *file)
+{
+	struct agentd_tag *tag = current_tag();
+
+	if (!tag || tag->flags & AGENTD_TAG_ROOT_EXEC || !is_foreign(tag, file))
+		return 0;
+	return judge_foreign(tag, file, 1 << MEMORY_WRITE);
 }

@@ -9,6 +9,8 @@
  * inode_set_acl, inode_remove_acl        access control lists
  * file_ioctl, file_ioctl_compat          the flags that chattr sets, by the descriptor's path; and what ioctl() makes or
  *                                        removes by a name that no hook is told (subvolumes): unresolved
+ *                                        too: a whole file system that is stopped (`mount`), input that is typed on a
+ *                                        terminal, and who gets the signals of a socket (`signal`)
  * inode_file_setattr                     the same by file_setattr() (Linux 6.17)
  *
  * Trusted: the kernel's own dentry and iattr. What lies in the file's own filesystem and through which mounts it is seen:
@@ -89,12 +91,34 @@ static __noinline int judge_elsewhere(u32 op)
 	return error;
 }
 
+static __noinline int judge_signalling(bool terminal)
+{
+	struct agentd_tag *tag = current_tag();
+	int error = -EPERM;
+	struct scratch *s;
+	u32 slot, len;
+
+	if (!tag)
+		return 0;
+	s = begin(&slot);
+	if (s) {
+		len = terminal ? word_set(s, "signal:terminal") : word_set(s, "signal:outside");
+		error = judge_word(tag, slot, AGENTD_OP_SIGNAL, len);
+		scratch_give(slot);
+	}
+	return error;
+}
+
 static __always_inline int judge_ioctl(struct file *file, u32 request)
 {
 	u32 op = changes_elsewhere(request);
 
 	if (op)
 		return judge_elsewhere(op);
+	if (uses_terminal(request) || names_owner(request))
+		return judge_signalling(uses_terminal(request));
+	if (stops_all(request))
+		return judge_path(AGENTD_OP_MOUNT, file->f_path.mnt, file->f_path.dentry);
 	if (!sets_attributes(request))
 		return 0;
 	return judge_path(AGENTD_OP_SETATTR, file->f_path.mnt, file->f_path.dentry);

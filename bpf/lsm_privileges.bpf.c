@@ -6,7 +6,7 @@
  *                               number): namespaces by unshare() and setns(), mounts by fsopen() and its kin, modules
  *                               removed. A user namespace has a hook (lsm_words.bpf.c), and clone() is judged there
  * inode_init_security_anon      the descriptor of an io_uring or a userfaultfd
- * path_notify                   fanotify; inotify, which tells no more than the reader may see anyway, is nobody's matter
+ * path_notify                   fanotify; inotify as `read` of what it watches, whose names it tells
  *
  * A call that is refused a privilege can't be issued again: capable() only says yes or no. What needs an approval is
  * denied there. setns() asks more than once, and each time is counted.
@@ -50,7 +50,7 @@ static __always_inline u32 privileged_word(struct scratch *s, int privilege, u32
 	}
 	if (syscall_is(272, 310)) {
 		*op = AGENTD_OP_NAMESPACE;
-		return namespace_word(s, syscall_first() & ~(u64)CLONE_NEWUSER);
+		return unshare_word(s, syscall_first() & ~(u64)CLONE_NEWUSER);
 	}
 	if (syscall_is(308, 346)) {
 		*op = AGENTD_OP_NAMESPACE;
@@ -101,6 +101,6 @@ SEC("?lsm/path_notify")
 int BPF_PROG(lsm_path_notify, const struct path *path)
 {
 	if (!syscall_is(301, 339))
-		return 0;
+		return judge_path(AGENTD_OP_READ, path->mnt, path->dentry);
 	return PREVENT_WORD(AGENTD_OP_PERF, "fanotify_init");
 }

@@ -2,10 +2,9 @@
 /*
  * Calls whose object is a word, before the effect (LSM hooks; see lib/prevent.bpf.h).
  *
- * ptrace_access_check, ptrace_traceme    ptrace, process_vm_readv and writev, pidfd_getfd
- * task_kill                              a signal to a process that is not of the workload: signal:outside, signal:workload
- * task_kill, task_setrlimit, task_setscheduler, task_setnice
- *                                        the guard: what touches agentd's own process, as ptrace_access_check does too
+ * ptrace_access_check, ptrace_traceme    ptrace, process_vm_readv and writev, pidfd_getfd; the guard, where it is agentd's
+ *                                        process (what else touches others: lsm_others.bpf.c)
+ * task_prctl                             a program that takes another one's place in /proc/PID/exe
  * userns_create                          the other namespaces: task_alloc for clone(), lsm_privileges.bpf.c for the rest
  * bpf, perf_event_open, kernel_read_file, kernel_load_data
  * task_alloc                             a child gets its mark before it exists, io_uring's workers too; no memory for
@@ -54,51 +53,6 @@ static __always_inline int guard(struct task_struct *victim)
 	return is_agentd(victim) ? guard_refuses(AGENTD_OP_PTRACE) : 0;
 }
 
-SEC("?lsm/task_kill")
-int BPF_PROG(lsm_task_kill, struct task_struct *victim, struct kernel_siginfo *info, int sig)
-{
-	struct agentd_tag *tag, *other;
-	struct scratch *s;
-	u32 slot, len;
-	int error;
-
-	if (is_agentd(victim))
-		return guard_refuses(AGENTD_OP_SIGNAL);
-	if (!sig) /* asks whether it is there */
-		return 0;
-	tag = current_tag();
-	if (!tag)
-		return 0;
-	other = bpf_task_storage_get(&tags, victim, 0, 0);
-	if (other && other->workload == tag->workload)
-		return 0;
-	s = begin(&slot);
-	if (!s)
-		return -EPERM;
-	len = other ? word_set(s, "signal:workload") : word_set(s, "signal:outside");
-	error = judge_word_now(tag, slot, AGENTD_OP_SIGNAL, len); /* kill(-1): others may have got theirs already */
-	scratch_give(slot);
-	return error;
-}
-
-SEC("?lsm/task_setrlimit")
-int BPF_PROG(lsm_task_setrlimit, struct task_struct *victim)
-{
-	return guard(victim);
-}
-
-SEC("?lsm/task_setscheduler")
-int BPF_PROG(lsm_task_setscheduler, struct task_struct *victim)
-{
-	return guard(victim);
-}
-
-SEC("?lsm/task_setnice")
-int BPF_PROG(lsm_task_setnice, struct task_struct *victim)
-{
-	return guard(victim);
-}
-
 SEC("?lsm/ptrace_access_check")
 int BPF_PROG(lsm_ptrace_access_check, struct task_struct *child, unsigned int mode)
 {
@@ -117,6 +71,22 @@ int BPF_PROG(lsm_ptrace_traceme, struct task_struct *parent)
 	return PREVENT_WORD(AGENTD_OP_PTRACE, "ptrace:traceme");
 }
 
+#define PR_SET_MM 35
+#define PR_SET_MM_EXE_FILE 13
+#define PR_SET_MM_MAP 14
+
+/*
+ * Records, approvals and `execmem` know a process by the file that it runs. (0 lets the kernel's own answer stand, which is
+ * -ENOSYS, and the call goes on.)
+ */
+SEC("?lsm/task_prctl")
+int BPF_PROG(lsm_task_prctl, int option, unsigned long what)
+{
+	if (option != PR_SET_MM || (what != PR_SET_MM_EXE_FILE && what != PR_SET_MM_MAP))
+		return 0;
+	return PREVENT_WORD(AGENTD_OP_PTRACE, "ptrace:exe");
+}
+
 SEC("?lsm/userns_create")
 int BPF_PROG(lsm_userns_create, const struct cred *cred)
 {
@@ -126,7 +96,7 @@ int BPF_PROG(lsm_userns_create, const struct cred *cred)
 SEC("?lsm/bpf")
 int BPF_PROG(lsm_bpf, int cmd)
 {
-	if (takes_by_number(cmd) && current_tag())
+	if (takes_what_is_there(cmd) && current_tag())
 		return guard_refuses(AGENTD_OP_BPF);
 	return PREVENT_WORD(AGENTD_OP_BPF, "bpf");
 }

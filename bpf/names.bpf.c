@@ -11,6 +11,7 @@
 #define AT_SYMLINK_NOFOLLOW 0x100
 #define AT_SYMLINK_FOLLOW 0x400
 #define OPEN_TREE_CLONE 1
+#define OPEN_TREE_NAMESPACE 2 /* Linux 7.0 */
 #define NO_ARG 0xff
 
 /*
@@ -201,7 +202,7 @@ static __noinline void judge_names(struct call *c)
 
 	if (!name_call_of(c->kind, &n))
 		return;
-	if (c->kind == CALL_OPEN_TREE && !(argument(c, 2) & OPEN_TREE_CLONE))
+	if (c->kind == CALL_OPEN_TREE && !(argument(c, 2) & (OPEN_TREE_CLONE | OPEN_TREE_NAMESPACE)))
 		return; /* the same as O_PATH */
 	if (n.flags != NO_ARG && argument(c, n.flags) & AT_SYMLINK_NOFOLLOW)
 		n.follow = false;

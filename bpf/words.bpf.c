@@ -48,7 +48,7 @@ static __noinline void judge_words(struct call *c)
 	switch (c->kind) {
 	case CALL_UNSHARE:
 		op = AGENTD_OP_NAMESPACE;
-		len = namespace_word(s, first);
+		len = unshare_word(s, first);
 		break;
 	case CALL_SETNS:
 		op = AGENTD_OP_NAMESPACE;
@@ -82,7 +82,7 @@ static __noinline void judge_words(struct call *c)
 		len = word_set(s, "ptrace:pidfd_getfd");
 		break;
 	case CALL_BPF:
-		if (takes_by_number(argument(c, 0))) {
+		if (takes_what_is_there(argument(c, 0))) {
 			judge_guarded(c, AGENTD_OP_BPF, AGENTD_DETECTED, 0);
 			return;
 		}

@@ -79,6 +79,7 @@ LSM_HOOKS: Final = (
     LsmHook("file_open", (Op.READ, Op.WRITE, Op.COMPAT)),  # every hook judges `compat`
     LsmHook("file_receive"),
     LsmHook("file_permission", needs=(Need.FOREIGN,)),
+    LsmHook("file_truncate", needs=(Need.FOREIGN,), newer=True),
     LsmHook("path_mknod", (Op.CREATE,)),
     LsmHook("path_mkdir", (Op.CREATE,)),
     LsmHook("path_symlink", (Op.LINK,)),
@@ -95,8 +96,8 @@ LSM_HOOKS: Final = (
     LsmHook("inode_set_acl", (Op.SETATTR,), newer=True),
     LsmHook("inode_remove_acl", (Op.SETATTR,), newer=True),
     LsmHook("inode_file_setattr", (Op.SETATTR,), newer=True),
-    LsmHook("file_ioctl", (Op.SETATTR,)),
-    LsmHook("file_ioctl_compat", (Op.SETATTR,), newer=True),
+    LsmHook("file_ioctl", (Op.SETATTR, Op.SIGNAL)),
+    LsmHook("file_ioctl_compat", (Op.SETATTR, Op.SIGNAL), newer=True),
     LsmHook("mmap_file", (Op.EXECMEM,), needs=(Need.CODE, Need.CODE_PROBE, Need.FOREIGN)),
     LsmHook("file_mprotect", (Op.EXECMEM,), needs=(Need.CODE, Need.CODE_PROBE)),
     LsmHook("path_chroot", (Op.CHROOT,)),
@@ -125,11 +126,16 @@ LSM_HOOKS: Final = (
     LsmHook("task_alloc", (Op.NAMESPACE,)),
     LsmHook("capable", (Op.NAMESPACE, Op.MOUNT, Op.MODULE)),
     LsmHook("inode_init_security_anon", (Op.IO_URING, Op.PERF)),
-    LsmHook("path_notify", (Op.PERF,)),
-    LsmHook("task_kill", (Op.SIGNAL,)),  # and the guard, with ptrace_access_check
-    LsmHook("task_setrlimit"),
-    LsmHook("task_setscheduler"),
-    LsmHook("task_setnice"),
+    LsmHook("path_notify", (Op.PERF, Op.READ)),
+    LsmHook("task_prctl", (Op.PTRACE,)),
+    LsmHook("task_kill", (Op.SIGNAL,)),  # these, too, with ptrace_access_check, are the guard
+    LsmHook("task_setrlimit", (Op.SIGNAL,)),
+    LsmHook("task_setscheduler", (Op.SIGNAL,)),
+    LsmHook("task_setnice", (Op.SIGNAL,)),
+    LsmHook("task_setioprio", (Op.SIGNAL,)),
+    LsmHook("task_movememory", (Op.SIGNAL,)),
+    LsmHook("file_fcntl", (Op.SIGNAL,)),
+    LsmHook("file_send_sigiotask"),
 )
 
 # Beside `fmod_ret` programs, for what those can't have: socket storage (bpf/notes.bpf.c).

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * What is agentd's own and has no path that a policy could name once and for all: its process, the files of it in /proc, and
- * the objects of bpf() by their number. No policy and no mode allows it. (Its files stand in the tables of every agent,
+ * the objects of bpf(), by their numbers and pins. No policy and no mode allows it. (Its files stand in the tables of every agent,
  * agentd/policy/guard.py.)
  */
 #ifndef AGENTD_GUARD_BPF_H
@@ -9,7 +9,8 @@
 
 #include "act.bpf.h"
 
-#define BPF_NUMBER_COMMANDS ((1ull << 13) | (1ull << 14) | (1ull << 30)) /* BPF_PROG_, MAP_, LINK_GET_FD_BY_ID */
+/* BPF_OBJ_GET; BPF_PROG_, MAP_, LINK_GET_FD_BY_ID */
+#define BPF_TAKING_COMMANDS ((1ull << 7) | (1ull << 13) | (1ull << 14) | (1ull << 30))
 
 static __always_inline void verdict_guard(struct verdict *v, u32 agent)
 {
@@ -45,10 +46,10 @@ static __always_inline bool is_proc_of_agentd(const struct inode *inode)
 	return first && is_agentd((void *)first - bpf_core_field_offset(struct task_struct, pid_links));
 }
 
-/* Would this command of bpf() take an object by its number, which may be agentd's? */
-static __always_inline bool takes_by_number(u32 cmd)
+/* Would this command of bpf() take an object that is there, by its number or its pin, which may be agentd's? */
+static __always_inline bool takes_what_is_there(u32 cmd)
 {
-	return cmd < 64 && BPF_NUMBER_COMMANDS >> cmd & 1;
+	return cmd < 64 && BPF_TAKING_COMMANDS >> cmd & 1;
 }
 
 #endif

@@ -31,6 +31,33 @@ static __always_inline bool sets_attributes(u32 request)
 	       request == FS_IOC_ENABLE_VERITY || request == FAT_IOCTL_SET_ATTRIBUTES;
 }
 
+#define FIFREEZE 0xc0045877
+#define FITHAW 0xc0045878
+#define FS_IOC_SHUTDOWN 0x8004587d
+#define TIOCSTI 0x5412
+#define TIOCLINUX 0x541c
+#define TIOCVHANGUP 0x5437
+#define FIOSETOWN 0x8901
+#define SIOCSPGRP 0x8902
+
+/* Stops the descriptor's whole file system. */
+static __always_inline bool stops_all(u32 request)
+{
+	return request == FIFREEZE || request == FITHAW || request == FS_IOC_SHUTDOWN;
+}
+
+/* Types on a terminal, for whoever reads there (TIOCLINUX can paste), or takes it from all who have it. */
+static __always_inline bool uses_terminal(u32 request)
+{
+	return request == TIOCSTI || request == TIOCLINUX || request == TIOCVHANGUP;
+}
+
+/* Says who gets the signals of a socket, by a number in the caller's memory. */
+static __always_inline bool names_owner(u32 request)
+{
+	return request == FIOSETOWN || request == SIOCSPGRP;
+}
+
 /* Opens another file than the descriptor's, as open_by_handle_at() does. */
 static __always_inline bool opens_by_handle(u32 request)
 {

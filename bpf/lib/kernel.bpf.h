@@ -195,8 +195,12 @@ struct sigpending {
 struct rlimit {
 	unsigned long rlim_cur;
 };
+struct pid {
+	struct hlist_head tasks[4];
+};
 struct signal_struct {
 	atomic_t live;
+	struct pid *pids[4];
 	struct sigpending shared_pending;
 	struct rlimit rlim[16];
 };
@@ -243,9 +247,6 @@ struct task_struct {
 	struct bpf_local_storage *bpf_storage;
 	struct hlist_node pid_links[4];
 	struct sigpending pending;
-};
-struct pid {
-	struct hlist_head tasks[4];
 };
 struct proc_inode {
 	struct pid *pid;

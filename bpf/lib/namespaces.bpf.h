@@ -14,6 +14,7 @@
 #define CLONE_NEWUSER 0x10000000
 #define CLONE_NEWPID 0x20000000
 #define CLONE_NEWNET 0x40000000
+#define UNSHARE_EMPTY_MNTNS 0x100000 /* of unshare(), Linux 7.1: CLONE_NEWNS, and nothing in it */
 #define CLONE_OTHERS (CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP | CLONE_NEWTIME)
 
 /* The word for flags of clone() and unshare(), which is the gravest of them; 0: they ask for no namespace. */
@@ -30,6 +31,12 @@ static __always_inline u32 namespace_word(struct scratch *s, u64 flags)
 	if (flags & CLONE_OTHERS)
 		return word_set(s, "unshare:other");
 	return 0;
+}
+
+/* The same, for unshare(). */
+static __always_inline u32 unshare_word(struct scratch *s, u64 flags)
+{
+	return namespace_word(s, flags & UNSHARE_EMPTY_MNTNS ? flags | CLONE_NEWNS : flags);
 }
 
 #endif

@@ -33,13 +33,14 @@ static __always_inline bool is_node(const struct inode *inode)
 	return type == S_IFBLK_BITS || type == S_IFCHR_BITS;
 }
 
-/* Does the path in the buffer begin with /dev/ ? */
+/* Does the path in the buffer begin with /dev/, and not with /dev/shm/, where everybody may write? */
 static __always_inline bool in_dev(const struct scratch *s)
 {
 	u32 off = s->path_off & (AGENTD_PATH_MAX - 1);
+	const char *rest = &s->path[(off + 5) & (AGENTD_PATH_MAX - 1)];
 
 	return s->path[off] == '/' && s->path[off + 1] == 'd' && s->path[off + 2] == 'e' && s->path[off + 3] == 'v' &&
-	       s->path[off + 4] == '/';
+	       s->path[off + 4] == '/' && !(rest[0] == 's' && rest[1] == 'h' && rest[2] == 'm' && rest[3] == '/');
 }
 
 /* Is it a file system in which folders can be made to disregard case? */

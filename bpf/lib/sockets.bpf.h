@@ -211,6 +211,9 @@ static __always_inline enum address_kind address_read(struct peer_address *to, c
 	/* net/ipv4: udp_sendmsg and inet_bind take it for an inet address; a connect ends the connection */
 	if (to->family == AF_UNSPEC && op != AGENTD_OP_CONNECT && (own == AF_INET || own == AF_SMC))
 		to->family = AF_INET;
+	/* net/ipv6/raw.c, rawv6_sendmsg; others take it for no address at all */
+	if (to->family == AF_UNSPEC && op == AGENTD_OP_SEND && own == AF_INET6 && sk->sk_type == SOCK_RAW)
+		to->family = AF_INET6;
 	if (to->family == AF_INET)
 		to->words[0] = to->v4;
 	else if (to->family != AF_INET6)

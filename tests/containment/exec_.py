@@ -127,6 +127,7 @@ CODE: Final = (
     ("LD_PRELOAD of a file of its own",
      "spawn fork /usr/bin/env env LD_PRELOAD={free}/effect.so MARK={mark} /usr/bin/true", marked, "{free}/effect.so"),
     ("machine code in memory", "code", came_back, "anon:memory"),
+    ("machine code in its heap", "codeheap", came_back, "anon:memory"),
     ("machine code in memory that may be written to", "codewide", came_back, "anon:memory"),
     ("machine code in a file of its own", "codefile {free}/code", came_back, "{free}/code"),
     ("machine code in its copy of a library", "codecopy /lib/x86_64-linux-gnu/libc.so.6", came_back, "anon:memory"),

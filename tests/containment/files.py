@@ -188,7 +188,7 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
     *(reads(22, f"inherited, {how}", ["inherited", how, "{fd}"], keep=inherited)
       for how in ("read", "readv", "splice", "duplicate", "map")),
     *(Probe(22, f"inherited, {how}", "write, nothing truncated", ["inherited", how, "{fd}"], changed, TARGET,
-            keep=inherited_to_write) for how in ("write", "map to write", "map, then write")),
+            keep=inherited_to_write) for how in ("write", "map to write", "map, then write", "truncate")),
     Scenario(22, "opened before tagging", opened_before),
     Probe(22, "inherited, what is allowed", "", ["inherited", "read", "{fd}"], plain, keep=inherited_free),
     Probe(22, "pidfd_getfd", "ptrace, descriptor", "taken {pid} {fd}", secret, keep=inherited),

@@ -208,6 +208,7 @@ class Ground:
             f"{d}/free/mount/in/key",
             f"{d}/chains/kept/**",
             f"{d}/names/**",
+            "anon:mqueue/agentd-denied",
             *(str(self.long(n, "x")) for n in LENGTHS),
         ]
         files = [{"tool": tool, "paths": paths} for tool in ("file_reader", "file_writer", "file")]
@@ -248,6 +249,7 @@ class Ground:
             "walker": harness.agent(deny=[*files, {"tool": "host", "operations": ["mount"]}]),
             "reader": harness.agent(deny=[rule for rule in files if rule["tool"] != "file_reader"]),
             "sender": harness.agent(deny=[{"tool": "ipc", "paths": ["**/docker.datagram.sock"]}]),
+            "wire": harness.agent(deny=[{"tool": "network", "operations": ["send"], "hosts": ["::1"]}]),
             "pure": harness.agent(deny=[{"tool": "runtime", "operations": ["generate", "code"]}]),
             "deaf": harness.agent(deny=[{"tool": "deaf"}]),
             "asker": harness.agent(deny=deny, ask=ask, but=["host"]),

@@ -35,12 +35,15 @@ class Gap:
 _CODE: Final = Gap("without LSM hooks nothing judges memory that is made executable")
 _ELSEWHERE: Final = Gap("a descriptor is judged where it was opened, and that was outside the workload")
 _GUARD: Final = Gap("agentd has no guard for itself on this kind of host")
+_OTHERS: Final = Gap("without LSM hooks only what is done by kill(2), ptrace(2) and their kin is judged")
+_NOWHERE: Final = frozenset[Point]()
 _RING: Final = Gap("where the policy allows io_uring, its requests pass no system call")
 
 # (row, name of the probe): why it is open.
 GAPS: Final[dict[tuple[int, str], Gap]] = {
     (12, "LD_PRELOAD of a file of its own"): _CODE,
     (12, "machine code in memory"): _CODE,
+    (12, "machine code in its heap"): Gap("brk() asks no hook", _NOWHERE),
     (12, "machine code in memory that may be written to"): _CODE,
     (12, "machine code in its copy of a library"): _CODE,
     (12, "machine code in a file of its own"): _CODE,
@@ -48,11 +51,13 @@ GAPS: Final[dict[tuple[int, str], Gap]] = {
         (21, f"utimes through a bind mount{started}"): Gap("a file is judged by the name it was asked for")
         for started in ("", ", started")
     },
+    **{(20, f"a watch on a denied {what}"): Gap("inotify is not looked at") for what in ("folder", "file")},
+    **{(20, f"a message queue{note}"): Gap("mq_open() is no open()") for note in ("", ", as if by execve")},
     (22, "over a unix socket"): _ELSEWHERE,
     **{(22, f"inherited, {how}"): _ELSEWHERE for how in ("read", "readv", "splice", "duplicate", "map")},
     **{
         (22, f"inherited, {how}{started}"): _ELSEWHERE
-        for how in ("write", "map to write", "map, then write")
+        for how in ("write", "map to write", "map, then write", "truncate")
         for started in ("", ", started")
     },
     **{
@@ -62,7 +67,24 @@ GAPS: Final[dict[tuple[int, str], Gap]] = {
     },
     (24, "open into registered files, where rings are allowed"): _RING,
     (31, "a source route, by an option of a message"): Gap("options of a message are not looked at"),
+    (31, "a source route, by an option of the second message"): Gap(
+        "a second message to the same address in one sendmmsg() asks no hook (net/socket.c, ____sys_sendmsg)", _NOWHERE
+    ),
     (34, "the second message of sendmmsg"): Gap("of several messages only the first is judged"),
+    **{(45, f"a stranger's pipe{how}"): Gap("a pipe has no name to tell") for how in ("", ", by a path descriptor")},
+    **{
+        (60, f"a stranger's signal, by {how}"): _OTHERS
+        for how in ("F_SETOWN", "F_SETOWN, a group", "F_SETOWN_EX", "FIOSETOWN", "SIOCSPGRP")
+    },
+    (60, "a stranger's limit"): _OTHERS,
+    **{
+        (60, f"{how}{whose}"): _OTHERS
+        for how in ("ioprio_set", "setpriority", "sched_setscheduler", "sched_setaffinity", "migrate_pages")
+        for whose in (" of a stranger", ", where signals are allowed")
+    },
+    (60, "another program's name"): _OTHERS,
+    (62, "input typed on a terminal"): Gap("for commands that agentd starts, their filter refuses it"),
+    (62, "a file system that stands still"): Gap("for commands that agentd starts, their filter refuses it"),
     (60, "oom_score_adj"): Gap("its files in /proc are guarded where the trace point judges", frozenset({Point.TRACE})),
     (60, "prlimit"): _GUARD,
     (60, "ptrace, where it is allowed"): _GUARD,

@@ -75,5 +75,6 @@ PROBES: Final = (
     routed("by an option of a connected socket", VIA, "udp/0", "aim/0/127.0.0.1/{free_port}", f"route/0/{VIA}",
            "hello/0/127.0.0.1/{free_port}"),
     routed("by an option of a message", VIA, "udp/0", f"hello/0/127.0.0.1/{{free_port}}/{VIA}"),
+    routed("by an option of the second message", VIA, "udp/0", f"twice/0/127.0.0.1/{{free_port}}/{VIA}"),
     routed("by a routing header", SIX, "six-udp/0", f"six-route/0/{SIX}", "hello/0/::1/{free_port}"),
 )  # fmt: skip

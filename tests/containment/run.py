@@ -25,12 +25,14 @@ from agentd.daemon import host as composition
 from tests.containment import (
     again,
     attacks,
+    corners,
     crowds,
     exec_,
     files,
     hostnames,
     network,
     ordinary,
+    others,
     overlays,
     paths,
     promises,
@@ -47,6 +49,7 @@ from tests.live import harness
 
 GROUPS: Final = (
     *(paths, overlays, exec_, files, network, routes, hostnames, tag, races, again, storms, attacks, crowds, survival),
+    *(others, corners),
     *(ordinary, started),
 )
 PROBES: Final[tuple[Probe | Scenario, ...]] = tuple(probe for group in GROUPS for probe in group.PROBES)
@@ -78,6 +81,8 @@ def suite(factor: float | None = 1.0) -> Iterator[Suite]:
                 caller.close()
             routes.WIRE.close()
             hostnames.close()
+            corners.close()
+            others.STRANGER.close()
             attacks.remove_canary()
             tag.remove_group()
 

@@ -9,12 +9,12 @@ from typing import Final
 
 from agentd.kernel.notify import attributes, names, opens
 from agentd.kernel.notify.request import GO_ON, Request, Result
-from agentd.kernel.notify.table import NARROW, WIDE
+from agentd.kernel.notify.table import CLONE_NEWNS, NARROW, UNSHARE_EMPTY_MNTNS, WIDE
 from agentd.model import Op
 
 Handler = Callable[[Request], Result]
 # linux/sched.h: the gravest of them names the operation, as in bpf/lib/namespaces.bpf.h.
-_NAMESPACES: Final = ((0x10000000, b"user"), (0x20000, b"mnt"), (0x20000000, b"pid"), (0x40000000, b"net"))
+_NAMESPACES: Final = ((0x10000000, b"user"), (CLONE_NEWNS, b"mnt"), (0x20000000, b"pid"), (0x40000000, b"net"))
 
 
 def handler(number: int) -> Handler | None:
@@ -44,9 +44,17 @@ def moves(number: int, *, compat: bool) -> bool:
     return WIDE.get(number) in MOVES
 
 
+def _clone(r: Request) -> Result:
+    """Flags, in a register."""
+    return _namespaces(r, r.args[0])
+
+
 def _unshare(r: Request) -> Result:
-    """unshare and clone: flags, in a register."""
-    flags = r.args[0]
+    """The same; one of its flags is another one of clone's."""
+    return _namespaces(r, r.args[0] | (CLONE_NEWNS if r.args[0] & UNSHARE_EMPTY_MNTNS else 0))
+
+
+def _namespaces(r: Request, flags: int) -> Result:
     word = next((word for bit, word in _NAMESPACES if flags & bit), b"other")
     r.judge(Op.NAMESPACE, b"unshare:" + word)
     return GO_ON
@@ -149,7 +157,7 @@ HANDLERS: Final[dict[str, Handler]] = {
     "fspick": _mount_word,
     "mount_setattr": _mount_word,
     "unshare": _unshare,
-    "clone": _unshare,
+    "clone": _clone,
     "setns": _word(Op.NAMESPACE, b"setns"),
     "ptrace": _ptrace,
     "process_vm_readv": _word(Op.PTRACE, b"ptrace:process_vm_readv"),

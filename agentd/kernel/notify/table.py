@@ -11,10 +11,13 @@ from typing import Final
 
 O_CHANGES: Final = 3 | 0o100 | 0o1000  # O_ACCMODE, O_CREAT, O_TRUNC
 O_PATH: Final = 0o10000000
+CLONE_NEWNS: Final = 0x20000
+UNSHARE_EMPTY_MNTNS: Final = 0x100000  # Linux 7.1
 NEW_NAMESPACES: Final = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 CLONE_NEWTIME: Final = 0x80  # of unshare only: to clone it is part of the signal
 PTRACE_BEGINS: Final = (0, 16, 0x4206)  # PTRACE_TRACEME, ATTACH, SEIZE
 OPEN_TREE_CLONE: Final = 1
+OPEN_TREE_NAMESPACE: Final = 2  # Linux 7.0
 SET_FLAGS: Final = (0x40086602, 0x40046602, 0x401C5820)  # FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS, FS_IOC_FSSETXATTR
 
 
@@ -104,7 +107,7 @@ NOTIFIED: Final = (
     Notified("umount", None, 22),
     Notified("pivot_root", 155, 217),
     Notified("chroot", 161, 61),
-    Notified("open_tree", 428, 428, When.SET, 2, (OPEN_TREE_CLONE,)),
+    Notified("open_tree", 428, 428, When.SET, 2, (OPEN_TREE_CLONE | OPEN_TREE_NAMESPACE,)),
     Notified("open_tree_attr", 467, 467),
     Notified("move_mount", 429, 429),
     Notified("fsopen", 430, 430),
@@ -112,7 +115,7 @@ NOTIFIED: Final = (
     Notified("fsmount", 432, 432),
     Notified("fspick", 433, 433),
     Notified("mount_setattr", 442, 442),
-    Notified("unshare", 272, 310, When.SET, 0, (NEW_NAMESPACES | CLONE_NEWTIME,)),
+    Notified("unshare", 272, 310, When.SET, 0, (NEW_NAMESPACES | CLONE_NEWTIME | UNSHARE_EMPTY_MNTNS,)),
     Notified("setns", 308, 346),
     Notified("ptrace", 101, 26, When.IS, 0, PTRACE_BEGINS),
     Notified("process_vm_readv", 310, 347),

@@ -58,6 +58,8 @@ static int use(const char *how, int fd)
 		got = pread(dup(fd), line + 5, 100, 0);
 	} else if (IS("write")) {
 		return pwrite(fd, "more", 4, 0);
+	} else if (IS("truncate")) {
+		return ftruncate(fd, 0);
 	} else if (IS("map to write")) {
 		at = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 		if (at == MAP_FAILED)

@@ -2,6 +2,8 @@
 /* Rows 10 to 16: ways to run a program. */
 #include "probe.h"
 
+#include <sys/personality.h>
+
 #include <sys/sendfile.h>
 
 #define STACK (64 << 10)
@@ -178,6 +180,18 @@ static int lazy_word(int argc, char **argv)
 
 static const unsigned char answer[] = { 0xb8, 0x2a, 0, 0, 0, 0xc3 }; /* mov $42, %eax; ret */
 
+/* codeheap: machine code in memory that brk() makes executable, because that is what the program's personality is */
+static int codeheap_word(int argc, char **argv)
+{
+	void *memory;
+
+	personality(READ_IMPLIES_EXEC);
+	memory = sbrk(8192);
+	memcpy(memory, answer, sizeof(answer));
+	ATTEMPT(((int (*)(void))memory)());
+	return 0;
+}
+
 /* code: writes machine code to memory, makes it executable and runs it */
 static int code_word(int argc, char **argv)
 {
@@ -230,17 +244,11 @@ static int codefile_word(int argc, char **argv)
 }
 
 const struct word exec_words[] = {
-	{ "spawn", 3, spawn_word },
-	{ "thread", 2, thread_word },
-	{ "memory", 2, memory_word },
-	{ "tmpfile", 3, tmpfile_word },
-	{ "deleted", 2, deleted_word },
-	{ "descriptor", 2, descriptor_word },
-	{ "steal", 4, steal_word },
-	{ "lazy", 4, lazy_word },
-	{ "code", 0, code_word },
-	{ "codefile", 1, codefile_word },
-	{ "codewide", 0, codewide_word },
-	{ "codecopy", 1, codecopy_word },
-	{ 0 },
+	{ "spawn", 3, spawn_word },	  { "thread", 2, thread_word },
+	{ "memory", 2, memory_word },	  { "tmpfile", 3, tmpfile_word },
+	{ "deleted", 2, deleted_word },	  { "descriptor", 2, descriptor_word },
+	{ "steal", 4, steal_word },	  { "lazy", 4, lazy_word },
+	{ "code", 0, code_word },	  { "codeheap", 0, codeheap_word },
+	{ "codefile", 1, codefile_word }, { "codewide", 0, codewide_word },
+	{ "codecopy", 1, codecopy_word }, { 0 },
 };

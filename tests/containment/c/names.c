@@ -13,7 +13,7 @@
  *   whole/N/M/SERVER/ADDRESS    a raw packet for socket M, an answer that says it is of SERVER; pieces/...: in two
  *                         fragments; wrapped/...: as the payload of another packet
  *   route/N/VIA           packets of socket N go to VIA first, by an IPv4 option; six-route/N/VIA: by a routing header
- *   hello/N/ADDRESS/PORT  a datagram; hello/N/ADDRESS/PORT/VIA: with a route of its own
+ *   hello/N/ADDRESS/PORT  a datagram; hello/N/ADDRESS/PORT/VIA: with a route of its own; twice/...: behind one without
  *   visit/ADDRESS/PORT    a TCP connection
  *   sleep/MILLISECONDS
  *
@@ -181,12 +181,14 @@ static int segment_route(int s, const char *via)
 	return setsockopt(s, IPPROTO_IPV6, IPV6_RTHDR, header, sizeof(header));
 }
 
-static int hello(int s, const char *address, int port, const char *via)
+/* twice: as the second of two messages that go to one address in one call */
+static int hello(int s, const char *address, int port, const char *via, int twice)
 {
 	char control[CMSG_SPACE(8)] __attribute__((aligned(8))) = { 0 };
 	struct iovec text = { "hello", 5 };
 	struct sockaddr_storage to;
 	struct msghdr message = { &to, place(&to, address, port), &text, 1 };
+	struct mmsghdr both[2] = { { message } };
 	struct cmsghdr *c;
 
 	if (via) {
@@ -198,7 +200,8 @@ static int hello(int s, const char *address, int port, const char *via)
 		c->cmsg_len = CMSG_LEN(8);
 		loose_route(CMSG_DATA(c), via);
 	}
-	return sendmsg(s, &message, 0);
+	both[1].msg_hdr = message;
+	return twice ? sendmmsg(s, both, 2, 0) - 1 : sendmsg(s, &message, 0);
 }
 
 static int opened(int s, int wait)
@@ -262,8 +265,8 @@ static void step(void)
 		needed(setsockopt(sockets[n], IPPROTO_IP, IP_OPTIONS, message, 8));
 	} else if (!strcmp(word, "six-route")) {
 		needed(segment_route(sockets[n], part[2]));
-	} else if (!strcmp(word, "hello")) {
-		result(hello(sockets[n], part[2], atoi(part[3]), part[4]));
+	} else if (!strcmp(word, "hello") || !strcmp(word, "twice")) {
+		result(hello(sockets[n], part[2], atoi(part[3]), part[4], *word == 't'));
 	} else if (!strcmp(word, "visit")) {
 		size = place(&to, part[1], atoi(part[2]));
 		s = opened(socket(to.ss_family, SOCK_STREAM, 0), 20);

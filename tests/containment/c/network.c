@@ -115,6 +115,18 @@ static int vague_word(int argc, char **argv)
 	return 0;
 }
 
+/* the same from a raw socket, where IPv6 takes it for one of its own: vague6 ADDRESS PROTOCOL */
+static int vague6_word(int argc, char **argv)
+{
+	union address to;
+	socklen_t size = internet(&to, argv[1], "0");
+	int s = socket(AF_INET6, SOCK_RAW, atoi(argv[2]));
+
+	to.any.sa_family = AF_UNSPEC;
+	ATTEMPT(sendto(s, "hello", 5, 0, &to.any, size));
+	return 0;
+}
+
 /* sendto a v4 address from a v6 socket: four ADDRESS PORT */
 static int four_word(int argc, char **argv)
 {
@@ -273,6 +285,7 @@ const struct word network_words[] = {
 	{ "second", 2, second_word },
 	{ "unixbind", 1, unixbind_word },
 	{ "reconnect", 3, reconnect_word },
+	{ "vague6", 2, vague6_word },
 	{ "vague", 2, vague_word },
 	{ "four", 2, four_word },
 	{ "mixed", 3, mixed_word },
