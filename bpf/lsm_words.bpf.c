@@ -7,6 +7,7 @@
  * task_prctl                             a program that takes another one's place in /proc/PID/exe
  * userns_create                          the other namespaces: task_alloc for clone(), lsm_privileges.bpf.c for the rest
  * bpf, perf_event_open, kernel_read_file, kernel_load_data
+ * kernel_module_request                  a module that the kernel would load by itself, because a call needs it
  * task_alloc                             a child gets its mark before it exists, io_uring's workers too; no memory for
  *                                        the mark: the fork fails
  */
@@ -126,6 +127,28 @@ SEC("?lsm/kernel_load_data")
 int BPF_PROG(lsm_kernel_load_data, u32 id)
 {
 	return judge_loading(id);
+}
+
+/*
+ * The kernel's own helper loads it, outside the workload. Who asked for it is told that there is none; the call can't be issued
+ * again.
+ */
+SEC("?lsm/kernel_module_request")
+int BPF_PROG(lsm_kernel_module_request, char *name)
+{
+	struct agentd_tag *tag = current_tag();
+	int error = -EPERM;
+	struct scratch *s;
+	u32 slot;
+
+	if (!tag)
+		return 0;
+	s = begin(&slot);
+	if (s) {
+		error = judge_word_now(tag, slot, AGENTD_OP_MODULE, word_set(s, "module:request"));
+		scratch_give(slot);
+	}
+	return error;
 }
 
 #define CLONE_JUDGED (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_OTHERS)

@@ -123,6 +123,7 @@ LSM_HOOKS: Final = (
     LsmHook("perf_event_open", (Op.PERF,)),
     LsmHook("kernel_read_file", (Op.MODULE, Op.KEXEC)),
     LsmHook("kernel_load_data", (Op.MODULE, Op.KEXEC)),
+    LsmHook("kernel_module_request", (Op.MODULE,)),
     LsmHook("task_alloc", (Op.NAMESPACE,)),
     LsmHook("capable", (Op.NAMESPACE, Op.MOUNT, Op.MODULE)),
     LsmHook("inode_init_security_anon", (Op.IO_URING, Op.PERF)),

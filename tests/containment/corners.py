@@ -13,12 +13,14 @@ from typing import Any, Final
 
 from tests.containment.attacks import guard, pin
 from tests.containment.promises import INLINE
-from tests.containment.suite import Probe, Scenario, Suite, Told, came_back, thing
+from tests.containment.suite import Probe, Scenario, Suite, Told, came_back, marked, thing
 from tests.live.probes import untagged
 
 QUEUE: Final = "agentd-denied"
 NODE: Final = Path("/dev/shm/agentd-containment/node")
 SYS_BPF, BPF_MAP_CREATE, BPF_OBJ_PIN, BPF_ARRAY = 321, 0, 6, 2
+MODPROBE: Final = Path("/proc/sys/kernel/modprobe")
+LOADERS: Final[list[str]] = []  # what stood there before
 PROTOCOL: Final = 253  # RFC 3692: for experiments
 FMODE_EXEC: Final = 0x20  # in the kernel's flags of a file: it was opened by execve
 
@@ -95,10 +97,22 @@ def pinned(ground: Any) -> None:
         assert not libc.syscall(SYS_BPF, BPF_OBJ_PIN, attributes, 16), os.strerror(ctypes.get_errno())
 
 
+def loader(ground: Any) -> None:
+    """What the kernel runs to load a module leaves a mark."""
+    path = ground.dir / "free/loader"
+    path.write_text(f"#!/bin/sh\necho >{ground.mark}\n")
+    path.chmod(0o755)
+    if MODPROBE.exists():
+        LOADERS[:] = LOADERS or [MODPROBE.read_text().strip()]
+        MODPROBE.write_text(str(path))
+
+
 def close() -> None:
     """Takes away what was made outside the ground."""
     unshared()
     WIRE.close()
+    if LOADERS:
+        MODPROBE.write_text(LOADERS.pop())
     with contextlib.suppress(OSError):
         NODE.parent.rmdir()
     Path(f"/sys/fs/bpf/agentd-run/{os.getpid()}-canary/map").unlink(missing_ok=True)
@@ -137,5 +151,7 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
             prepare=queue) for note, flags in (("", 0), (", as if by execve", FMODE_EXEC))),
     guard(61, "what is pinned, where bpf is allowed", "pinned {pin}/map", came_back, "bpf", prepare=pinned),
     Scenario(31, "an address of no family, from a raw socket", no_family),
+    Probe(62, "a module that the kernel loads by itself", "module", "module {mark}", marked, "module:request",
+          prepare=loader, only_if=True),
     Probe(60, "another program's name", "ptrace", "disguise {dir}/bin/good", came_back),
 )  # fmt: skip

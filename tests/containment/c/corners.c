@@ -91,6 +91,18 @@ static int pinned_word(int argc, char **argv)
 	return 0;
 }
 
+/* module MARK: needs one that the kernel then asks for, a protocol of netlink that nobody has; was MARK made by who loads it? */
+static int module_word(int argc, char **argv)
+{
+	if (access("/proc/sys/kernel/modprobe", F_OK)) /* a kernel without modules: no attempt */
+		return 0;
+	say("attempt\n");
+	if (socket(16 /* AF_NETLINK */, SOCK_RAW, 27) >= 0)
+		return 1;
+	result(access(argv[1], F_OK));
+	return 0;
+}
+
 struct disguise {
 	struct prctl_mm_map map;
 	unsigned long from[8], to[8]; /* what shows the program's file */
@@ -176,8 +188,7 @@ static int disguise_word(int argc, char **argv)
 }
 
 const struct word corner_words[] = {
-	{ "emptied", 1, emptied_word },	  { "watch", 1, watch_word },
-	{ "freeze", 1, freeze_word },	  { "node", 3, node_word },
-	{ "queue", 2, queue_word },	  { "pinned", 1, pinned_word },
-	{ "disguise", 1, disguise_word }, { 0 },
+	{ "emptied", 1, emptied_word },	  { "watch", 1, watch_word },	{ "freeze", 1, freeze_word },
+	{ "node", 3, node_word },	  { "queue", 2, queue_word },	{ "pinned", 1, pinned_word },
+	{ "disguise", 1, disguise_word }, { "module", 1, module_word }, { 0 },
 };
