@@ -94,6 +94,7 @@ int BPF_PROG(exec_loaded, struct task_struct *task, int old_pid, struct linux_bi
 	}
 	if (tag->flags & AGENTD_TAG_ROOT_EXEC) { /* the operator's own command line starts the workload */
 		tag->flags &= ~AGENTD_TAG_ROOT_EXEC;
+		tag->granted[0] = 0;
 		return 0;
 	}
 	tag->granted[0] = tag->granted[1] = 0;

@@ -52,6 +52,26 @@ static __always_inline int judge_program(struct agentd_tag *tag, u32 slot, struc
 	return error;
 }
 
+/*
+ * Is it the operator's own command line, with which a workload begins? The trace point that takes the mark for it off can be left
+ * out, where the kernel preempts tasks; a second address space is a second program. (`granted` is free until then.)
+ */
+static __always_inline bool begins_workload(struct agentd_tag *tag)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	u64 mm = (u64)task->mm;
+
+	if (!(tag->flags & AGENTD_TAG_ROOT_EXEC))
+		return false;
+	if (!tag->granted[0])
+		tag->granted[0] = mm;
+	if (tag->granted[0] == mm)
+		return true;
+	tag->flags &= ~AGENTD_TAG_ROOT_EXEC;
+	tag->granted[0] = 0;
+	return false;
+}
+
 SEC("?lsm/bprm_check_security")
 int BPF_PROG(lsm_bprm_check_security, struct linux_binprm *bprm)
 {
@@ -60,7 +80,7 @@ int BPF_PROG(lsm_bprm_check_security, struct linux_binprm *bprm)
 	u32 slot;
 	int error;
 
-	if (!tag || tag->flags & AGENTD_TAG_ROOT_EXEC)
+	if (!tag || begins_workload(tag))
 		return 0;
 	if (KREAD(bprm, interp) == KREAD(bprm, filename)) { /* the first look of this attempt */
 		if (!(tag->flags & AGENTD_TAG_AGAIN))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from agentd.kernel import abi
+from agentd.kernel.libbpf import BPF_ANY, check, library
+from tests.containment import promises
 from tests.containment.ground import Ground
 from tests.containment.paths import KEY, NEWCGROUP, NEWNS, NEWPID, NEWUSER, reads
 from tests.containment.suite import Probe, Scenario, Seen, Suite, Told, came_back, marked, secret, touch
@@ -196,6 +200,44 @@ def pid_reuse(suite: Suite) -> Told:
     return Told("read", record["point"], record["guarantee"])
 
 
+def put(suite: Suite, pidfd: int, tag: abi.Tag) -> None:
+    """Writes the mark of a process's main thread."""
+    fd, update = ctypes.c_int(pidfd), library().bpf_map_update_elem
+    check(update(suite.host.engine.loaded.fds["tags"], ctypes.byref(fd), ctypes.byref(tag), BPF_ANY), "put a mark")
+
+
+def overlooked(suite: Suite) -> Told:
+    """A workload begins with one program, also where its start was not seen (the trace point was left out)."""
+    go, mark = suite.ground.say("{free}/go"), suite.ground.mark
+    words = [
+        "/bin/sh",
+        "-c",
+        f"while [ ! -e {go} ]; do sleep 0.02; done; exec {suite.ground.say('{nobin}/bad')} {mark}",
+    ]
+    suite.ground.fresh()
+    touch(Path(go))
+    assert untagged(words).status == 0 and mark.exists(), "the control"
+    suite.ground.fresh()
+    if not suite.points & promises.INLINE:
+        return Told("exec", detail="the point exec is that trace point")
+    workload = suite.host.start(words)
+    suite.host.until(lambda: os.readlink(f"/proc/{workload.pid}/exe").endswith("sh"), "the shell")
+    pidfd = os.pidfd_open(workload.pid)
+    try:
+        marks = suite.host.engine.marks
+        tag = marks.get(pidfd)
+        assert tag and not tag.flags & abi.TAG_ROOT_EXEC
+        tag.flags |= abi.TAG_ROOT_EXEC
+        tag.granted[0] = 1  # the address space that it came from
+        put(suite, pidfd, tag)
+    finally:
+        os.close(pidfd)
+    touch(Path(go))
+    run = workload.wait()
+    assert not mark.exists() and len(run.denials) == 1, run
+    return Told("exec", run.denials[0]["point"], run.denials[0]["guarantee"])
+
+
 PROBES: Final[tuple[Probe | Scenario, ...]] = (
     *(probe for how in LEAVINGS for probe in leaves(40, how)),
     *leaves(40, "clone3 into a cgroup"),
@@ -221,5 +263,6 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
           lambda seen: (seen.ground.dir / "work/mark").exists(), agent="coder",
           prepare=lambda ground: (ground.dir / "work/mark").unlink(missing_ok=True)),
     Scenario(46, "marked during exec", during_exec),
+    Scenario(46, "a beginning that was overlooked", overlooked),
     reads(46, "the same file, tagged from the start", f"read {KEY}"),
 )  # fmt: skip
