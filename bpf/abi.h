@@ -268,7 +268,8 @@ struct agentd_tag {
 	agentd_u32 continued_ms; /* and when the latest came, in ms */
 	agentd_u64 process_hold; /* in the leader's tag: the latest hold that must not resume without an answer */
 	agentd_u64 granted[2]; /* action hash that the execve in progress was approved for */
-	agentd_u64 marked; /* address of the socket that notes.bpf.c has marked just now */
+	agentd_u64
+		marked; /* address of the socket that notes.bpf.c has marked just now; odd: the execve whose loader is next */
 };
 #define AGENTD_TAG_ROOT_EXEC 1u /* the next exec is the operator's own command line */
 #define AGENTD_TAG_STOP 2u /* a cgroup program returned -ERESTARTNOINTR: stop at the syscall's exit */

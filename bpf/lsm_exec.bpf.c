@@ -6,11 +6,15 @@
  * interpreter are judged each for itself. The arguments are read where execve has put them, in the address space of the
  * program to be (pages.bpf.c): nobody can change them any more.
  *
+ * The dynamic loader that a program names is not asked about here, and anything can stand there: it is `read`, by file_open
+ * (lsm_file.bpf.c), which is told that it comes next (agentd_tag.marked).
+ *
  * When an interpreter is held, the whole execve comes again, and the script with it: what was approved in this attempt is
  * not asked again (agentd_tag.granted). An attempt that isn't a held one that comes again begins with nothing approved: one
  * that failed for another reason (ENOEXEC) has used up its approval.
  */
 #include "lib/prevent.bpf.h"
+#include "lib/syscall.bpf.h"
 
 #define MAX_ARG_BYTES (AGENTD_ARGV_CHUNKS * AGENTD_ARGV_CHUNK)
 
@@ -72,6 +76,18 @@ static __always_inline bool begins_workload(struct agentd_tag *tag)
 	return false;
 }
 
+#define ELF_MAGIC 0x464c457f
+
+/* The program may run. What an execve opens next is its dynamic loader, if it is one for the kernel itself. */
+static __always_inline int may_run(struct agentd_tag *tag, const struct linux_binprm *bprm)
+{
+	u32 magic = 0;
+
+	bpf_probe_read_kernel(&magic, sizeof(magic), bprm->buf);
+	tag->marked = magic == ELF_MAGIC ? syscall_mark() : 0;
+	return 0;
+}
+
 SEC("?lsm/bprm_check_security")
 int BPF_PROG(lsm_bprm_check_security, struct linux_binprm *bprm)
 {
@@ -82,13 +98,14 @@ int BPF_PROG(lsm_bprm_check_security, struct linux_binprm *bprm)
 
 	if (!tag || begins_workload(tag))
 		return 0;
+	tag->marked = 0;
 	if (KREAD(bprm, interp) == KREAD(bprm, filename)) { /* the first look of this attempt */
 		if (!(tag->flags & AGENTD_TAG_AGAIN))
 			tag->granted[0] = tag->granted[1] = 0;
 		tag->flags &= ~AGENTD_TAG_AGAIN;
 	}
 	if (!constants.check && recalled(tag, bprm->file, 1 << MEMORY_EXEC, NULL))
-		return 0;
+		return may_run(tag, bprm);
 	s = begin(&slot);
 	if (!s)
 		return -EPERM;
@@ -96,9 +113,9 @@ int BPF_PROG(lsm_bprm_check_security, struct linux_binprm *bprm)
 		target_set(s, 0, AGENTD_OP_EXEC, bprm->file->f_path.mnt, bprm->file->f_path.dentry);
 		check_file(slot, tag->agent, 1 << MEMORY_EXEC);
 		scratch_give(slot);
-		return 0;
+		return may_run(tag, bprm);
 	}
 	error = judge_program(tag, slot, bprm);
 	scratch_give(slot);
-	return error;
+	return error ?: may_run(tag, bprm);
 }

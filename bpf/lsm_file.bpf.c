@@ -71,6 +71,17 @@ static __always_inline bool opened_by_exec(const struct file *file)
 	       (syscall_is(59, 11) || syscall_is(322, 358) || syscall_is(520, 11) || syscall_is(545, 358));
 }
 
+/* Is it what the program names that bprm_check_security has allowed just now, in this execve? */
+static __always_inline bool is_loader(struct agentd_tag *tag)
+{
+	u64 mark = tag->marked;
+
+	if (!(mark & 1))
+		return false;
+	tag->marked = 0;
+	return mark == syscall_mark();
+}
+
 #define SB_KERNMOUNT_FLAG (1ul << 22)
 #define PIPEFS_MAGIC 0x50495045
 #define TMPFS_MAGIC 0x01021994
@@ -141,10 +152,12 @@ int BPF_PROG(lsm_file_open, struct file *file)
 {
 	struct agentd_tag *tag;
 
-	if (nobodys(bpf_get_current_task_btf()) || opened_by_exec(file) || file->f_mode & FMODE_NOACCOUNT)
+	if (nobodys(bpf_get_current_task_btf()) || file->f_mode & FMODE_NOACCOUNT)
 		return 0;
 	tag = current_tag();
 	if (!tag)
+		return 0;
+	if (opened_by_exec(file) && !is_loader(tag))
 		return 0;
 	if (is_nameless(file->f_inode) && !has_open(file->f_inode))
 		return judge_foreign_pipe(tag, file);

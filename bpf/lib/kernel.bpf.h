@@ -253,6 +253,7 @@ struct proc_inode {
 	struct inode vfs_inode;
 };
 struct linux_binprm {
+	char buf[256]; /* how the file begins */
 	struct file *file;
 	const char *filename;
 	const char *interp;

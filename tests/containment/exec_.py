@@ -197,6 +197,8 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
          prepare=script("{free}/x.no", "#!/bin/sh\n: > $1\n")),
     may(13, "a script that may run", "spawn fork {free}/x.yes x {mark}",
         prepare=script("{free}/x.yes", "#!/bin/sh\n: > $1\n")),
+    Probe(12, "a denied file as the dynamic loader", "read", "spawn fork {bin}/loaded x {mark}", marked,
+          "{denied}/loader"),
     runs(13, "a script with a denied interpreter", "spawn fork {free}/x.yes x {mark}",
          prepare=script("{free}/x.yes", "#!{nobin}/bad\n")),
     runs(13, "a chain of scripts", "spawn fork {free}/x.outer x {mark}", object="/usr/bin/dash",

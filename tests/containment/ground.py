@@ -56,11 +56,14 @@ def build() -> Path:
     if made.exists() and made.stat().st_mtime > newest:
         return BUILD
     BUILD.mkdir(parents=True, exist_ok=True)
-    effect = HERE / "c/effect.c"
-    probes = [path for path in sources if path != effect]
+    effect, loader = HERE / "c/effect.c", HERE / "c/loader.c"
+    probes = [path for path in sources if path not in (effect, loader)]
+    bare = ["-nostdlib", "-fno-stack-protector"]
     for target, flags, files in (
         ("effect", ["-static"], [effect]),
         ("effect.so", ["-shared", "-fPIC", "-DLIBRARY"], [effect]),
+        ("loader", ["-static-pie", "-fPIE", *bare], [loader]),
+        ("loaded", ["-pie", "-fPIE", *bare, f"-Wl,--dynamic-linker={FOLDER}/denied/loader"], [loader]),
         ("probe", ["-static", "-pthread"], probes),
     ):
         subprocess.run(["gcc", "-O1", "-Wall", *flags, "-o", BUILD / f"{target}.new", *files], check=True)
@@ -141,6 +144,7 @@ class Ground:
             shutil.copy(self.programs / "effect", self.dir / name)
         for name in ("bin/suid", "nobin/suid"):
             (self.dir / name).chmod(0o4755)
+        shutil.copy(self.programs / "loaded", self.dir / "bin/loaded")
         for name in ("denied.pub", "deniedfoo"):  # look like the denied folder
             (self.dir / name).mkdir()
             (self.dir / name / "key").write_text(SECRET)
@@ -190,6 +194,7 @@ class Ground:
         for name in ("upper", "workdir", "mount", "socks"):
             (self.dir / "free" / name).mkdir()
         (self.dir / "denied/key").write_text(SECRET)
+        shutil.copy(self.programs / "loader", self.dir / "denied/loader")
         (self.dir / "denied/sub").mkdir()
         (self.dir / "denied/sub/key").write_text(SECRET)
         (self.dir / "free/plain").write_text(PLAIN)

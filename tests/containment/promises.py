@@ -42,6 +42,7 @@ _RING: Final = Gap("where the policy allows io_uring, its requests pass no syste
 # (row, name of the probe): why it is open.
 GAPS: Final[dict[tuple[int, str], Gap]] = {
     (12, "LD_PRELOAD of a file of its own"): _CODE,
+    (12, "a denied file as the dynamic loader"): _CODE,
     (12, "machine code in memory"): _CODE,
     (12, "machine code in its heap"): Gap("brk() asks no hook", _NOWHERE),
     (12, "machine code in memory that may be written to"): _CODE,
@@ -83,6 +84,7 @@ GAPS: Final[dict[tuple[int, str], Gap]] = {
         for whose in (" of a stranger", ", where signals are allowed")
     },
     (60, "another program's name"): _OTHERS,
+    (62, "a module that the kernel loads by itself"): _OTHERS,
     (62, "input typed on a terminal"): Gap("for commands that agentd starts, their filter refuses it"),
     (62, "a file system that stands still"): Gap("for commands that agentd starts, their filter refuses it"),
     (60, "oom_score_adj"): Gap("its files in /proc are guarded where the trace point judges", frozenset({Point.TRACE})),
