@@ -32,6 +32,7 @@ from tests.bench.vm.service import Service
 REST_SECONDS: Final = 5  # on the guest's clock, which jumps over idle time
 PATIENCE: Final = 40  # of these pauses, until the service has detached its programs
 WARM: Final = 3
+JOB_SHARE: Final = 50_000  # instructions; a program that takes fewer of a whole job is not told of
 NOP_TICKS: Final = (1000, 1100)  # what a thousand instructions may take with what reading the counter takes
 
 
@@ -246,7 +247,10 @@ class Bench:
         ran(EMPTY, arm)
         self.service.settle()
         between = busy()
+        before = programs() if self.options["programs"] else {}
         inline = ran(job, arm)
+        if before:
+            self.whole_job(job.name, arm.name, before)
         self.service.settle()
         whole = busy() - between - (between - begun)
         emit(kind="figure", round=number, arm=arm.name, operation=job.name, inline=inline, least=inline, whole=whole)
@@ -257,6 +261,16 @@ class Bench:
             calls, took = (now - then for now, then in zip((calls, took), before.get(program, (0, 0)), strict=True))
             if calls * 10 > count:
                 print(f"{name} {arm} {program}: {calls / count:.2f} calls, {took / calls:.0f} each", flush=True)
+
+    def whole_job(self, name: str, arm: str, before: dict[str, tuple[int, int]]) -> None:
+        """Says what each program took for all of a job, with the same on top, the most expensive first."""
+        spent = []
+        for program, (calls, took) in programs().items():
+            then = before.get(program, (0, 0))
+            spent.append((took - then[1], calls - then[0], program))
+        for took, calls, program in sorted(spent, reverse=True):
+            if took >= JOB_SHARE:
+                print(f"{name} {arm} {program}: {calls} calls, {took / calls:.0f} each, {took} in all", flush=True)
 
     def whole(self, runner: Runner, name: str, count: int, folder: Path) -> tuple[list[int], int]:
         """(what the process says, what all tasks ran until the service has nothing left to do)."""
