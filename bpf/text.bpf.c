@@ -43,9 +43,9 @@ static __always_inline bool text_open(struct scratch *s, const u32 *a, const str
 		u32 word = at + 1 + i * AGENTD_TEXT_WORDS;
 
 		run->base = t->base;
-		run->classes = t->base + arena_word(a, word);
-		run->states = t->base + arena_word(a, word + 1);
-		run->comb = t->base + arena_word(a, word + 2);
+		run->classes = (t->base + arena_word(a, word)) << 2;
+		run->states = (t->base + arena_word(a, word + 1)) << 2;
+		run->comb = (t->base + arena_word(a, word + 2)) << 2;
 		run->state = arena_word(a, word + 3);
 		s->text.masks[i] = t->base + arena_word(a, word + 4);
 	}
@@ -74,7 +74,7 @@ static long text_block(u32 i, struct dfa_loop *loop)
 		if (pos >= end)
 			break;
 		state = dfa_step(a, run, state, s->name[0][pos & (2 * AGENTD_PATH_MAX - 1)]);
-		found = arena_word(a, run->states + state * AGENTD_STATE_WORDS + 2);
+		found = dfa_says(a, run, state);
 		if (found)
 			text_gather(s, a, s->text.masks[number] + found * 2 * AGENTD_ARG_WORDS);
 		pos++;

@@ -32,22 +32,40 @@ static __always_inline u32 arena_word(const u32 *a, u32 index)
 	return *(const u32 *)((const char *)a + offset);
 }
 
+static __always_inline u32 arena_at(const u32 *a, u32 mask, u32 offset)
+{
+	return *(const u32 *)((const char *)a + (u64)(offset & mask));
+}
+
+/* arena_mask, but of bytes, and of whole words. Who needs it for many bytes reads it once. */
+static __always_inline u32 arena_bytes(void)
+{
+	return constants.arena_mask << 2;
+}
+
 static __always_inline void dfa_open(struct dfa_run *run, u32 base, const struct agentd_dfa *dfa)
 {
 	run->base = base;
-	run->classes = base + dfa->classes;
-	run->states = base + dfa->states;
-	run->comb = base + dfa->comb;
+	run->classes = (base + dfa->classes) << 2;
+	run->states = (base + dfa->states) << 2;
+	run->comb = (base + dfa->comb) << 2;
 	run->state = dfa->start;
+}
+
+#define OFTEN(field) (*(volatile const u32 *)&(field)) /* read where it is used: the stack has no room to keep it */
+
+static __always_inline u32 dfa_go(const u32 *a, u32 mask, const struct dfa_run *run, u32 state, u8 byte)
+{
+	u32 class = *((const u8 *)a + (u64)((OFTEN(run->classes) + byte) & (mask | 3))); /* little endian */
+	u32 at = OFTEN(run->states) + (state * AGENTD_STATE_WORDS << 2);
+	u32 entry = OFTEN(run->comb) + ((arena_at(a, mask, at) + class) * AGENTD_COMB_WORDS << 2);
+
+	return arena_at(a, mask, entry) == state ? arena_at(a, mask, entry + 4) : arena_at(a, mask, at + 4);
 }
 
 static __always_inline u32 dfa_step(const u32 *a, const struct dfa_run *run, u32 state, u8 byte)
 {
-	u32 class = (arena_word(a, run->classes + (byte >> 2)) >> ((byte & 3) * 8)) & 0xff;
-	u32 at = run->states + state * AGENTD_STATE_WORDS;
-	u32 entry = run->comb + (arena_word(a, at) + class) * AGENTD_COMB_WORDS;
-
-	return arena_word(a, entry) == state ? arena_word(a, entry + 1) : arena_word(a, at + 1);
+	return dfa_go(a, arena_bytes(), run, state, byte);
 }
 
 static __always_inline void dfa_seed(struct dfa_run *run)
@@ -59,9 +77,15 @@ static __always_inline void dfa_seed(struct dfa_run *run)
 	run->hash[1] = c ? c->hash_seed[1] : 0;
 }
 
+/* What a state of it says. */
+static __always_inline u32 dfa_says(const u32 *a, const struct dfa_run *run, u32 state)
+{
+	return arena_at(a, arena_bytes(), run->states + ((state * AGENTD_STATE_WORDS + 2) << 2));
+}
+
 static __always_inline u32 dfa_accept(const u32 *a, const struct dfa_run *run)
 {
-	return arena_word(a, run->states + run->state * AGENTD_STATE_WORDS + 2);
+	return dfa_says(a, run, run->state);
 }
 
 static __always_inline void hash_step(u64 *hash, u8 byte)
@@ -76,6 +100,7 @@ static long dfa_block(u32 i, struct dfa_loop *loop)
 {
 	struct dfa_run *run = &loop->s->dfa;
 	const u32 *a = loop->arena;
+	u32 mask = arena_bytes();
 	u32 state = run->state;
 	u64 hash[2] = { run->hash[0], run->hash[1] };
 	u32 pos = run->pos, end = run->end;
@@ -86,7 +111,7 @@ static long dfa_block(u32 i, struct dfa_loop *loop)
 		if (pos >= end)
 			break;
 		byte = loop->s->path[pos & (AGENTD_PATH_MAX - 1)];
-		state = dfa_step(a, run, state, byte);
+		state = dfa_go(a, mask, run, state, byte);
 		hash_step(hash, byte);
 		pos++;
 	}
@@ -111,18 +136,19 @@ static long dfa_pair_block(u32 i, struct dfa_loop *loop)
 {
 	struct dfa_run *run = &loop->s->dfa, *rules = &loop->s->rules;
 	const u32 *a = loop->arena;
+	u32 mask = arena_bytes();
 	u32 state = run->state, other = rules->state;
 	u64 hash[2] = { run->hash[0], run->hash[1] };
-	u32 pos = run->pos, end = run->end;
+	u32 pos = run->pos;
 
 	for (int j = 0; j < BLOCK; j++) {
 		u8 byte;
 
-		if (pos >= end)
+		if (pos >= OFTEN(run->end))
 			break;
 		byte = loop->s->path[pos & (AGENTD_PATH_MAX - 1)];
-		state = dfa_step(a, run, state, byte);
-		other = dfa_step(a, rules, other, byte);
+		state = dfa_go(a, mask, run, state, byte);
+		other = dfa_go(a, mask, rules, other, byte);
 		hash_step(hash, byte);
 		pos++;
 	}
@@ -131,7 +157,7 @@ static long dfa_pair_block(u32 i, struct dfa_loop *loop)
 	run->hash[0] = hash[0];
 	run->hash[1] = hash[1];
 	run->pos = pos;
-	return pos >= end;
+	return pos >= run->end;
 }
 
 /* The same for two automata at once, `dfa` and `rules`: each byte is read and hashed once. */

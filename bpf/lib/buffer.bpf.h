@@ -45,7 +45,7 @@ struct down_walk {
 
 struct dfa_run {
 	u32 base; /* of the agent's region */
-	u32 classes, states, comb; /* absolute word indices */
+	u32 classes, states, comb; /* in the arena, in bytes */
 	u32 state;
 	u32 pos, end; /* in scratch->path; end <= AGENTD_PATH_MAX */
 	u64 hash[2];
