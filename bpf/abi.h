@@ -16,7 +16,7 @@ typedef unsigned long long agentd_u64;
 typedef long long agentd_s64;
 typedef int agentd_s32;
 
-#define AGENTD_ABI_VERSION 8
+#define AGENTD_ABI_VERSION 9
 
 enum agentd_op {
 	AGENTD_OP_EXEC = 0,
@@ -403,7 +403,6 @@ enum agentd_event_type {
 	AGENTD_EVENT_VIOLATION = 1, /* a decision that isn't allow, acted on */
 	AGENTD_EVENT_HOLD = 2, /* held: waits for an answer */
 	AGENTD_EVENT_GONE = 3, /* a held task ended */
-	AGENTD_EVENT_SEEN = 4, /* the name behind a new key of the count map */
 	AGENTD_EVENT_ALLOWED = 5, /* one allowed operation that the count map had no room for */
 	AGENTD_EVENT_ROOT = 6, /* the root of a workload made its first exec */
 	AGENTD_EVENT_GRANTED = 7, /* a grant was consumed: the approved operation goes on */
@@ -466,7 +465,7 @@ struct agentd_event {
 #define AGENTD_EVENT_SQL_SHIFT 12 /* of it, enum agentd_sql in two bits of the flags */
 #define AGENTD_EVENT_FLAG_SCRIPT 64u /* exec: the object is the script, not the interpreter */
 
-/* Exact counts of allowed operations. */
+/* Exact counts of allowed operations. A message of the ring `seen` is the key of a new one, and the object behind it. */
 struct agentd_count_key {
 	agentd_u32 agent;
 	agentd_u32 generation;

@@ -10,7 +10,7 @@ from typing import Final
 
 from agentd.model import Op
 
-ABI_VERSION: Final = 8
+ABI_VERSION: Final = 9
 MAX_AGENTS: Final = 256
 HITS: Final = 16384
 CHECK_PATH: Final = 256
@@ -48,7 +48,6 @@ TAG_ASKED: Final = 4096
 EVENT_VIOLATION: Final = 1
 EVENT_HOLD: Final = 2
 EVENT_GONE: Final = 3
-EVENT_SEEN: Final = 4
 EVENT_ALLOWED: Final = 5
 EVENT_ROOT: Final = 6
 EVENT_GRANTED: Final = 7

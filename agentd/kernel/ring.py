@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +19,7 @@ from agentd.kernel.loader import LoadedObject
 from agentd.model import Action, Decision, Guarantee, Op, Point
 
 _HEADER = ctypes.sizeof(abi.Event)
+_NAME_KEY = struct.Struct("=4I2Q")  # struct agentd_count_key
 TAKE_MAX: Final = 4096
 
 
@@ -106,9 +108,8 @@ def parse(data: bytes) -> KernelEvent:
 
 def parse_name(data: bytes) -> tuple[NameKey, bytes]:
     """A message that says what stands behind the key of a count: the key, the object."""
-    e = abi.Event.from_buffer_copy(data)
-    key = e.key
-    return (e.agent, e.generation, e.outcome, e.op, key[0], key[1]), data[_HEADER : _HEADER + e.object_len]
+    agent, generation, outcome, op, high, low = _NAME_KEY.unpack_from(data)
+    return (agent, generation, outcome, op, high, low), data[_NAME_KEY.size :]
 
 
 class EventRing:

@@ -150,30 +150,29 @@ send:
 }
 
 /*
- * Sends scratch->path as the name behind a key of the counts: nothing of its process, and nobody is woken before half of the
- * ring is full, because the counts are read every few seconds. Returns 0 if it was lost.
+ * Sends the object in scratch->path as the name behind scratch->count_key: nothing of its process, and nobody is woken before
+ * half of the ring is full, because the counts are read every few seconds. Returns 0 if it was lost.
  */
-__noinline int emit_name(u32 slot, const struct agentd_tag *tag, const struct verdict *v, const struct emission *m)
+__noinline int emit_name(u32 slot, const struct emission *m)
 {
+	const u32 header = sizeof(struct agentd_count_key);
 	struct scratch *s = scratch_get(slot);
-	struct agentd_event *e;
+	u32 len, off;
 	u64 wake;
-	u32 len;
 
-	if (!s || !tag || !v || !m)
+	if (!s || !m)
 		return 0;
-	e = &s->event;
-	__builtin_memset(e, 0, sizeof(*e));
-	e->type = AGENTD_EVENT_SEEN;
-	e->agent = tag->agent;
-	e->generation = v->generation;
-	e->outcome = v->outcome;
-	e->op = m->op;
-	e->key[0] = s->count_key.object[0];
-	e->key[1] = s->count_key.object[1];
-	len = event_object(s, e, m);
+	len = m->object_len > AGENTD_PATH_MAX ? AGENTD_PATH_MAX : m->object_len;
+	off = m->object_off;
 	wake = bpf_ringbuf_query(&seen, BPF_RB_AVAIL_DATA) > SEEN_BYTES / 2 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
-	return !bpf_ringbuf_output(&seen, e, sizeof(*e) + bounded(len, 2 * AGENTD_PATH_MAX - 1), wake);
+	if (off >= header) { /* a path stands at the end of the buffer: the key is put in front of it */
+		off = (off - header) & (AGENTD_PATH_MAX - 1);
+		__builtin_memcpy(&s->path[off], &s->count_key, header);
+		return !bpf_ringbuf_output(&seen, &s->path[off], header + bounded(len, 2 * AGENTD_PATH_MAX - 1), wake);
+	}
+	__builtin_memcpy(s->data, &s->count_key, header);
+	bpf_probe_read_kernel(&s->data[header], bounded(len, 2 * AGENTD_PATH_MAX - 1), &s->path[off & (header - 1)]);
+	return !bpf_ringbuf_output(&seen, s->data, header + bounded(len, 2 * AGENTD_PATH_MAX - 1), wake);
 }
 
 /* Counts an operation exactly, by its verdict and object. 0: there is no room for its key. */
@@ -212,7 +211,7 @@ __noinline int count_operation(u32 slot, const struct agentd_tag *tag, const str
 		failed = second ? bpf_map_update_elem(&counts1, key, fresh, BPF_NOEXIST) :
 				  bpf_map_update_elem(&counts0, key, fresh, BPF_NOEXIST);
 		if (!failed) { /* ours is the first of this key: say what it stands for */
-			if (!emit_name(slot, tag, v, m))
+			if (!emit_name(slot, m))
 				stat_add(AGENTD_STAT_LOST_SEEN, 1);
 			s->hit = number;
 			return 1;
