@@ -90,7 +90,7 @@ static __always_inline u32 prepend_anon(struct scratch *s)
 /* Is this the tree of mounts that the current task lives in? */
 static __always_inline bool own_namespace(struct mount *m)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *task = PLAIN(struct task_struct, bpf_get_current_task_btf());
 
 	return LOAD(struct mount, m, mnt_ns) == task->nsproxy->mnt_ns;
 }

@@ -26,7 +26,7 @@ static __always_inline struct emission *emission_begin(struct scratch *s, u32 op
 
 static __always_inline void event_process(struct agentd_event *e, const struct agentd_tag *tag)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *task = PLAIN(struct task_struct, bpf_get_current_task_btf());
 	u64 ids = bpf_get_current_pid_tgid();
 
 	e->agent = tag->agent;

@@ -134,7 +134,7 @@ static __always_inline bool place_fits(const struct memory_place *p, const struc
 	/* numbers together: each comparison is a branch for the verifier */
 	differs = (p->number ^ inode->i_ino) | (p->inode_generation ^ inode->i_generation) |
 		  (p->generation ^ generation) | (p->epoch ^ memory_time());
-	return !differs && p->inode == (u64)inode && p->ns == (u64)task->nsproxy->mnt_ns &&
+	return !differs && p->inode == (u64)inode && p->ns == (u64)PLAIN(struct task_struct, task)->nsproxy->mnt_ns &&
 	       ((p->dentry == (u64)dentry && p->parent == (u64)dentry->d_parent && p->name == name_id(dentry)) ||
 		OVERLOOKED(DENTRY)) &&
 	       ((p->mnt == (u64)mnt && p->mounts == sequence(constants.mount_lock)) || OVERLOOKED(MOUNTS));
@@ -252,7 +252,7 @@ static __always_inline bool place_set(struct memory_place *p, u32 agent, const s
 	PLACE_SET(parent, (u64)LOAD(const struct dentry, dentry, d_parent));
 	PLACE_SET(name, LOAD(const struct dentry___parts, dentry, d_name.hash) |
 				(u64)LOAD(const struct dentry___parts, dentry, d_name.len) << 32);
-	PLACE_SET(ns, (u64)task->nsproxy->mnt_ns);
+	PLACE_SET(ns, (u64)PLAIN(struct task_struct, task)->nsproxy->mnt_ns);
 	return other;
 }
 

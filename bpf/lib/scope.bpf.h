@@ -6,6 +6,7 @@
 #ifndef AGENTD_SCOPE_BPF_H
 #define AGENTD_SCOPE_BPF_H
 
+#include "load.bpf.h"
 #include "maps.bpf.h"
 
 static __always_inline struct agentd_control *control_get(void)
@@ -41,7 +42,7 @@ static __always_inline bool is_doomed(const struct agentd_control *c, const stru
 /* A task without any storage has no mark: two loads instead of a call, for everybody who is none of our business. */
 static __always_inline bool nobodys(const struct task_struct *task)
 {
-	return !task->bpf_storage && !(task->flags & PF_IO_WORKER);
+	return !PLAIN(struct task_struct, task)->bpf_storage && !(task->flags & PF_IO_WORKER);
 }
 
 /*
