@@ -78,7 +78,8 @@ END
     "login shell": "bash -lc 'echo in a login shell; cd; pwd; type ls' | sed 's/agentd-test-[^/]*/X/'",
     "archives": """
         mkdir d && echo x > d/a && tar czf d.tgz d && rm -r d && tar xzf d.tgz && cat d/a && tar cf - d | tar tf -
-        gzip -k d/a && zcat d/a.gz && /usr/bin/python3 -m zipfile -c d.zip d && /usr/bin/python3 -m zipfile -l d.zip | cut -c1-10""",
+        gzip -k d/a && zcat d/a.gz && /usr/bin/python3 -m zipfile --create d.zip d &&
+        /usr/bin/python3 -m zipfile --list d.zip | cut -c1-10""",
     "searching": """
         mkdir -p s/t && echo needle > s/t/f && grep -rn needle . && find . -name f -exec cat {} + && find . -type f -print0 | xargs -0 wc -c
         find . -name f -delete && ls -R s; grep -rl nothing /etc/hosts; perl -ne 'print if /h/' <<< hay; awk 'END {print NR}' /etc/passwd > n""",
