@@ -508,6 +508,7 @@ struct agentd_checks {
 #define AGENTD_CARELESS_MOUNTS 2u /* the count of mounts */
 #define AGENTD_CARELESS_DENTRY 4u /* which name of the inode it is */
 #define AGENTD_CARELESS_FOLDER 8u /* the path of a folder that is walked again */
+#define AGENTD_CARELESS_NAME 16u /* which name in a folder the automata have read */
 
 /* An answer to a hold that is re-tried (connect, send, bind): found by the action hash, consumed in the kernel. */
 struct agentd_grant_key {

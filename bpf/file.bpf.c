@@ -10,7 +10,6 @@
 #include "lib/guard.bpf.h"
 
 #define FMODE_PATH 0x4000
-#define FMODE_CREATED 0x100000
 
 /*
  * A device node that does not stand in /dev: its name says nothing about what it opens (mknod in the workspace gives the

@@ -22,6 +22,7 @@
 
 #define ATTR_TIMES_SET (1u << 16) /* linux/fs.h: utimensat() and its kin, with times */
 #define ATTR_TOUCH (1u << 17) /* and without */
+#define ATTR_TIMES (ATTR_TIMES_SET | ATTR_TOUCH)
 #define NR_FILE_SETATTR 469
 
 /* The hook as it is since Linux 6.9. Before, `lsm` programs were not given idmap, and `fmod_ret` programs were. */
@@ -34,12 +35,19 @@ SEC("?lsm/inode_setattr")
 int lsm_inode_setattr(u64 *ctx)
 {
 	u64 argument[3] = {}; /* read as memory: the verifier knows of two where there are two */
-	bool mapped = bpf_core_type_matches(union security_list_options___v69) || hook_point() == AGENTD_POINT_FMOD_RET;
 	const struct iattr *attr;
+	bool mapped;
 
+	if (nobodys(bpf_get_current_task_btf()))
+		return 0;
+	if (bpf_core_type_matches(union security_list_options___v69)) {
+		attr = (const struct iattr *)ctx[2];
+		return attr->ia_valid & ATTR_TIMES ? judge_dentry(AGENTD_OP_SETATTR, (struct dentry *)ctx[1]) : 0;
+	}
+	mapped = hook_point() == AGENTD_POINT_FMOD_RET;
 	bpf_probe_read_kernel(argument, sizeof(argument), ctx);
 	attr = (const struct iattr *)(mapped ? argument[2] : argument[1]);
-	if (!(KREAD(attr, ia_valid) & (ATTR_TIMES_SET | ATTR_TOUCH)))
+	if (!(KREAD(attr, ia_valid) & ATTR_TIMES))
 		return 0;
 	return judge_dentry(AGENTD_OP_SETATTR, (struct dentry *)(mapped ? argument[1] : argument[0]));
 }

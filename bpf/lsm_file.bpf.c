@@ -23,18 +23,20 @@
 static __always_inline int judge_path(u32 op, const struct vfsmount *mnt, struct dentry *dentry)
 {
 	struct agentd_tag *tag = current_tag();
+	struct recall r;
 	struct scratch *s;
 	u32 slot;
 	int error;
 
 	if (!tag)
 		return 0;
-	if (constants.memory && !constants.check && !syscall_foreign() &&
-	    names_recalled(tag, ONE_NAME(op), mnt, dentry, dentry))
+	r = (struct recall){ .ops = ONE_NAME(op) };
+	if (constants.memory && !constants.check && !syscall_foreign() && names_recalled(tag, &r, mnt, dentry, dentry))
 		return 0;
 	s = begin(&slot);
 	if (!s)
 		return -EPERM;
+	s->seen = r;
 	target_set(s, 0, op, mnt, dentry);
 	error = judge_dentries(tag, slot, 1, mnt, dentry, mnt, dentry);
 	scratch_give(slot);
@@ -45,18 +47,21 @@ static __always_inline int judge_pair(u32 op, const struct vfsmount *mnt, struct
 				      const struct vfsmount *mnt2, struct dentry *to)
 {
 	struct agentd_tag *tag = current_tag();
+	struct recall r;
 	struct scratch *s;
 	u32 slot;
 	int error;
 
 	if (!tag)
 		return 0;
+	r = (struct recall){ .ops = TWO_NAMES(op, op) };
 	if (constants.memory && !constants.check && mnt == mnt2 && !syscall_foreign() &&
-	    names_recalled(tag, TWO_NAMES(op, op), mnt, from, to))
+	    names_recalled(tag, &r, mnt, from, to))
 		return 0;
 	s = begin(&slot);
 	if (!s)
 		return -EPERM;
+	s->seen = r;
 	target_set(s, 0, op, mnt, from);
 	target_set(s, 1, op, mnt2, to);
 	error = judge_dentries(tag, slot, 2, mnt, from, mnt2, to);

@@ -24,7 +24,7 @@ static __always_inline bool chained(void)
 
 static __always_inline void mounts_open(struct mount_walk *w)
 {
-	struct super_block *sb = KREAD(w->sought, d_sb);
+	struct super_block *sb = LOAD(struct dentry, w->sought, d_sb);
 
 	w->at = NULL;
 	w->internal = NULL;
@@ -32,10 +32,10 @@ static __always_inline void mounts_open(struct mount_walk *w)
 	w->state = WALKING;
 	if (chained()) {
 		w->end = NULL;
-		w->next = KREAD((struct super_block___v618 *)sb, s_mounts);
+		w->next = LOAD(struct super_block___v618, sb, s_mounts);
 	} else {
 		w->end = (char *)sb + bpf_core_field_offset(struct super_block, s_mounts);
-		w->next = KREAD(sb, s_mounts.next);
+		w->next = LOAD(struct super_block, sb, s_mounts.next);
 	}
 }
 
@@ -52,10 +52,10 @@ static __always_inline bool mounts_next(struct mount_walk *w)
 	}
 	if (chained()) {
 		w->mount = w->next;
-		w->next = KREAD((struct mount___v618 *)w->mount, mnt_next_for_sb);
+		w->next = LOAD(struct mount___v618, w->mount, mnt_next_for_sb);
 	} else {
 		w->mount = (struct mount *)((char *)w->next - bpf_core_field_offset(struct mount, mnt_instance));
-		w->next = KREAD(w->mount, mnt_instance.next);
+		w->next = LOAD(struct mount, w->mount, mnt_instance.next);
 	}
 	return true;
 }
@@ -68,10 +68,19 @@ static __always_inline void place_add(struct mount_walk *w)
 	w->at = NULL;
 }
 
+/* Else nothing is below it. */
+static __always_inline bool is_folder(struct dentry *dentry)
+{
+	struct inode *inode = LOAD(struct dentry, dentry, d_inode);
+
+	return (LOAD(struct inode, inode, i_mode) & S_IFMT_BITS) == S_IFDIR_BITS;
+}
+
 static long place_step(u32 i, struct mount_loop *loop)
 {
 	struct mount_walk *w = &loop->s->mounts;
-	struct dentry *root;
+	struct dentry *root, *parent;
+	struct super_block *sb;
 
 	if (!w->at) {
 		if (!mounts_next(w))
@@ -83,15 +92,14 @@ static long place_step(u32 i, struct mount_loop *loop)
 		}
 		w->at = w->sought;
 	}
-	root = KREAD(w->mount, mnt.mnt_root);
-	if (root == w->at || root == KREAD(w->mount, mnt.mnt_sb, s_root)) {
+	root = LOAD(struct mount, w->mount, mnt.mnt_root);
+	sb = LOAD(struct mount, w->mount, mnt.mnt_sb);
+	if (root == w->at || root == LOAD(struct super_block, sb, s_root)) {
 		place_add(w);
 		return 0;
 	}
-	if (w->at == KREAD(w->at, d_parent))
-		w->at = NULL; /* not below this mount's root */
-	else
-		w->at = KREAD(w->at, d_parent);
+	parent = LOAD(struct dentry, w->at, d_parent);
+	w->at = w->at == parent || !is_folder(root) ? NULL : parent; /* NULL: not below this mount's root */
 	return 0;
 }
 

@@ -26,7 +26,7 @@ from agentd.resources import bpf_object
 WORD: Final = 4
 SERVICE_PINS: Final = Path("/sys/fs/bpf/agentd")
 OBJECT: Final = "agentd.bpf.o"
-MEMORY_MAPS: Final = ("remembered", "folders", "leaves", "destinations")  # of LSM hooks only
+MEMORY_MAPS: Final = ("remembered", "folders", "leaves", "readings", "destinations")  # of LSM hooks only
 MIN_ARENA_WORDS: Final = 1 << 19  # 2 MiB: what a policy of one agent wants with the shipped catalogue, reload included
 MAX_ARENA_WORDS: Final = 64 << 20  # 256 MiB: what can be asked for, not what is taken
 ARENA_FILE: Final = Path("/var/lib/agentd/arena-words")  # what the policy of the service's last start wanted

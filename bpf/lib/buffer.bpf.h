@@ -163,6 +163,7 @@ struct emission {
 	u32 object_off, object_len; /* in scratch->path */
 	u32 argv_kept; /* bytes of the new program's arguments in scratch->name[1]; 0: the current program's are told */
 	bool details; /* exe and argv too */
+	bool fresh; /* there was no count of it a moment ago */
 };
 
 enum memory_kind {
@@ -177,6 +178,7 @@ enum memory_kind {
 #define LEAVES 16384 /* and of names in folders */
 #define FOLDER_PATH 256 /* more than the longest path of a folder that is kept */
 #define LEAF_WORDS 8 /* of eight bytes: names up to 63 */
+#define READINGS 512 /* of names that were judged lately */
 
 /* What an entry depends on (memory.bpf.h). */
 struct memory_place {
@@ -235,6 +237,15 @@ struct leaf {
 	u32 unused;
 };
 
+struct reading { /* what the automata said of a name in a folder: the same for every operation on it but exec */
+	u32 version;
+	u32 len; /* of the name */
+	u64 stamp; /* of its folder; 0: nothing is here */
+	u32 class, rules_class;
+	u64 hash[2];
+	u64 name[LEAF_WORDS];
+};
+
 /* What a walk was made under, and where the automata stood before the last component. */
 struct walked {
 	u64 mnt;
@@ -262,6 +273,22 @@ struct target {
 	u32 node; /* a device node */
 	u64 mnt, dentry; /* kernel pointers, as numbers */
 	u64 hash[2]; /* keyed hash of its path, when it was judged */
+	u32 off, len; /* name_compose(): its path in scratch->path; len 0: it isn't there */
+};
+
+/* A folder as a name in it sees it. */
+struct folder_seen {
+	u64 stamp; /* of what is kept there, when it counts (or would, but for the count of renames); else 0 */
+	u32 renames;
+	u32 number;
+};
+
+/* names_recalled(): what is asked, and what was seen on the way. */
+struct recall {
+	u32 ops; /* ONE_NAME, TWO_NAMES */
+	u32 generation;
+	u32 mounts, epoch; /* of who asks (opened.bpf.h) */
+	struct folder_seen look; /* at the folder of the first name; its stamp is 0: it doesn't count now */
 };
 
 #define PLACES 8 /* mounts that show one file in one namespace; more: unresolved */
@@ -308,6 +335,7 @@ struct scratch {
 	struct verdict v[2];
 	struct target target[2];
 	struct walked walked[2];
+	struct recall seen; /* of the first target's folder, just now */
 	struct checking checking;
 	struct walked kept;
 	u32 split; /* path_class(): note the states before this place in walked[look]; 0: don't */

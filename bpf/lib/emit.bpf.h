@@ -175,12 +175,17 @@ __noinline int emit_name(u32 slot, const struct emission *m)
 	return !bpf_ringbuf_output(&seen, s->data, header + bounded(len, 2 * AGENTD_PATH_MAX - 1), wake);
 }
 
+static __always_inline struct agentd_count *counts_find(bool second, const struct agentd_count_key *key)
+{
+	return second ? bpf_map_lookup_elem(&counts1, key) : bpf_map_lookup_elem(&counts0, key);
+}
+
 /* Counts an operation exactly, by its verdict and object. 0: there is no room for its key. */
 __noinline int count_operation(u32 slot, const struct agentd_tag *tag, const struct verdict *v, struct emission *m)
 {
 	struct scratch *s = scratch_get(slot);
 	struct agentd_control *c = control_get();
-	struct agentd_count *fresh, *count;
+	struct agentd_count *fresh, *count = NULL;
 	struct agentd_count_key *key;
 	bool second;
 
@@ -198,7 +203,8 @@ __noinline int count_operation(u32 slot, const struct agentd_tag *tag, const str
 	s->hit = 0;
 	second = *(volatile u32 *)&c->counts & 1;
 	fresh->last = bpf_ktime_get_boot_ns();
-	count = second ? bpf_map_lookup_elem(&counts1, key) : bpf_map_lookup_elem(&counts0, key);
+	if (!m->fresh)
+		count = counts_find(second, key);
 	if (!count) {
 		u32 number = 0;
 		long failed;
@@ -216,7 +222,7 @@ __noinline int count_operation(u32 slot, const struct agentd_tag *tag, const str
 			s->hit = number;
 			return 1;
 		}
-		count = second ? bpf_map_lookup_elem(&counts1, key) : bpf_map_lookup_elem(&counts0, key);
+		count = counts_find(second, key);
 	} else if (constants.memory && v->decision == AGENTD_ALLOW) {
 		s->hit = hit_number(c, count, key);
 	}

@@ -34,13 +34,6 @@ static __always_inline struct folder_way *folder_find(u64 inode_number, u32 agen
 	return &f->way[1];
 }
 
-/* A folder as a name in it sees it. */
-struct folder_seen {
-	u64 stamp; /* of what is kept there, when it counts (or would, but for the count of renames); else 0 */
-	u32 renames;
-	u32 number;
-};
-
 /*
  * Makes an entry count under the count of renames `renames`, at which its folder was called as it is kept. dentry: the name in
  * it, with which it was this very folder all the time, and no memory of one. False: something was renamed since, or the entry
@@ -168,26 +161,37 @@ enum folder_state {
 	FOLDER_RENEWED, /* the same, after a walk of it */
 };
 
-/* What is remembered of the folder of target `i`, which is `dentry`, is taken into scratch->walked. */
+/*
+ * What is remembered of the folder of target `i`, which is `dentry`, is taken into scratch->walked. scratch->seen: it was looked
+ * at just now.
+ */
 static __noinline enum folder_state folder_known(u32 slot, const struct agentd_tag *tag, u32 i,
 						 const struct vfsmount *mnt, const struct dentry *dentry)
 {
 	enum folder_state state = FOLDER_KNOWN;
 	struct scratch *s = scratch_get(slot);
-	struct folder_seen look;
+	struct folder_seen *look; /* not on the stack, of which Linux 6.1 has no more */
 	struct walked *k;
 
 	if (!constants.memory || !s || !tag)
 		return FOLDER_UNKNOWN;
 	k = &s->walked[i & 1];
+	look = &s->seen.look;
+	if (look->stamp) {
+		k->generation = s->seen.generation;
+		k->stamp = look->stamp;
+		k->way = look->number;
+		if (folder_take(k, (u64)mnt))
+			return FOLDER_KNOWN;
+	}
 	k->generation = memory_generation(tag);
 	k->stamp = 0;
-	if (!folder_look(&look, tag->agent, k->generation, mnt, dentry))
+	if (!folder_look(look, tag->agent, k->generation, mnt, dentry))
 		state = FOLDER_RENEWED;
-	if (!look.stamp)
+	if (!look->stamp)
 		return FOLDER_UNKNOWN;
-	k->stamp = look.stamp;
-	k->way = look.number;
+	k->stamp = look->stamp;
+	k->way = look->number;
 	if (state == FOLDER_RENEWED && !folder_renewed(slot, i))
 		state = FOLDER_UNKNOWN;
 	if (state != FOLDER_UNKNOWN && folder_take(k, (u64)mnt))

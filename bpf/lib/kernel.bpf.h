@@ -373,6 +373,7 @@ typedef int (*bpf_task_work_callback_t)(struct bpf_map *map, void *key, void *va
 
 #define FMODE_READ 1
 #define FMODE_WRITE 2
+#define FMODE_CREATED 0x100000
 #define O_TRUNC 01000
 
 /* Makes the compiler forget what it knows of a value, so that it keeps the mask that the verifier has to see. */

@@ -37,6 +37,13 @@ static __always_inline struct leaf *leaf_at(u64 stamp, u32 op, u32 hash)
 	return bpf_map_lookup_elem(&leaves, &at);
 }
 
+static __always_inline struct reading *reading_at(u64 stamp, u32 hash)
+{
+	u32 at = spread(stamp ^ (OVERLOOKED(NAME) ? 0 : (u64)hash << 16)) & (READINGS - 1);
+
+	return bpf_map_lookup_elem(&readings, &at);
+}
+
 /* Do the `len` bytes at an address, fewer than LEAF_WORDS * 8, differ from the name that is kept? 0: no. */
 static __always_inline u64 name_differs(const u64 *kept, u64 address, u32 len)
 {
@@ -86,33 +93,42 @@ static __always_inline u32 leaf_hit(u64 stamp, u32 op, const struct dentry *dent
 	return differs || *(volatile const u32 *)&l->version != version ? 0 : hit;
 }
 
-/* Operations on one or two names: names_recalled() takes five arguments. */
+/* Operations on one or two names. */
 #define ONE_NAME(op) (op)
 #define TWO_NAMES(op, other) ((op) | (other) << 8 | 1 << 16)
 
 /*
  * Were these operations on names allowed before, in folders as they are? Then they are counted, and where: the number of the
- * first, that of the second << 16, and the count of renames under which it is so << 32.
+ * first, that of the second << 16, and the count of renames under which it is so << 32. If not, what was seen of the first
+ * one's folder stands in `r`.
  */
-static __noinline u64 names_recalled(const struct agentd_tag *tag, u32 ops, const struct vfsmount *mnt,
+static __noinline u64 names_recalled(const struct agentd_tag *tag, struct recall *r, const struct vfsmount *mnt,
 				     const struct dentry *first, const struct dentry *second)
 {
-	u32 generation, hit, other = 0, renames;
-	struct folder_seen look;
+	u32 hit, other = 0, renames;
+	u64 stamp;
 
-	if (!constants.memory || !tag)
+	if (!constants.memory || !tag || !r)
 		return 0;
-	generation = memory_generation(tag);
-	if (!folder_look(&look, tag->agent, generation, mnt, first))
+	r->generation = memory_generation(tag);
+	if (!folder_look(&r->look, tag->agent, r->generation, mnt, first)) {
+		r->look.stamp = 0;
 		return 0;
-	renames = look.renames;
-	hit = leaf_hit(look.stamp, ops & 0xff, first);
+	}
+	renames = r->look.renames;
+	stamp = r->look.stamp;
+	hit = leaf_hit(stamp, r->ops & 0xff, first);
 	if (!hit)
 		return 0;
-	if (ops >> 16) {
-		if (second->d_parent != first->d_parent && !folder_look(&look, tag->agent, generation, mnt, second))
-			return 0;
-		other = leaf_hit(look.stamp, ops >> 8 & 0xff, second);
+	if (r->ops >> 16) {
+		if (second->d_parent != first->d_parent) {
+			struct folder_seen look;
+
+			if (!folder_look(&look, tag->agent, r->generation, mnt, second))
+				return 0;
+			stamp = look.stamp;
+		}
+		other = leaf_hit(stamp, r->ops >> 8 & 0xff, second);
 		if (!other)
 			return 0;
 	}

@@ -30,7 +30,7 @@
  *          memory for one: the socket is not created, or what was to be done with it refused (lib/asked.bpf.h).
  * names    address -> the names an agent knows it by. The one map that evicts, and may: what it forgets is a permission,
  *          never a denial (agentd/policy/named.py). An address it has forgotten has no name until somebody asks again.
- * remembered, folders, leaves, destinations
+ * remembered, folders, leaves, readings, destinations
  *          verdicts kept by inode, by folder, by name in a folder (lib/memory.bpf.h) and by address (lsm_socket.bpf.c). An
  *          entry makes place for another one, and may: what is forgotten is judged again. Not pinned: they belong to one set
  *          of programs.
@@ -134,6 +134,12 @@ struct leaves_map {
 	__uint(max_entries, LEAVES);
 	__type(key, u32);
 	__type(value, struct leaf);
+};
+struct readings_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, READINGS);
+	__type(key, u32);
+	__type(value, struct reading);
 };
 struct destinations_map {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -244,6 +250,7 @@ struct remembered_map remembered SEC(".maps");
 struct checks_map checks SEC(".maps");
 struct folders_map folders SEC(".maps");
 struct leaves_map leaves SEC(".maps");
+struct readings_map readings SEC(".maps");
 struct destinations_map destinations SEC(".maps");
 struct grants_map grants SEC(".maps");
 struct answers_map answers SEC(".maps");

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * Remembered verdicts. Walking a path and running the automata at every open would cost more than everything else here, so
- * what was allowed is kept, in three arrays:
+ * what was allowed is kept, in four arrays:
  *
  * remembered   by inode: that a file's opening (to read, to write, to run, to map as code) was allowed by its one name, and
  *              where such openings are counted;
  * folders      by inode: the path of a folder, and where the automata stood behind it, so that only the last component of a
  *              name in it is run;
- * leaves       by folder and last component: that an operation on this name was allowed, and where it is counted.
+ * leaves       by folder and last component: that an operation on this name was allowed, and where it is counted;
+ * readings     the same, of the names that were judged last: what the automata said, whatever the operation (recall.bpf.h).
  *
  * An entry says what it depends on, and counts only while all of it is as it was: the agent and the generation of its
  * policy, the mount, the dentry with its parent and name, the mount namespace of the caller, and two counters of the

@@ -30,12 +30,37 @@ __noinline u32 worst_place(u32 slot, u32 agent, u32 op, u32 count)
 	return worst;
 }
 
+/* Judges the dentry that was sought where one mount, or the worst of `count`, shows it. 0, or an errno. */
+static __noinline int judge_places(struct agentd_tag *tag, u32 slot, u32 op, u32 count)
+{
+	struct scratch *s = scratch_get(slot);
+	u32 at;
+
+	if (!s)
+		return -EPERM;
+	at = count > 1 ? worst_place(slot, tag->agent, op, count) : 0;
+	target_set(s, 0, op, (const struct vfsmount *)s->mounts.place[at & (PLACES - 1)], s->mounts.sought);
+	if (count == 1 && can_cast()) { /* memory is asked by pointers that can be read through */
+		const struct vfsmount *mnt = CAST(struct vfsmount, s->mounts.place[0]);
+		const struct dentry *dentry = CAST(struct dentry, s->mounts.sought);
+		struct recall r = { .ops = ONE_NAME(op) };
+
+		if (constants.memory && !constants.check) {
+			if (names_recalled(tag, &r, mnt, dentry, dentry))
+				return 0;
+			s->seen = r;
+		}
+		return judge_dentries(tag, slot, 1, mnt, dentry, mnt, dentry);
+	}
+	return judge_targets(tag, slot, 1);
+}
+
 /* The whole of a hook whose object is a dentry (a kernel pointer). */
 static __always_inline int judge_dentry(u32 op, struct dentry *dentry)
 {
 	struct agentd_tag *tag = current_tag();
 	struct scratch *s;
-	u32 slot, count, at;
+	u32 slot, count;
 	int error = 0;
 
 	if (!tag)
@@ -48,9 +73,7 @@ static __always_inline int judge_dentry(u32 op, struct dentry *dentry)
 	if (!count) {
 		error = judge_unresolved(tag, slot, op);
 	} else if (count != NOT_THE_CALLERS) {
-		at = count > 1 ? worst_place(slot, tag->agent, op, count) : 0;
-		target_set(s, 0, op, (const struct vfsmount *)s->mounts.place[at & (PLACES - 1)], s->mounts.sought);
-		error = judge_targets(tag, slot, 1);
+		error = judge_places(tag, slot, op, count);
 	}
 	scratch_give(slot);
 	return error;

@@ -20,6 +20,12 @@ static __always_inline u32 open_kinds(const struct file *f)
 	return kinds;
 }
 
+/* Was it made by the call that opens it? Then nothing is remembered of the file itself. */
+static __always_inline bool made_now(const struct file *f)
+{
+	return f->f_mode & FMODE_CREATED;
+}
+
 /* The operations that are judged for `kinds`: one, or write and read. */
 static __always_inline u32 kinds_ops(u32 kinds)
 {
@@ -28,22 +34,6 @@ static __always_inline u32 kinds_ops(u32 kinds)
 	if (kinds == 1 << MEMORY_CODE)
 		return ONE_NAME(AGENTD_OP_EXECMEM);
 	return kinds == 1 << MEMORY_WRITE ? ONE_NAME(AGENTD_OP_WRITE) : ONE_NAME(AGENTD_OP_READ);
-}
-
-/* What was looked up after this was read is so under no later policy, mount or number of hits. */
-struct as_of {
-	u32 generation, mounts, epoch;
-};
-
-static __always_inline struct as_of as_of_now(const struct agentd_tag *tag)
-{
-	struct as_of now = {
-		.generation = memory_generation(tag),
-		.mounts = sequence(constants.mount_lock),
-		.epoch = memory_time(),
-	};
-
-	return now;
 }
 
 /*
@@ -69,10 +59,28 @@ static __noinline void file_renew(const struct agentd_tag *tag, struct file *f, 
 		file_remember(&k, tag, f, MEMORY_READ, numbers >> 16 & 0xffff);
 }
 
+/* Was the name of this file allowed before, in these operations? Then it is counted, and the file itself is kept. */
+static __always_inline bool file_by_name(const struct agentd_tag *tag, struct file *f, u32 kinds, struct recall *r)
+{
+	struct dentry *dentry = f->f_path.dentry;
+	u64 numbers;
+
+	if (!constants.memory || !tag || !r)
+		return false;
+	/* what is looked up after these were read is so under no later mount or number of hits */
+	r->mounts = sequence(constants.mount_lock);
+	r->epoch = memory_time();
+	numbers = names_recalled(tag, r, f->f_path.mnt, dentry, dentry);
+	if (numbers && !made_now(f)) /* else often for this once: the next opening keeps it */
+		file_renew(tag, f, kinds | (u64)r->generation << 32, numbers, r->mounts | (u64)r->epoch << 32);
+	return numbers;
+}
+
 /* The whole of a hook whose object is a file: it is opened, received or mapped, in the kinds that kinds_ops() knows. */
 static __always_inline int judge_file(struct agentd_tag *tag, struct file *f, u32 kinds)
 {
 	u32 slot, count, ops = kinds_ops(kinds);
+	struct recall r = { .ops = ops };
 	struct dentry *dentry = f->f_path.dentry;
 	struct vfsmount *mnt = f->f_path.mnt;
 	struct inode *inode = f->f_inode;
@@ -80,22 +88,15 @@ static __always_inline int judge_file(struct agentd_tag *tag, struct file *f, u3
 	bool node;
 	int error;
 
-	if (!constants.check && recalled(tag, f, kinds, NULL))
+	if (!constants.check && !made_now(f) && recalled(tag, f, kinds, NULL))
 		return 0;
 	node = is_node(inode);
-	if (constants.memory && !constants.check && !node && !syscall_foreign()) {
-		struct as_of now = as_of_now(tag);
-		u64 numbers = names_recalled(tag, ops, mnt, dentry, dentry);
-
-		if (numbers) {
-			file_renew(tag, f, kinds | (u64)now.generation << 32, numbers,
-				   now.mounts | (u64)now.epoch << 32);
-			return 0;
-		}
-	}
+	if (constants.memory && !constants.check && !node && !syscall_foreign() && file_by_name(tag, f, kinds, &r))
+		return 0;
 	s = begin(&slot);
 	if (!s)
 		return -EPERM;
+	s->seen = r;
 	count = ops >> 16 ? 2 : 1;
 	target_set(s, 0, ops & 0xff, mnt, dentry);
 	target_set(s, 1, ops >> 8 & 0xff, mnt, dentry);

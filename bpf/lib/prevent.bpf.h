@@ -154,12 +154,17 @@ static __always_inline int judge_dentry_names(struct agentd_tag *tag, u32 slot, 
 
 	if (!s)
 		return -EPERM;
-	if (count > 1 && state != FOLDER_UNKNOWN)
+	if (count > 1 && state != FOLDER_UNKNOWN) {
+		s->seen.look.stamp = mnt == mnt2 && first->d_parent == second->d_parent ? s->walked[0].stamp : 0;
+		s->seen.look.number = s->walked[0].way;
+		s->seen.generation = s->walked[0].generation;
 		other = folder_known(slot, tag, 1, mnt2, second);
+	}
 	if (state == FOLDER_UNKNOWN || other == FOLDER_UNKNOWN)
 		return NAMES_UNKNOWN;
 	if (constants.check || ((state == FOLDER_RENEWED || other == FOLDER_RENEWED) && mnt == mnt2)) {
-		numbers = names_recalled(tag, targets_ops(s, count), mnt, first, second);
+		s->seen.ops = targets_ops(s, count);
+		numbers = names_recalled(tag, &s->seen, mnt, first, second);
 		if (numbers) {
 			s->target_hit[0] = s->target_hit[1] = 0; /* nothing new to remember */
 			if (opens(s->target[0].op)) { /* but the file's own entry, under this count of renames */

@@ -27,6 +27,7 @@ static long scratch_try(u32 i, u32 *taken)
 	s->set = 0;
 	s->targets = 0;
 	s->split = 0;
+	s->seen.look.stamp = 0;
 	s->hit = 0;
 	s->netns = 0;
 	s->resolver = 0;
@@ -48,7 +49,8 @@ static __always_inline u32 scratch_take(void)
 {
 	u32 taken = bpf_get_smp_processor_id() & SCRATCH_MASK;
 
-	bpf_loop(SCRATCH_SLOTS, scratch_try, &taken, 0);
+	if (!scratch_try(0, &taken))
+		bpf_loop(SCRATCH_SLOTS, scratch_try, &taken, 0);
 	return scratch_taken(taken);
 }
 

@@ -2,7 +2,7 @@
 
 An engine of its own in the checking mode (bpf/lib/check.bpf.h): each verdict taken from memory is worked out in full as
 well, and the kernel counts where the two differ. The controls make it careless: it then overlooks a rename, a mount or
-another name, and the same storms must find that.
+another name (of the file; in its folder), and the same storms must find that.
 
 Rounds by default and in full: 20,000 and 1,000,000 files and folders used, by each of two processes.
 """
@@ -35,6 +35,7 @@ BLIND: Final = {
     "a mount": (abi.CARELESS_MOUNTS, 8),
     "another name": (abi.CARELESS_DENTRY, 5),
     "a folder's new path": (abi.CARELESS_FOLDER, 3),
+    "the next name": (abi.CARELESS_NAME, 3),
 }
 
 
