@@ -98,6 +98,7 @@ int BPF_PROG(lsm_bprm_check_security, struct linux_binprm *bprm)
 
 	if (!tag || begins_workload(tag))
 		return 0;
+	bprm = PLAIN(struct linux_binprm, bprm);
 	tag->marked = 0;
 	if (KREAD(bprm, interp) == KREAD(bprm, filename)) { /* the first look of this attempt */
 		if (!(tag->flags & AGENTD_TAG_AGAIN))

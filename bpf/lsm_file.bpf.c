@@ -30,6 +30,7 @@ static __always_inline int judge_path(u32 op, const struct vfsmount *mnt, struct
 
 	if (!tag)
 		return 0;
+	dentry = PLAIN(struct dentry, dentry);
 	r = (struct recall){ .ops = ONE_NAME(op) };
 	if (constants.memory && !constants.check && !syscall_foreign() && names_recalled(tag, &r, mnt, dentry, dentry))
 		return 0;
@@ -54,6 +55,8 @@ static __always_inline int judge_pair(u32 op, const struct vfsmount *mnt, struct
 
 	if (!tag)
 		return 0;
+	from = PLAIN(struct dentry, from);
+	to = PLAIN(struct dentry, to);
 	r = (struct recall){ .ops = TWO_NAMES(op, op) };
 	if (constants.memory && !constants.check && mnt == mnt2 && !syscall_foreign() &&
 	    names_recalled(tag, &r, mnt, from, to))
@@ -136,7 +139,7 @@ static __noinline bool has_open(const struct inode *inode)
 }
 
 /* What another process has open, and this one not: whoever writes there talks to it, whoever reads takes it away. */
-static __noinline int judge_foreign_pipe(struct agentd_tag *tag, struct file *file)
+static __always_inline int judge_foreign_pipe(struct agentd_tag *tag, struct file *file)
 {
 	u32 slot, len, op = open_kinds(file) & 1 << MEMORY_WRITE ? AGENTD_OP_WRITE : AGENTD_OP_READ;
 	int error = -EPERM;
@@ -162,6 +165,7 @@ int BPF_PROG(lsm_file_open, struct file *file)
 	tag = current_tag();
 	if (!tag)
 		return 0;
+	file = PLAIN(struct file, file);
 	if (opened_by_exec(file) && !is_loader(tag))
 		return 0;
 	if (is_nameless(file->f_inode) && !has_open(file->f_inode))
