@@ -103,12 +103,12 @@ static long dfa_block(u32 i, struct dfa_loop *loop)
 	u32 mask = arena_bytes();
 	u32 state = run->state;
 	u64 hash[2] = { run->hash[0], run->hash[1] };
-	u32 pos = run->pos, end = run->end;
+	u32 pos = run->pos;
 
 	for (int j = 0; j < BLOCK; j++) {
 		u8 byte;
 
-		if (pos >= end)
+		if (pos >= OFTEN(run->end))
 			break;
 		byte = loop->s->path[pos & (AGENTD_PATH_MAX - 1)];
 		state = dfa_go(a, mask, run, state, byte);
@@ -119,7 +119,7 @@ static long dfa_block(u32 i, struct dfa_loop *loop)
 	run->hash[0] = hash[0];
 	run->hash[1] = hash[1];
 	run->pos = pos;
-	return pos >= end;
+	return pos >= run->end;
 }
 
 /* Feeds path[pos..end) to the automaton and to the hash. A function of its own: it is verified once, not at every call. */
