@@ -21,7 +21,7 @@ from collections import Counter
 from typing import Any, Final
 
 from agentd.errors import AgentdError
-from agentd.kernel import lsm, prepare
+from agentd.kernel import holding, lsm, prepare
 from agentd.kernel.libbpf import prog_info
 from agentd.model import Point
 from tests.containment import ordinary, overlays, races, storms
@@ -57,7 +57,11 @@ def programs() -> bool:
 
 
 def begun(live: Suite) -> None:
-    """What the verifier had to do for the programs that are in force."""
+    """What the verifier had to do for the programs that are in force. Those that only a policy with library calls wants
+    have to load, too. Raises KernelError.
+    """
+    if holding.kept(live.host.engine.loaded):
+        holding.HoldKeepers(live.host.engine.loaded).close()
     for name, fd in sorted(live.host.engine.loaded.programs.items()):
         program(name, prog_info(fd).verified_insns)
 
