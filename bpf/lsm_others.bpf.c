@@ -13,8 +13,7 @@
  *
  * The guard: what touches agentd's own process is denied whatever the policy says, as ptrace_access_check does too.
  */
-#include "lib/guard.bpf.h"
-#include "lib/prevent.bpf.h"
+#include "lib/refuse.bpf.h"
 
 static __always_inline int judge_other(struct task_struct *victim)
 {

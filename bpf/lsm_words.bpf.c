@@ -11,9 +11,8 @@
  * task_alloc                             a child gets its mark before it exists, io_uring's workers too; no memory for
  *                                        the mark: the fork fails
  */
-#include "lib/guard.bpf.h"
 #include "lib/namespaces.bpf.h"
-#include "lib/prevent.bpf.h"
+#include "lib/refuse.bpf.h"
 
 #define PTRACE_MODE_ATTACH 2
 #define READING_MODULE \
@@ -21,38 +20,6 @@
 #define READING_KEXEC_IMAGE 3
 #define READING_KEXEC_INITRAMFS 4
 #define ENOMEM 12
-
-/* The guard says no to an operation on the object `agentd`, whatever the policy says and in whatever mode: -EPERM. */
-static __always_inline int guard_refuses(u32 op)
-{
-	struct agentd_tag *tag = current_tag();
-	struct emission *m;
-	struct scratch *s;
-	u32 slot, len;
-
-	if (!tag)
-		return 0;
-	s = begin(&slot);
-	if (!s)
-		return -EPERM;
-	verdict_guard(&s->v[0], tag->agent);
-	len = word_set(s, "agentd");
-	s->hash[0] = s->hash[1] = 0;
-	m = emission_here(s, op, len);
-	m->object_off = s->path_off;
-	m->details = true;
-	m->type = AGENTD_EVENT_VIOLATION;
-	m->action = AGENTD_ACTION_DENY;
-	report_denied(slot, tag, &s->v[0], m);
-	scratch_give(slot);
-	return -EPERM;
-}
-
-/* Is that agentd? Then no: 0, or -EPERM, recorded as `ptrace` of `agentd`. */
-static __always_inline int guard(struct task_struct *victim)
-{
-	return is_agentd(victim) ? guard_refuses(AGENTD_OP_PTRACE) : 0;
-}
 
 SEC("?lsm/ptrace_access_check")
 int BPF_PROG(lsm_ptrace_access_check, struct task_struct *child, unsigned int mode)
