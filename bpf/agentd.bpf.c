@@ -37,3 +37,5 @@
 #include "lsm_attributes.bpf.c"
 #include "lsm_privileges.bpf.c"
 #include "lsm_memory.bpf.c"
+
+#include "shared.bpf.c"

@@ -93,7 +93,7 @@ static __noinline int judge_elsewhere(u32 op)
 	if (!tag)
 		return 0;
 	if (begin(&slot)) {
-		error = judge_unresolved(tag, slot, op);
+		error = shared_answer(slot, JUDGE_UNRESOLVED, op, 0);
 		scratch_give(slot);
 	}
 	return error;
@@ -111,7 +111,7 @@ static __noinline int judge_signalling(bool terminal)
 	s = begin(&slot);
 	if (s) {
 		len = terminal ? word_set(s, "signal:terminal") : word_set(s, "signal:outside");
-		error = judge_word(tag, slot, AGENTD_OP_SIGNAL, len);
+		error = shared_answer(slot, JUDGE_WORD, AGENTD_OP_SIGNAL, len);
 		scratch_give(slot);
 	}
 	return error;
@@ -126,10 +126,12 @@ static __always_inline int judge_ioctl(struct file *file, u32 request)
 	if (uses_terminal(request) || names_owner(request))
 		return judge_signalling(uses_terminal(request));
 	if (stops_all(request))
-		return judge_path(AGENTD_OP_MOUNT, file->f_path.mnt, file->f_path.dentry);
-	if (!sets_attributes(request))
+		op = AGENTD_OP_MOUNT;
+	else if (sets_attributes(request))
+		op = AGENTD_OP_SETATTR;
+	else
 		return 0;
-	return judge_path(AGENTD_OP_SETATTR, file->f_path.mnt, file->f_path.dentry);
+	return judge_rarely(op, file->f_path.mnt, file->f_path.dentry);
 }
 
 SEC("?lsm/file_ioctl")

@@ -20,13 +20,9 @@
 
 static __always_inline int judge_program(struct agentd_tag *tag, u32 slot, struct linux_binprm *bprm)
 {
-	u64 started = bpf_ktime_get_ns();
 	struct scratch *s = scratch_get(slot);
 	struct file *file = bprm->file;
-	bool scanned = false;
-	struct emission *m;
 	int error;
-	u32 len;
 
 	if (!s)
 		return -EPERM;
@@ -35,24 +31,9 @@ static __always_inline int judge_program(struct agentd_tag *tag, u32 slot, struc
 	s->program.args_end = s->program.args + MAX_ARG_BYTES;
 	s->program.argc = KREAD(bprm, argc);
 	target_set(s, 0, AGENTD_OP_EXEC, KREAD(file, f_path.mnt), KREAD(file, f_path.dentry));
-	s->target[0].hash[0] = s->target[0].hash[1] = 0; /* the path is in the hash of the object */
-	s->targets = 1;
-	walked_begin(&s->walked[0], s->target[0].mnt);
-	len = path_of_file(slot, file);
-	if (!len)
-		verdict_unresolved(&s->v[0], tag->agent, AGENTD_OP_EXEC);
-	else
-		scanned = exec_verdict(&s->v[0], slot, tag->agent);
-	if (scanned && !path_of_file(slot, file))
-		len = 0; /* moved in between: what is told has no name then */
-	verdict_time(started);
-	m = emission_here(s, AGENTD_OP_EXEC, len);
-	m->argv_kept = len ? s->args.kept : 0;
-	error = prevent(slot, tag, &s->v[0], m);
-	if (!error && len && !scanned && s->v[0].decision == AGENTD_ALLOW) { /* whatever its arguments are */
-		s->walked[0].generation = s->v[0].generation;
+	error = shared_answer(slot, JUDGE_PROGRAM, AGENTD_OP_EXEC, 0);
+	if (!error) /* where it may be kept, `walked` says under what */
 		file_remember(&s->walked[0], tag, file, MEMORY_EXEC, s->hit);
-	}
 	return error;
 }
 
@@ -98,6 +79,7 @@ int BPF_PROG(lsm_bprm_check_security, struct linux_binprm *bprm)
 
 	if (!tag || begins_workload(tag))
 		return 0;
+	SHARED_FIRST();
 	bprm = PLAIN(struct linux_binprm, bprm);
 	tag->marked = 0;
 	if (KREAD(bprm, interp) == KREAD(bprm, filename)) { /* the first look of this attempt */
@@ -112,7 +94,7 @@ int BPF_PROG(lsm_bprm_check_security, struct linux_binprm *bprm)
 		return -EPERM;
 	if (constants.check && recalled_to_check(slot, tag, bprm->file, 1 << MEMORY_EXEC)) {
 		target_set(s, 0, AGENTD_OP_EXEC, bprm->file->f_path.mnt, bprm->file->f_path.dentry);
-		check_file(slot, tag->agent, 1 << MEMORY_EXEC);
+		shared(slot, CHECK_FILE, 0, 1 << MEMORY_EXEC);
 		scratch_give(slot);
 		return may_run(tag, bprm);
 	}

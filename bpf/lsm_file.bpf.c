@@ -20,7 +20,8 @@
 #define FMODE_EXEC_FLAG 0x20 /* in f_flags: opened by execve, which lsm_exec.bpf.c judges */
 #define FMODE_NOACCOUNT 0x20000000 /* the file under a file of overlayfs: the upper one was judged */
 
-static __always_inline int judge_path(u32 op, const struct vfsmount *mnt, struct dentry *dentry)
+/* often: what is remembered of the name is asked at once, in the hook itself. */
+static __always_inline int judge_path_as(u32 op, const struct vfsmount *mnt, struct dentry *dentry, bool often)
 {
 	struct agentd_tag *tag = current_tag();
 	struct recall r;
@@ -30,9 +31,11 @@ static __always_inline int judge_path(u32 op, const struct vfsmount *mnt, struct
 
 	if (!tag)
 		return 0;
+	SHARED_FIRST();
 	dentry = PLAIN(struct dentry, dentry);
 	r = (struct recall){ .ops = ONE_NAME(op) };
-	if (constants.memory && !constants.check && !syscall_foreign() && names_recalled(tag, &r, mnt, dentry, dentry))
+	if (often && constants.memory && !constants.check && !syscall_foreign() &&
+	    names_recalled(tag, &r, mnt, dentry, dentry))
 		return 0;
 	s = begin(&slot);
 	if (!s)
@@ -42,6 +45,17 @@ static __always_inline int judge_path(u32 op, const struct vfsmount *mnt, struct
 	error = judge_dentries(tag, slot, 1, mnt, dentry, mnt, dentry);
 	scratch_give(slot);
 	return error;
+}
+
+static __always_inline int judge_path(u32 op, const struct vfsmount *mnt, struct dentry *dentry)
+{
+	return judge_path_as(op, mnt, dentry, true);
+}
+
+/* The same for what is rarely done. */
+static __always_inline int judge_rarely(u32 op, const struct vfsmount *mnt, struct dentry *dentry)
+{
+	return judge_path_as(op, mnt, dentry, false);
 }
 
 static __always_inline int judge_pair(u32 op, const struct vfsmount *mnt, struct dentry *from,
@@ -55,6 +69,7 @@ static __always_inline int judge_pair(u32 op, const struct vfsmount *mnt, struct
 
 	if (!tag)
 		return 0;
+	SHARED_FIRST();
 	from = PLAIN(struct dentry, from);
 	to = PLAIN(struct dentry, to);
 	r = (struct recall){ .ops = TWO_NAMES(op, op) };
@@ -149,7 +164,7 @@ static __always_inline int judge_foreign_pipe(struct agentd_tag *tag, struct fil
 	if (s) {
 		len = file->f_inode->i_sb->s_magic == PIPEFS_MAGIC ? word_set(s, "anon:pipefs/outside") :
 								     word_set(s, "anon:tmpfs/outside");
-		error = judge_word(tag, slot, op, len);
+		error = shared_answer(slot, JUDGE_WORD, op, len);
 		scratch_give(slot);
 	}
 	return error;
@@ -165,6 +180,7 @@ int BPF_PROG(lsm_file_open, struct file *file)
 	tag = current_tag();
 	if (!tag)
 		return 0;
+	SHARED_FIRST();
 	file = PLAIN(struct file, file);
 	if (opened_by_exec(file) && !is_loader(tag))
 		return 0;
@@ -178,7 +194,11 @@ int BPF_PROG(lsm_file_receive, struct file *file)
 {
 	struct agentd_tag *tag = current_tag();
 
-	if (!tag || (file->f_inode->i_mode & S_IFMT_BITS) == S_IFSOCK_BITS)
+	if (!tag)
+		return 0;
+	SHARED_FIRST();
+	file = PLAIN(struct file, file);
+	if ((file->f_inode->i_mode & S_IFMT_BITS) == S_IFSOCK_BITS)
 		return 0; /* what a socket may do was judged where it was connected */
 	return judge_file(tag, file, open_kinds(file));
 }
@@ -248,29 +268,29 @@ int BPF_PROG(lsm_path_chown, struct path *path)
 SEC("?lsm/path_chroot")
 int BPF_PROG(lsm_path_chroot, struct path *path)
 {
-	return judge_path(AGENTD_OP_CHROOT, path->mnt, path->dentry);
+	return judge_rarely(AGENTD_OP_CHROOT, path->mnt, path->dentry);
 }
 
 SEC("?lsm/sb_mount")
 int BPF_PROG(lsm_sb_mount, const char *dev_name, struct path *path)
 {
-	return judge_path(AGENTD_OP_MOUNT, path->mnt, path->dentry);
+	return judge_rarely(AGENTD_OP_MOUNT, path->mnt, path->dentry);
 }
 
 SEC("?lsm/sb_umount")
 int BPF_PROG(lsm_sb_umount, struct vfsmount *mnt)
 {
-	return judge_path(AGENTD_OP_MOUNT, mnt, mnt->mnt_root);
+	return judge_rarely(AGENTD_OP_MOUNT, mnt, mnt->mnt_root);
 }
 
 SEC("?lsm/sb_pivotroot")
 int BPF_PROG(lsm_sb_pivotroot, struct path *old_path, struct path *new_path)
 {
-	return judge_path(AGENTD_OP_MOUNT, new_path->mnt, new_path->dentry);
+	return judge_rarely(AGENTD_OP_MOUNT, new_path->mnt, new_path->dentry);
 }
 
 SEC("?lsm/move_mount")
 int BPF_PROG(lsm_move_mount, struct path *from_path, struct path *to_path)
 {
-	return judge_path(AGENTD_OP_MOUNT, to_path->mnt, to_path->dentry);
+	return judge_rarely(AGENTD_OP_MOUNT, to_path->mnt, to_path->dentry);
 }

@@ -35,9 +35,9 @@ static __always_inline int judge_code(struct agentd_tag *tag, struct file *file)
 		return -EPERM;
 	if (file) {
 		target_set(s, 0, AGENTD_OP_EXECMEM, KREAD(file, f_path.mnt), KREAD(file, f_path.dentry));
-		error = judge_targets(tag, slot, 1);
+		error = shared_answer(slot, JUDGE_TARGETS, 0, 1);
 	} else {
-		error = judge_word(tag, slot, AGENTD_OP_EXECMEM, word_set(s, "anon:memory"));
+		error = shared_answer(slot, JUDGE_WORD, AGENTD_OP_EXECMEM, word_set(s, "anon:memory"));
 	}
 	scratch_give(slot);
 	return error;
@@ -85,6 +85,7 @@ int lsm_mmap_file(u64 *ctx)
 	tag = current_tag();
 	if (!tag || tag->flags & AGENTD_TAG_ROOT_EXEC)
 		return 0;
+	SHARED_FIRST();
 	/* as memory: Linux before 7.0 takes it for granted that there is a file, and drops a test for NULL */
 	bpf_probe_read_kernel(&first, sizeof(first), ctx);
 	if (first && is_foreign(tag, (struct file *)first)) {

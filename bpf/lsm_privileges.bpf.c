@@ -78,7 +78,7 @@ int BPF_PROG(lsm_capable, const struct cred *cred, struct user_namespace *ns, in
 		return -EPERM;
 	len = privileged_word(s, privilege, &op);
 	if (len)
-		error = judge_word_now(tag, slot, op, len);
+		error = shared_answer(slot, JUDGE_WORD_NOW, op, len);
 	scratch_give(slot);
 	return error;
 }

@@ -43,7 +43,7 @@ int BPF_PROG(lsm_socket_create, int family, int type, int protocol, int kern)
 	else
 		len = family_word(s, family);
 	if (len)
-		error = judge_word(tag, slot, AGENTD_OP_SOCKET, len);
+		error = shared_answer(slot, JUDGE_WORD, AGENTD_OP_SOCKET, len);
 	scratch_give(slot);
 	return error;
 }
@@ -66,7 +66,7 @@ static __noinline int refuse_unmarked(struct agentd_tag *tag, u32 op)
 	s = begin(&slot);
 	if (!s)
 		return error;
-	judge_unresolved(tag, slot, op);
+	shared(slot, JUDGE_UNRESOLVED, op, 0);
 	scratch_give(slot);
 	return error;
 }
@@ -83,25 +83,6 @@ int BPF_PROG(lsm_socket_post_create, struct socket *sock, int family, int type, 
 	return sk && is_marked(tag, sk) ? 0 : refuse_unmarked(tag, AGENTD_OP_SOCKET);
 }
 
-/* Judges a host key in scratch->path. */
-static __always_inline int judge_endpoint(struct agentd_tag *tag, u32 slot, u32 op, u32 len)
-{
-	u64 started = bpf_ktime_get_ns();
-	struct scratch *s = scratch_get(slot);
-	struct emission *m;
-	int error;
-
-	if (!s)
-		return -EPERM;
-	m = emission_begin(s, op, hook_point(), AGENTD_PREVENTED);
-	m->object_len = host_verdict(&s->v[0], slot, tag->agent, op, len);
-	verdict_time(started);
-	error = prevent(slot, tag, &s->v[0], m);
-	if (error == -ERESTARTNOINTR && s->netns)
-		name_hold(slot, s->v[0].timeout);
-	return error;
-}
-
 /* What a socket does at the address that it is bound to. */
 static __always_inline int judge_local(struct socket *sock, u32 op)
 {
@@ -114,6 +95,7 @@ static __always_inline int judge_local(struct socket *sock, u32 op)
 
 	if (!tag)
 		return 0;
+	SHARED_FIRST();
 	sk = sock->sk;
 	if (!sk || (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6))
 		return 0;
@@ -125,7 +107,7 @@ static __always_inline int judge_local(struct socket *sock, u32 op)
 	if (!s)
 		return -EPERM;
 	s->walked[0].epoch = memory_time();
-	error = judge_endpoint(tag, slot, op, listen_key(s, &local));
+	error = shared_answer(slot, JUDGE_ENDPOINT, op, listen_key(s, &local));
 	if (!error && s->v[0].decision == AGENTD_ALLOW)
 		destination_remember(s, tag, &local, what);
 	scratch_give(slot);
@@ -155,6 +137,7 @@ static __always_inline int judge_sockaddr(struct agentd_tag *tag, struct socket 
 	u32 slot, len, what;
 	int error;
 
+	SHARED_FIRST();
 	if (!sk)
 		return -EPERM;
 	switch (address_read(&peer, sk, address, op)) {
@@ -189,7 +172,7 @@ static __always_inline int judge_sockaddr(struct agentd_tag *tag, struct socket 
 	len = peer_key(s, &peer, stream, outgoing);
 	if (outgoing)
 		s->netns = sk->__sk_common.skc_net.net->net_cookie;
-	error = judge_endpoint(tag, slot, op, len);
+	error = shared_answer(slot, JUDGE_ENDPOINT, op, len);
 	if (!error && s->v[0].decision == AGENTD_ALLOW)
 		destination_remember(s, tag, &peer, what);
 	if (a && outgoing)
@@ -246,19 +229,16 @@ static __always_inline int judge_peer(struct sock *other)
 {
 	struct agentd_tag *tag = current_tag();
 	struct scratch *s;
-	u32 slot, len;
 	int error;
+	u32 slot;
 
 	if (!tag)
 		return 0;
 	s = begin(&slot);
 	if (!s)
 		return -EPERM;
-	len = unix_name(slot, s, other);
-	if (len)
-		error = judge_word(tag, slot, AGENTD_OP_UNIX_CONNECT, len);
-	else
-		error = judge_unresolved(tag, slot, AGENTD_OP_UNIX_CONNECT);
+	s->target[0].dentry = (u64)other;
+	error = shared_answer(slot, JUDGE_PEER, AGENTD_OP_UNIX_CONNECT, 0);
 	scratch_give(slot);
 	return error;
 }

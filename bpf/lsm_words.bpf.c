@@ -112,7 +112,7 @@ int BPF_PROG(lsm_kernel_module_request, char *name)
 		return 0;
 	s = begin(&slot);
 	if (s) {
-		error = judge_word_now(tag, slot, AGENTD_OP_MODULE, word_set(s, "module:request"));
+		error = shared_answer(slot, JUDGE_WORD_NOW, AGENTD_OP_MODULE, word_set(s, "module:request"));
 		scratch_give(slot);
 	}
 	return error;
@@ -135,7 +135,7 @@ static __always_inline int judge_clone(u64 flags)
 		return -EPERM;
 	len = namespace_word(s, flags & CLONE_JUDGED);
 	if (len)
-		error = judge_word(tag, slot, AGENTD_OP_NAMESPACE, len);
+		error = shared_answer(slot, JUDGE_WORD, AGENTD_OP_NAMESPACE, len);
 	scratch_give(slot);
 	return error;
 }

@@ -12,6 +12,7 @@
 
 #define MOUNT_STEPS 16384
 #define SB_KERNMOUNT (1ul << 22)
+#define NOT_THE_CALLERS 0xffffffffu
 
 struct mount_loop {
 	struct scratch *s;

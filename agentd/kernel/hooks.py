@@ -69,6 +69,7 @@ class LsmHook:
     function: str = ""
     newer: bool = False
     needs: tuple[Need, ...] = ()
+    shares: bool = True  # it calls what the hooks share (shared.py)
 
     @property
     def program(self) -> str:
@@ -136,7 +137,7 @@ LSM_HOOKS: Final = (
     LsmHook("task_setioprio", (Op.SIGNAL,)),
     LsmHook("task_movememory", (Op.SIGNAL,)),
     LsmHook("file_fcntl", (Op.SIGNAL,)),
-    LsmHook("file_send_sigiotask"),
+    LsmHook("file_send_sigiotask", shares=False),
 )
 
 # Beside `fmod_ret` programs, for what those can't have: socket storage (bpf/notes.bpf.c).

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
-from agentd.kernel import abi, features
+from agentd.kernel import abi, features, shared
 from agentd.kernel.hooks import Hook, LsmHook, Need, prevented, wanted
 from agentd.kernel.libbpf import (
     KernelError,
@@ -30,6 +30,7 @@ from agentd.kernel.libbpf import (
     obj_pin,
     pointer,
     prog_info,
+    wait_for_programs,
 )
 from agentd.kernel.maps import HashMap, MappedArray, PerCpuCounters
 from agentd.kernel.pins import (
@@ -37,6 +38,7 @@ from agentd.kernel.pins import (
     drop_stale_links,
     is_pinned,
     pin_links,
+    shared_pin,
     unpin_links,
 )
 from agentd.kernel.pins import pinned_tasks as pinned_tasks
@@ -51,11 +53,18 @@ class LoadedObject:
     """The programs in the kernel, and views of the maps."""
 
     def __init__(
-        self, obj: int, fds: dict[str, int], hooks: tuple[Hook | LsmHook, ...], links: dict[str, int], pins: Path
+        self,
+        obj: int,
+        fds: dict[str, int],
+        hooks: tuple[Hook | LsmHook, ...],
+        links: dict[str, int],
+        pins: Path,
+        sharing: dict[str, int] | None = None,
     ) -> None:
         self._obj = obj
         self._hooks = hooks
         self._links = links
+        self._sharing = sharing or {}  # how the hooks have what they share, as long as the programs are loaded
         self._iterators: dict[str, int] = {}
         self.programs = {hook.program: library().bpf_program__fd(program_of(obj, hook.program)) for hook in hooks}
         self.pins = pins
@@ -121,6 +130,8 @@ class LoadedObject:
             detached = name in on_cgroup and not info.cgroup_id
             if detached or info.prog_id != prog_info(self.programs[name]).id or (self.pinned and not pin.exists()):
                 lost.add(name)
+            if self.pinned and name in self._sharing and not shared_pin(self.pins, name, self.control.epoch).exists():
+                lost.add(name)
         return lost
 
     def capacity(self, name: str) -> int:
@@ -172,7 +183,7 @@ class LoadedObject:
     def unwatch(self) -> None:
         """Detaches the programs, so that nobody pays for them. Only when no task carries a mark."""
         if self.pinned:
-            unpin_links(self.pins, self.control.epoch)
+            unpin_links(self.pins, self.control.epoch, self._links)
         _destroy(self._links)
         self._links = {}
 
@@ -206,10 +217,14 @@ class LoadedObject:
 
     def close(self) -> None:
         """Lets go of everything that isn't pinned."""
+        links = bool(self._links)
         for link in (*self._iterators.values(), *self._links.values()):
             library().bpf_link__destroy(link)
         self._iterators.clear()
         self._links.clear()
+        if links and self._sharing:
+            wait_for_programs()  # a hook without what it shares denies
+        shared.close(self._sharing)
         library().bpf_object__close(self._obj)
 
     def release(self) -> None:
@@ -261,12 +276,14 @@ def _attach(prepared: Prepared, pins: Path, pin: bool) -> LoadedObject:
     lib = library()
     obj = prepared.obj
     links: dict[str, int] = {}
+    sharing: dict[str, int] = {}
     try:
         fds = {name: _map_fd(obj, name) for name in (*PINNED_MAPS, ".data.request")}
         # What an agentd before this one had need of: until the policy is in force no answer must go unread, say.
         needs = {need for need in Need if pin and need.witness and is_pinned(pins, need.witness)}
+        sharing = shared.attach(obj, prepared.hooks)
         links = _attach_hooks(obj, wanted(prepared.hooks, needs))
-        loaded = LoadedObject(obj, fds, prepared.hooks, links, pins)
+        loaded = LoadedObject(obj, fds, prepared.hooks, links, pins, sharing)
         if not prepared.adopted:
             loaded.control.hash_seed[:] = [int.from_bytes(os.urandom(8), "little") for _ in range(2)]
             loaded.control.abi = abi.ABI_VERSION
@@ -282,6 +299,7 @@ def _attach(prepared: Prepared, pins: Path, pin: bool) -> LoadedObject:
         if pin:
             unpin_links(pins, prepared.epoch)
         _destroy(links)
+        shared.close(sharing)
         lib.bpf_object__close(obj)
         raise
     if pin:
@@ -325,6 +343,7 @@ def _pin(loaded: LoadedObject, fds: dict[str, int], links: dict[str, int], epoch
     for name in PINNED_MAPS:
         if not (loaded.pins / "maps" / name).exists():
             obj_pin(fds[name], loaded.pins / "maps" / name)
+    shared.pin(loaded.pins, loaded._sharing, epoch)
     pin_links(loaded.pins, links, epoch)
     found = program_of(loaded._obj, "list_tasks")
     link = pointer(lib.bpf_program__attach_iter(found, None), "iterator list_tasks")

@@ -82,20 +82,33 @@ def _make(obj: int, program: str, hook: LsmHook, kind: Point) -> bool:
     return True
 
 
+def stand_in(kind: Point) -> int:
+    """A program of this kind, attached nowhere, for which what the hooks share is loaded (shared.py): its descriptor,
+    which stays open. Raises KeyError where such programs don't run.
+    """
+    _runs(kind)
+    return _stand_ins[kind]
+
+
+_stand_ins: dict[Point, int] = {}
+
+
 class _Canary(ctypes.Structure):
     """struct canary of bpf/canary.bpf.c."""
 
     _fields_ = [("tgid", ctypes.c_uint32), ("seen", ctypes.c_uint32)]
 
 
+@cache
 def _runs(kind: Point) -> bool | None:
     """Does a program of this kind run when this process opens a file? None: the kernel refuses to load it."""
     lib = library()
     obj = pointer(lib.bpf_object__open_file(os.fsencode(bpf_object(OBJECT)), None), f"open {OBJECT}")
     link = None
     try:
-        if not _make(obj, "canary_open", LsmHook("file_open"), kind):
-            return False
+        for name in ("canary_open", "canary_shared"):
+            if not _make(obj, name, LsmHook("file_open"), kind):
+                return False
         if lib.bpf_object__load(obj) < 0:
             return None
         program = pointer(lib.bpf_object__find_program_by_name(obj, b"canary_open"), "canary_open")
@@ -105,6 +118,9 @@ def _runs(kind: Point) -> bool | None:
         link = pointer(lib.bpf_program__attach(program), "attach canary_open")
         os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
         check(lib.bpf_map_lookup_elem(fd, ctypes.byref(key), ctypes.byref(value)), "map canary")
+        if value.seen:
+            shared = pointer(lib.bpf_object__find_program_by_name(obj, b"canary_shared"), "canary_shared")
+            _stand_ins[kind] = os.dup(lib.bpf_program__fd(shared))
         return bool(value.seen)
     finally:
         if link:

@@ -6,13 +6,13 @@ import contextlib
 import ctypes
 import errno
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
 from agentd.kernel import abi
-from agentd.kernel.libbpf import library, map_info, obj_get, obj_pin
+from agentd.kernel.libbpf import library, map_info, obj_get, obj_pin, wait_for_programs
 from agentd.kernel.maps import MappedArray
 
 # Maps that are pinned and adopted. The work buffers are not: they belong to one set of programs.
@@ -37,6 +37,7 @@ PINNED_MAPS: Final = (
     "names",
     "stats",
 )
+SHARED: Final = "+shared"  # bpffs has no names with dots
 
 
 def close_all(fds: dict[str, int]) -> None:
@@ -90,23 +91,40 @@ def pin_links(pins: Path, links: dict[str, int], epoch: int) -> None:
         obj_pin(library().bpf_link__fd(link), pins / "links" / f"{name}-{epoch}")
 
 
+def shared_pin(pins: Path, program: str, epoch: int) -> Path:
+    """Where the link is pinned by which a hook has what the hooks share (shared.py)."""
+    return pins / "links" / f"{program}{SHARED}-{epoch}"
+
+
 def drop_stale_links(pins: Path, epoch: int) -> None:
     """Links of the set that was in charge before, and of attempts that a crash interrupted."""
-    for entry in (pins / "links").iterdir():
-        if not entry.name.endswith(f"-{epoch}"):
-            entry.unlink()
+    _unpin([entry for entry in (pins / "links").iterdir() if not entry.name.endswith(f"-{epoch}")])
+
+
+def _unpin(links: Sequence[Path]) -> None:
+    """The hooks first: one that is running without what it shares denies."""
+    shared = [link for link in links if link.name.rpartition("-")[0].endswith(SHARED)]
+    for link in links:
+        if link not in shared:
+            link.unlink()
+    if shared and len(shared) < len(links):
+        wait_for_programs()
+    for link in shared:
+        link.unlink()
 
 
 def unpin_links(pins: Path, epoch: int, programs: Collection[str] | None = None) -> None:
     """Takes back the pins of a set: one that never took charge, or one that nobody needs for now.
 
-    programs: only theirs.
+    programs: only theirs, and not what they share.
     """
     with contextlib.suppress(FileNotFoundError):
+        found = []
         for entry in (pins / "links").iterdir():
             name, _, number = entry.name.rpartition("-")
             if number == str(epoch) and (programs is None or name in programs):
-                entry.unlink()
+                found.append(entry)
+        _unpin(found)
 
 
 def is_pinned(pins: Path, program: str) -> bool:
@@ -117,6 +135,8 @@ def is_pinned(pins: Path, program: str) -> bool:
 def remove_pins(pins: Path) -> None:
     """Unpins a whole set: its programs detach as soon as nobody holds them open."""
     remove_calls(pins)
+    with contextlib.suppress(FileNotFoundError):
+        _unpin([*(pins / "links").iterdir()])
     for folder in (pins / "links", pins / "maps", pins):
         with contextlib.suppress(FileNotFoundError):
             for entry in folder.iterdir():

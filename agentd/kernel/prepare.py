@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from agentd.errors import EXIT_CANNOT_ENFORCE, AgentdError
-from agentd.kernel import abi, features, lsm, symbols
+from agentd.kernel import abi, features, lsm, shared, symbols
 from agentd.kernel.compat import cgroup_programs, has_tracepoint, open_object
 from agentd.kernel.hooks import HOOKS, Hook, LsmHook, prevented
 from agentd.kernel.libbpf import KernelError, check, library, map_info, one_heap, pointer, quiet
@@ -197,6 +197,7 @@ def _choose_hooks(obj: int, point: Point) -> tuple[Hook | LsmHook, ...]:
     if point is Point.NONE:
         return hooks
     inline = lsm.choose(obj, point)
+    shared.choose(obj, point)
     enough = prevented({hook.program for hook in inline}) == frozenset(Op) - {Op.CALL}
     plain = []
     for hook in hooks:

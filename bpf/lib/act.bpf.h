@@ -40,9 +40,10 @@ static __always_inline void kill_current(struct agentd_tag *tag, struct emission
 static __always_inline void kill_marked(struct agentd_tag *tag)
 {
 	struct agentd_control *c = control_get();
+	u32 workload = tag->workload; /* a key that stands elsewhere than in a map or here is none for Linux 6.1 */
 
 	tag->flags &= ~AGENTD_TAG_KILL_AT_EXIT;
-	if (c && is_doomed(c, tag))
+	if (c && c->doomed && bpf_map_lookup_elem(&doomed, &workload))
 		tell(AGENTD_EVENT_ENDED, AGENTD_END_DOOMED, tag);
 	kill_current(tag, NULL);
 }

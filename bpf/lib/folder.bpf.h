@@ -8,6 +8,7 @@
 
 #include "again.bpf.h"
 #include "hold.bpf.h"
+#include "shared.bpf.h"
 
 static __always_inline struct folder_way *folder_at(u32 number)
 {
@@ -161,12 +162,9 @@ enum folder_state {
 	FOLDER_RENEWED, /* the same, after a walk of it */
 };
 
-/*
- * What is remembered of the folder of target `i`, which is `dentry`, is taken into scratch->walked. scratch->seen: it was looked
- * at just now.
- */
-static __noinline enum folder_state folder_known(u32 slot, const struct agentd_tag *tag, u32 i,
-						 const struct vfsmount *mnt, const struct dentry *dentry)
+static __always_inline enum folder_state folder_known_as(u32 slot, const struct agentd_tag *tag, u32 i,
+							 const struct vfsmount *mnt, const struct dentry *dentry,
+							 bool here)
 {
 	enum folder_state state = FOLDER_KNOWN;
 	struct scratch *s = scratch_get(slot);
@@ -192,12 +190,28 @@ static __noinline enum folder_state folder_known(u32 slot, const struct agentd_t
 		return FOLDER_UNKNOWN;
 	k->stamp = look->stamp;
 	k->way = look->number;
-	if (state == FOLDER_RENEWED && !folder_renewed(slot, i))
+	if (state == FOLDER_RENEWED && (here ? folder_renewed(slot, i) : shared(slot, FOLDER_RENEW, 0, i)) != 1)
 		state = FOLDER_UNKNOWN;
 	if (state != FOLDER_UNKNOWN && folder_take(k, (u64)mnt))
 		return state;
 	k->stamp = 0;
 	return FOLDER_UNKNOWN;
+}
+
+/*
+ * What is remembered of the folder of target `i`, which is `dentry`, is taken into scratch->walked. scratch->seen: it was looked
+ * at just now. In a hook, and in what the hooks share.
+ */
+static __noinline enum folder_state folder_known(u32 slot, const struct agentd_tag *tag, u32 i,
+						 const struct vfsmount *mnt, const struct dentry *dentry)
+{
+	return folder_known_as(slot, tag, i, mnt, dentry, false);
+}
+
+static __noinline enum folder_state folder_known_here(u32 slot, const struct agentd_tag *tag, u32 i,
+						      const struct vfsmount *mnt, const struct dentry *dentry)
+{
+	return folder_known_as(slot, tag, i, mnt, dentry, true);
 }
 
 /* Keeps the folder of target `i`, which has just been walked: its path stands in the buffer. */

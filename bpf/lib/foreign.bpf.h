@@ -43,7 +43,7 @@ static __always_inline int judge_foreign(struct agentd_tag *tag, struct file *fi
 	if (kinds & 1 << MEMORY_READ)
 		target_set(s, count++, AGENTD_OP_READ, (void *)mnt, (void *)dentry);
 	s->target[0].node = s->target[1].node = is_node(KREAD(file, f_inode));
-	error = judge_targets(tag, slot, count);
+	error = shared_answer(slot, JUDGE_TARGETS, 0, count);
 	scratch_give(slot);
 	return error;
 }

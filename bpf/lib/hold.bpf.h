@@ -90,8 +90,9 @@ enum grant_state {
 	GRANT_DENY,
 };
 
-static __always_inline enum grant_state grant_use(const u64 *key)
+static __always_inline enum grant_state grant_use(const u64 *action)
 {
+	u64 key[2] = { action[0], action[1] }; /* Linux 6.1 takes a key from a map or from here */
 	struct agentd_grant *grant = bpf_map_lookup_elem(&grants, key);
 	enum grant_state state;
 	s32 uses;
@@ -251,8 +252,10 @@ static __noinline int refuse_or_hold(u32 slot, struct agentd_tag *tag, const str
 }
 
 /* For LSM hooks. */
-static __noinline int prevent(u32 slot, struct agentd_tag *tag, const struct verdict *v, struct emission *m)
+__noinline int prevent(u32 slot, struct agentd_tag *tag, const struct verdict *v, struct emission *m)
 {
+	if (!tag || !v || !m)
+		return -EPERM;
 	return answer(slot, tag, v, m, true);
 }
 

@@ -102,7 +102,7 @@ static __always_inline int judge_file(struct agentd_tag *tag, struct file *f, u3
 	target_set(s, 1, ops >> 8 & 0xff, mnt, dentry);
 	s->target[0].node = s->target[1].node = node;
 	if (constants.check && recalled_to_check(slot, tag, f, kinds)) {
-		check_file(slot, tag->agent, kinds);
+		shared(slot, CHECK_FILE, 0, kinds);
 		scratch_give(slot);
 		return 0;
 	}

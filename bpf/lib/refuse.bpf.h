@@ -10,25 +10,14 @@
 static __always_inline int guard_refuses(u32 op)
 {
 	struct agentd_tag *tag = current_tag();
-	struct emission *m;
-	struct scratch *s;
-	u32 slot, len;
+	u32 slot;
 
 	if (!tag)
 		return 0;
-	s = begin(&slot);
-	if (!s)
-		return -EPERM;
-	verdict_guard(&s->v[0], tag->agent);
-	len = word_set(s, "agentd");
-	s->hash[0] = s->hash[1] = 0;
-	m = emission_here(s, op, len);
-	m->object_off = s->path_off;
-	m->details = true;
-	m->type = AGENTD_EVENT_VIOLATION;
-	m->action = AGENTD_ACTION_DENY;
-	report_denied(slot, tag, &s->v[0], m);
-	scratch_give(slot);
+	if (begin(&slot)) {
+		shared(slot, JUDGE_GUARDED, op, 0);
+		scratch_give(slot);
+	}
 	return -EPERM;
 }
 

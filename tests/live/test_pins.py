@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from agentd.kernel import pins as module
 from agentd.kernel.libbpf import mount, unmount
-from agentd.kernel.pins import remove_pins
+from agentd.kernel.pins import drop_stale_links, remove_pins, shared_pin, unpin_links
 
 pytestmark = pytest.mark.root
 
@@ -42,3 +43,39 @@ def test_what_should_not_be_there_is_an_error(tmp_path: Path) -> None:
     (pins / "maps" / "more").mkdir()
     with pytest.raises(OSError, match="not empty"):
         remove_pins(pins)
+
+
+@pytest.mark.parametrize("way", ["stale", "one epoch", "all"])
+def test_what_hooks_share_goes_after_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """A hook without what it shares denies: so its own link goes first, and what was running in it ends."""
+    pins = tmp_path / "agentd"
+    lay(pins)
+    names = ["lsm_file_open", "lsm_bpf", "task_exited"]
+    for name in names:
+        (pins / "links" / f"{name}-3").touch()
+    for name in names[:2]:
+        shared_pin(pins, name, 3).touch()
+    there: list[set[str]] = []
+
+    def wait() -> None:
+        there.append({entry.name for entry in (pins / "links").iterdir()} - {"one"})
+
+    monkeypatch.setattr(module, "wait_for_programs", wait)
+    match way:
+        case "stale":
+            drop_stale_links(pins, 4)
+        case "one epoch":
+            unpin_links(pins, 3)
+        case _:
+            remove_pins(pins)
+    assert there == [{shared_pin(pins, name, 3).name for name in names[:2]}]
+    assert not [*pins.glob("links/*-3")]
+
+
+def test_what_hooks_share_stays_while_they_are_away(tmp_path: Path) -> None:
+    """Detached hooks come back; what is theirs as long as they are loaded stays pinned."""
+    lay(tmp_path)
+    (tmp_path / "links" / "lsm_bpf-3").touch()
+    shared_pin(tmp_path, "lsm_bpf", 3).touch()
+    unpin_links(tmp_path, 3, ["lsm_bpf"])
+    assert {entry.name for entry in (tmp_path / "links").iterdir()} == {"one", shared_pin(tmp_path, "lsm_bpf", 3).name}

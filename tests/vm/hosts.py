@@ -20,6 +20,7 @@ from typing import Any
 from agentd.engine import report
 from agentd.errors import AgentdError
 from agentd.kernel import lsm, recursion
+from agentd.kernel.pins import shared_pin
 from agentd.model import Op, Point
 from tests.containment.run import PR_SET_CHILD_SUBREAPER
 from tests.live.harness import Host, agent, enforcing
@@ -123,6 +124,20 @@ def lost(host: Host) -> None:
     running.wait()
 
 
+def unshared(host: Host) -> None:
+    """A hook that has lost what the hooks share denies, whatever the policy says, and is reported as broken."""
+    loaded, name = host.engine.loaded, "lsm_path_mkdir"
+    with tempfile.TemporaryDirectory() as folder:
+        check("control: mkdir is allowed", host.run(["/bin/mkdir", f"{folder}/one"], "bot").status == 0)
+        shared_pin(loaded.pins, name, loaded.control.epoch).unlink()
+        os.close(loaded._sharing.pop(name))
+        deadline = time.monotonic() + 60
+        while (done := host.run(["/bin/mkdir", tempfile.mktemp(dir=folder)], "bot")).status == 0:
+            if time.monotonic() > deadline:
+                break
+        check(f"without what is shared it is denied: {done.err!r}", b"not permitted" in done.err)
+
+
 def confidential() -> None:
     """Programs may not read the kernel's memory: one line, 125 or 2, and nothing is started."""
     LOCKDOWN.write_text("confidentiality", encoding="ascii")
@@ -163,6 +178,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, enforcing(Path(folder), agents) as host:
         if lsm.point() is Point.LSM:
             proofs(host)
+            unshared(host)
             lost(host)
         elif lsm.passed_over():
             done_without(host)

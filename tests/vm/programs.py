@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentd.errors import AgentdError
-from agentd.kernel import loader, prepare
+from agentd.kernel import loader, lsm, prepare, shared
 from agentd.kernel.compat import open_object
 from agentd.kernel.libbpf import library, prog_info
+from agentd.model import Point
 from agentd.resources import bpf_object
 
 LOG_BYTES: Final = 64 << 20  # Linux before 6.4 keeps the beginning of a log and gives up when it is full
@@ -99,6 +100,8 @@ def _alone(wanted: str) -> Verified:
         for program, name in _programs(obj):
             lib.bpf_program__set_autoload(program, name == wanted)
             only = program if name == wanted else only
+        if wanted == shared.PROGRAM and lsm.point() is not Point.NONE:
+            shared.choose(obj, lsm.point())
         lib.bpf_program__set_log_buf(only, log, LOG_BYTES)
         if lib.bpf_object__load(obj) < 0:
             number = ctypes.get_errno()
