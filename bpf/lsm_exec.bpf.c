@@ -87,7 +87,7 @@ int BPF_PROG(lsm_bprm_check_security, struct linux_binprm *bprm)
 			tag->granted[0] = tag->granted[1] = 0;
 		tag->flags &= ~AGENTD_TAG_AGAIN;
 	}
-	if (!constants.check && recalled(tag, bprm->file, 1 << MEMORY_EXEC, NULL))
+	if (!constants.check && recalled(tag, bprm->file->f_inode, bprm->file, 1 << MEMORY_EXEC, NULL))
 		return may_run(tag, bprm);
 	s = begin(&slot);
 	if (!s)

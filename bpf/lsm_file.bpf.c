@@ -15,6 +15,7 @@
  * Trusted: the kernel's own struct path and dentry; nothing in the caller's memory is read.
  */
 #include "lib/opened.bpf.h"
+#include "lib/strangers.bpf.h"
 #include "lib/syscall.bpf.h"
 
 #define FMODE_EXEC_FLAG 0x20 /* in f_flags: opened by execve, which lsm_exec.bpf.c judges */
@@ -32,7 +33,6 @@ static __always_inline int judge_path_as(u32 op, const struct vfsmount *mnt, str
 	if (!tag)
 		return 0;
 	SHARED_FIRST();
-	dentry = PLAIN(struct dentry, dentry);
 	r = (struct recall){ .ops = ONE_NAME(op) };
 	if (often && constants.memory && !constants.check && !syscall_foreign() &&
 	    names_recalled(tag, &r, mnt, dentry, dentry))
@@ -70,8 +70,6 @@ static __always_inline int judge_pair(u32 op, const struct vfsmount *mnt, struct
 	if (!tag)
 		return 0;
 	SHARED_FIRST();
-	from = PLAIN(struct dentry, from);
-	to = PLAIN(struct dentry, to);
 	r = (struct recall){ .ops = TWO_NAMES(op, op) };
 	if (constants.memory && !constants.check && mnt == mnt2 && !syscall_foreign() &&
 	    names_recalled(tag, &r, mnt, from, to))
@@ -105,87 +103,19 @@ static __always_inline bool is_loader(struct agentd_tag *tag)
 	return mark == syscall_mark();
 }
 
-#define SB_KERNMOUNT_FLAG (1ul << 22)
-#define PIPEFS_MAGIC 0x50495045
-#define TMPFS_MAGIC 0x01021994
-
-/* A pipe or memory that has no name anywhere, and is only reached through a process that has it open. */
-static __always_inline bool is_nameless(const struct inode *inode)
-{
-	const struct super_block *sb = inode->i_sb;
-
-	return sb->s_flags & SB_KERNMOUNT_FLAG && (sb->s_magic == PIPEFS_MAGIC || sb->s_magic == TMPFS_MAGIC);
-}
-
-#define FMODE_PATH 0x4000
-#define DESCRIPTORS_MAX 65536
-
-struct descriptors {
-	struct file **fd;
-	const struct inode *sought;
-	bool found;
-};
-
-static long descriptor_look(u32 i, struct descriptors *d)
-{
-	struct file *file = NULL;
-
-	if (bpf_probe_read_kernel(&file, sizeof(file), &d->fd[i]) || !file || KREAD(file, f_inode) != d->sought ||
-	    KREAD(file, f_mode) & FMODE_PATH) /* that is the name again, and gives no access */
-		return 0;
-	d->found = true;
-	return 1;
-}
-
-/* Has the current process that open already? Then it opens its own, by /proc/self/fd. */
-static __noinline bool has_open(const struct inode *inode)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct fdtable *table = KREAD(task, files, fdt);
-	struct descriptors d = { .sought = inode };
-	u32 count;
-
-	if (!table)
-		return false;
-	d.fd = KREAD(table, fd);
-	count = KREAD(table, max_fds);
-	bpf_loop(count < DESCRIPTORS_MAX ? count : DESCRIPTORS_MAX, descriptor_look, &d, 0);
-	return d.found;
-}
-
-/* What another process has open, and this one not: whoever writes there talks to it, whoever reads takes it away. */
-static __always_inline int judge_foreign_pipe(struct agentd_tag *tag, struct file *file)
-{
-	u32 slot, len, op = open_kinds(file) & 1 << MEMORY_WRITE ? AGENTD_OP_WRITE : AGENTD_OP_READ;
-	int error = -EPERM;
-	struct scratch *s;
-
-	s = begin(&slot);
-	if (s) {
-		len = file->f_inode->i_sb->s_magic == PIPEFS_MAGIC ? word_set(s, "anon:pipefs/outside") :
-								     word_set(s, "anon:tmpfs/outside");
-		error = shared_answer(slot, JUDGE_WORD, op, len);
-		scratch_give(slot);
-	}
-	return error;
-}
-
 SEC("?lsm/file_open")
 int BPF_PROG(lsm_file_open, struct file *file)
 {
 	struct agentd_tag *tag;
 
-	if (nobodys(bpf_get_current_task_btf()) || file->f_mode & FMODE_NOACCOUNT)
-		return 0;
 	tag = current_tag();
-	if (!tag)
+	if (!tag || file->f_mode & FMODE_NOACCOUNT)
 		return 0;
 	SHARED_FIRST();
-	file = PLAIN(struct file, file);
 	if (opened_by_exec(file) && !is_loader(tag))
 		return 0;
-	if (is_nameless(file->f_inode) && !has_open(file->f_inode))
-		return judge_foreign_pipe(tag, file);
+	if (may_be_nameless(file->f_inode) && is_strangers(file))
+		return judge_strangers(tag, file);
 	return judge_file(tag, file, open_kinds(file));
 }
 

@@ -3,11 +3,13 @@
  * Sockets, before the effect (LSM hooks; see lib/prevent.bpf.h).
  *
  * socket_create           unusual families, unusual inet sockets
- * socket_post_create      a socket for datagrams has its mark (lib/asked.bpf.h) before anybody has the socket
+ * socket_post_create      a socket for datagrams has its mark (lib/asked.bpf.h) before anybody has the socket; while a
+ *                         policy has names
  * socket_connect          TCP (also by TCP_FASTOPEN_CONNECT) and UDP connect
  * socket_sendmsg          a datagram with an address of its own, each of sendmmsg's; Fast Open
  * socket_setsockopt, and the control messages of socket_sendmsg
- *                         source routes, which lead to another host than the one that is judged
+ *                         source routes, which lead to another host than the one that is judged (the former while
+ *                         a policy is against any socket)
  *                         nothing by a packet socket, for an agent that knows hosts by name
  * socket_bind, socket_listen
  * socket_accept           by the address of the socket that listens, before there is a connection
@@ -30,7 +32,7 @@ int BPF_PROG(lsm_socket_create, int family, int type, int protocol, int kern)
 	int error = 0;
 	u32 slot, len;
 
-	if (kern || (usual_socket(family, type, protocol) && !syscall_foreign()))
+	if (kern || nobodys(bpf_get_current_task_btf()) || (usual_socket(family, type, protocol) && !syscall_foreign()))
 		return 0;
 	tag = current_tag();
 	if (!tag)

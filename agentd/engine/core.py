@@ -54,7 +54,7 @@ from agentd.kernel.ring import EventRing, KernelEvent, parse
 from agentd.kernel.tables import PolicyTables
 from agentd.kernel.tasks import TaskMarks
 from agentd.metrics import RANKS, Metrics
-from agentd.model import Action, Decision
+from agentd.model import Action, Decision, Op
 from agentd.workloads import processes
 from agentd.workloads.match import uid_of
 
@@ -158,7 +158,11 @@ class Engine:
     def install(self, compiled: Compiled) -> None:
         """Puts a compiled policy in force and records it."""
         self.resolvers.refresh()
-        needs = {Need.NAMES: compiled.names, Need.CODE: self.policies.judges_code(compiled)}
+        needs = {
+            Need.NAMES: compiled.names,
+            Need.CODE: self.policies.judges(Op.EXECMEM, compiled),
+            Need.ROUTES: self.policies.judges(Op.SOCKET, compiled),
+        }
         for need in (need for need, there in needs.items() if there):  # before anything is decided by it
             self.loaded.watch_for(need, True)
         self.calls.prepare(compiled.policy.agents.values(), lambda: {line.pid for line in self.marks.list()})

@@ -116,11 +116,11 @@ class PolicySet:
             self._views.popitem(last=False)
         self.current = compiled.policy
 
-    def judges_code(self, compiled: Compiled) -> bool:
-        """Is anybody not allowed all executable memory when this is in force? An agent that it doesn't name, say."""
+    def judges(self, op: Op, compiled: Compiled) -> bool:
+        """Is anybody not allowed `op` on every object when this is in force? An agent that it doesn't name, say."""
         known = set(self._tables.names()) - {CANARY, recognise.NAME}
         agents = compiled.policy.agents
-        return not known <= set(agents) or not all(agent.allows_all(Op.EXECMEM) for agent in agents.values())
+        return not known <= set(agents) or not all(agent.allows_all(op) for agent in agents.values())
 
     def canary_slot(self) -> int:
         """The kernel's number of the canary agent; installed if it isn't. Raises AgentdError `policy-too-large`."""

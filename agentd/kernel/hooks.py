@@ -16,6 +16,7 @@ class Need(Enum):
     NAMES = "dns_answers"  # a policy with host names is in force
     FOREIGN = "lsm_file_permission"  # a workload has files open from before its mark that it may not use
     CODE = "lsm_file_mprotect"  # a policy is in force that doesn't allow everybody all executable memory
+    ROUTES = "lsm_socket_setsockopt"  # a policy is in force that doesn't allow everybody every socket
     CODE_PROBE = ""  # whether it would be prevented is being tried
 
     @property
@@ -108,8 +109,8 @@ LSM_HOOKS: Final = (
     LsmHook("move_mount", (Op.MOUNT,)),
     LsmHook("bprm_check_security", (Op.EXEC,), "security_bprm_check"),
     LsmHook("socket_create", (Op.SOCKET,)),
-    LsmHook("socket_post_create", (Op.SOCKET,)),
-    LsmHook("socket_setsockopt", (Op.SOCKET,)),
+    LsmHook("socket_post_create", (Op.SOCKET,), needs=(Need.NAMES,)),
+    LsmHook("socket_setsockopt", (Op.SOCKET,), needs=(Need.ROUTES,)),
     LsmHook("socket_connect", (Op.CONNECT,)),
     LsmHook("socket_bind", (Op.BIND,)),
     LsmHook("socket_sendmsg", (Op.SEND,)),

@@ -14,8 +14,6 @@
 #include "memory.bpf.h"
 
 #define AGAIN_STEPS 32
-#define WORD_AT(address) \
-	((u64)CAST(struct timespec64, address)->tv_sec) /* a structure that begins with a number of 64 bits */
 
 struct again {
 	const struct folder_way *kept;
@@ -26,8 +24,8 @@ struct again {
 	bool same;
 };
 
-/* Compares eight bytes of the name, or those that are left. (A loop of the language: each turn would be verified anew.) */
-static long again_word(u32 i, struct again *k)
+/* Compares eight bytes of the name, or those that are left. 1: they differ. */
+static __always_inline long word_differs(u32 i, struct again *k)
 {
 	u32 done = i * 8, left = k->len - done;
 	u64 word = WORD_AT(k->name + done) ^ *(const u64 *)&k->kept->path[(k->at + done) & (FOLDER_PATH - 1)];
@@ -38,11 +36,18 @@ static long again_word(u32 i, struct again *k)
 	return word != 0;
 }
 
+/* The words behind the first. (A loop of the language: each turn would be verified anew.) */
+static long again_word(u32 i, struct again *k)
+{
+	return word_differs(i + 1, k);
+}
+
 static long again_step(u32 i, struct again *k)
 {
 	const struct vfsmount *mnt = CAST(struct vfsmount, k->mnt);
 	const struct dentry *dentry = CAST(struct dentry, k->dentry);
 	u32 len, at = k->at;
+	u64 parent;
 
 	if (k->dentry == (u64)mnt->mnt_root) {
 		const struct mount *m = CAST(struct mount, real_mount((struct vfsmount *)k->mnt));
@@ -57,7 +62,8 @@ static long again_step(u32 i, struct again *k)
 		return 0;
 	}
 	len = CAST(struct dentry___parts, k->dentry)->d_name.len;
-	if (!len || len >= at || at >= FOLDER_PATH || (u64)dentry->d_parent == k->dentry)
+	parent = (u64)dentry->d_parent;
+	if (!len || len >= at || at >= FOLDER_PATH || parent == k->dentry)
 		return 1;
 	at -= len;
 	if (k->kept->path[(at - 1) & (FOLDER_PATH - 1)] != '/')
@@ -65,11 +71,15 @@ static long again_step(u32 i, struct again *k)
 	k->name = (u64)dentry->d_name.name;
 	k->len = len;
 	k->at = at;
-	bpf_loop((len + 7) / 8, again_word, k, 0);
-	if (k->differs)
+	if (word_differs(0, k)) /* most names have no other */
 		return 1;
+	if (len > 8) {
+		bpf_loop((len - 1) / 8, again_word, k, 0);
+		if (k->differs)
+			return 1;
+	}
 	k->at = at - 1;
-	k->dentry = (u64)dentry->d_parent;
+	k->dentry = parent;
 	return 0;
 }
 

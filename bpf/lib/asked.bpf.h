@@ -3,9 +3,10 @@
  * The mark at a socket of a workload that sends datagrams: which agent's it is, and which resolver its next one goes to.
  * dns.bpf.c runs in no task that means anything, and reads it there.
  *
- * Every such socket has one from its creation on, because one without could speak in a resolver's name. Socket storage
- * counts as memory of the socket's options, which the owner of a socket can use up: so it is made before the owner has
- * the socket, and where it can't be made for one that comes from elsewhere, what was to be done with it is refused.
+ * While a policy has names, every such socket has one from its creation on, because one without could speak in a resolver's
+ * name. Socket storage counts as memory of the socket's options, which the owner of a socket can use up: so it is made
+ * before the owner has the socket. One that comes from elsewhere, or from before such a policy, gets it when it is first
+ * bound, connected or sends to an address; where it can't be made, that is refused.
  *
  * `sk` is whatever the program has: the socket of a cgroup program's context, or a struct sock of an LSM hook's.
  */

@@ -110,7 +110,7 @@ static __noinline bool recalled_to_check(u32 slot, const struct agentd_tag *tag,
 {
 	struct scratch *s = scratch_get(slot);
 
-	return s && recalled(tag, f, kinds, check_begin(s, tag->agent));
+	return s && recalled(tag, f->f_inode, f, kinds, check_begin(s, tag->agent));
 }
 
 /* Openings were allowed from memory, as `kinds` (bits of enum memory_kind); a target each, writing first. */

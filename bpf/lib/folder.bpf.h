@@ -51,11 +51,16 @@ static __always_inline bool folder_recount(struct folder_way *w, u32 version, u3
 	return true;
 }
 
+static __always_inline bool same_folder(const struct dentry *a, const struct dentry *b)
+{
+	return PLAIN(struct dentry, a)->d_parent == PLAIN(struct dentry, b)->d_parent;
+}
+
 /* The folder that `dentry` is in. False: it doesn't count now. */
 static __always_inline bool folder_look(struct folder_seen *look, u32 agent, u32 generation, const struct vfsmount *mnt,
 					const struct dentry *dentry)
 {
-	const struct dentry *folder = dentry->d_parent;
+	const struct dentry *folder = PLAIN(struct dentry, dentry)->d_parent;
 	const struct inode *inode;
 	u32 version, renames;
 	struct folder_way *w;

@@ -121,7 +121,7 @@ static __noinline u64 names_recalled(const struct agentd_tag *tag, struct recall
 	if (!hit)
 		return 0;
 	if (r->ops >> 16) {
-		if (second->d_parent != first->d_parent) {
+		if (!same_folder(first, second)) {
 			struct folder_seen look;
 
 			if (!folder_look(&look, tag->agent, r->generation, mnt, second))

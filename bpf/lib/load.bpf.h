@@ -17,6 +17,10 @@ static __always_inline bool can_cast(void)
 	return bpf_rdonly_cast;
 }
 
+/* The eight bytes at a kernel address, in the same way. */
+#define WORD_AT(address) \
+	((u64)CAST(struct timespec64, address)->tv_sec) /* a structure that begins with a number of 64 bits */
+
 /* A field of the structure at a kernel address, by a load where that is possible. */
 #define LOAD(type, address, field)                                                   \
 	({                                                                           \
@@ -27,7 +31,9 @@ static __always_inline bool can_cast(void)
 /*
  * The same pointer, of which nothing is to be trusted. For each field that is a pointer and is read through one that the
  * verifier trusts (the current task, what a hook is given) Linux 6.3 and newer look by name through all types of the kernel, up
- * to four times: a third of all it took to load the programs. Not for what is handed to a helper or a kfunc.
+ * to four times: a third of all it took to load the programs. Not for what is handed to a helper or a kfunc, and not for
+ * numbers on the way that is taken most: those cost nothing to look at, and a load from an address that isn't trusted is eight
+ * instructions instead of one.
  */
 #define PLAIN(type, pointer) (can_cast() ? CAST(type, pointer) : (type *)(pointer))
 

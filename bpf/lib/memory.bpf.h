@@ -111,6 +111,12 @@ static __always_inline u64 name_id(const struct dentry *dentry)
 	return d->d_name.hash | (u64)d->d_name.len << 32;
 }
 
+/* The same by one load, where the dentry isn't trusted. */
+static __always_inline u64 name_id_plain(const struct dentry *dentry)
+{
+	return can_cast() ? WORD_AT((u64)dentry + bpf_core_field_offset(struct dentry, d_name)) : name_id(dentry);
+}
+
 /* Does a test want this overlooked? AGENTD_CARELESS_*; a function of its own, because a hook has no stack left. */
 __noinline int careless(u32 what)
 {
@@ -136,7 +142,7 @@ static __always_inline bool place_fits(const struct memory_place *p, const struc
 	differs = (p->number ^ inode->i_ino) | (p->inode_generation ^ inode->i_generation) |
 		  (p->generation ^ generation) | (p->epoch ^ memory_time());
 	return !differs && p->inode == (u64)inode && p->ns == (u64)PLAIN(struct task_struct, task)->nsproxy->mnt_ns &&
-	       ((p->dentry == (u64)dentry && p->parent == (u64)dentry->d_parent && p->name == name_id(dentry)) ||
+	       ((p->dentry == (u64)dentry && p->parent == (u64)dentry->d_parent && p->name == name_id_plain(dentry)) ||
 		OVERLOOKED(DENTRY)) &&
 	       ((p->mnt == (u64)mnt && p->mounts == sequence(constants.mount_lock)) || OVERLOOKED(MOUNTS));
 }
@@ -176,14 +182,14 @@ static __always_inline u32 kind_first(u32 kinds)
 }
 
 /*
- * Was the opening of this file, in all the kinds that `kinds` says (bits of enum memory_kind), allowed before? checking: NULL, or
- * where the checking mode wants to know as what.
+ * Was the opening of this file, in all the kinds that `kinds` says (bits of enum memory_kind), allowed before? inode: the
+ * file's; plain: the file, as what PLAIN() makes of it. checking: NULL, or where the checking mode wants to know as what.
  */
-static __always_inline bool recalled(const struct agentd_tag *tag, struct file *f, u32 kinds, struct checking *checking)
+static __always_inline bool recalled(const struct agentd_tag *tag, const struct inode *inode, const struct file *plain,
+				     u32 kinds, struct checking *checking)
 {
 	u32 kind = kind_first(kinds), other_kind = kinds == BOTH_KINDS ? MEMORY_READ : kind;
 	u32 version, generation, number, other;
-	struct inode *inode = f->f_inode;
 	const struct memory_way *w;
 	struct memory *m;
 
@@ -200,7 +206,7 @@ static __always_inline bool recalled(const struct agentd_tag *tag, struct file *
 	number = w->hits[kind & (MEMORY_KINDS - 1)];
 	other = w->hits[other_kind & (MEMORY_KINDS - 1)];
 	if (version & 1 || !number || !other || w->place.agent != tag->agent ||
-	    !place_fits(&w->place, inode, generation, f->f_path.mnt, f->f_path.dentry) || !one_name(inode) ||
+	    !place_fits(&w->place, inode, generation, plain->f_path.mnt, plain->f_path.dentry) || !one_name(inode) ||
 	    !renames_fit(&w->place) || *(volatile const u32 *)&w->place.version != version)
 		return false;
 	hit_count(number);

@@ -80,17 +80,20 @@ static __always_inline bool file_by_name(const struct agentd_tag *tag, struct fi
 static __always_inline int judge_file(struct agentd_tag *tag, struct file *f, u32 kinds)
 {
 	u32 slot, count, ops = kinds_ops(kinds);
+	const struct inode *inode = f->f_inode;
 	struct recall r = { .ops = ops };
-	struct dentry *dentry = f->f_path.dentry;
-	struct vfsmount *mnt = f->f_path.mnt;
-	struct inode *inode = f->f_inode;
+	bool node, made = made_now(f);
+	struct vfsmount *mnt;
+	struct dentry *dentry;
 	struct scratch *s;
-	bool node;
 	int error;
 
-	if (!constants.check && !made_now(f) && recalled(tag, f, kinds, NULL))
+	f = PLAIN(struct file, f);
+	if (!constants.check && !made && recalled(tag, inode, f, kinds, NULL))
 		return 0;
-	node = is_node(inode);
+	mnt = f->f_path.mnt;
+	dentry = f->f_path.dentry;
+	node = is_node(f->f_inode);
 	if (constants.memory && !constants.check && !node && !syscall_foreign() && file_by_name(tag, f, kinds, &r))
 		return 0;
 	s = begin(&slot);

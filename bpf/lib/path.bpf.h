@@ -28,7 +28,7 @@ static __always_inline struct mount *real_mount(struct vfsmount *mnt)
 
 static __always_inline bool is_node(const struct inode *inode)
 {
-	u32 type = KREAD(inode, i_mode) & S_IFMT_BITS;
+	u32 type = LOAD(const struct inode, inode, i_mode) & S_IFMT_BITS;
 
 	return type == S_IFBLK_BITS || type == S_IFCHR_BITS;
 }

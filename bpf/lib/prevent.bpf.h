@@ -49,7 +49,7 @@ static __always_inline int judge_dentry_names(struct agentd_tag *tag, u32 slot, 
 	if (!s)
 		return -EPERM;
 	if (count > 1 && state != FOLDER_UNKNOWN) {
-		s->seen.look.stamp = mnt == mnt2 && first->d_parent == second->d_parent ? s->walked[0].stamp : 0;
+		s->seen.look.stamp = mnt == mnt2 && same_folder(first, second) ? s->walked[0].stamp : 0;
 		s->seen.look.number = s->walked[0].way;
 		s->seen.generation = s->walked[0].generation;
 		other = here ? folder_known_here(slot, tag, 1, mnt2, second) : folder_known(slot, tag, 1, mnt2, second);

@@ -189,6 +189,29 @@ static __noinline u32 peer_key(struct scratch *s, const struct peer_address *pee
 	return host_key(s, words, peer->family == AF_INET6, peer->port, stream, outgoing);
 }
 
+/* Copies an address of the kernel's; false: it can't be read. */
+static __always_inline bool address_copy(struct peer_address *to, const void *address)
+{
+	u64 word;
+
+	if (!can_cast())
+		return !bpf_probe_read_kernel(to, sizeof(*to), address);
+	word = WORD_AT(address); /* a helper's call would be a third of a verdict from memory */
+	to->family = word;
+	to->port = word >> 16;
+	to->v4 = word >> 32;
+	to->words[0] = to->words[1] = to->words[2] = to->words[3] = 0;
+	if (to->family != AF_INET) {
+		word = WORD_AT((u64)address + 8);
+		to->words[0] = word;
+		to->words[1] = word >> 32;
+		word = WORD_AT((u64)address + 16);
+		to->words[2] = word;
+		to->words[3] = word >> 32;
+	}
+	return true;
+}
+
 enum address_kind {
 	ADDRESS_OTHER, /* of no inet family: judged elsewhere, or refused by the protocol itself */
 	ADDRESS_INET,
@@ -206,7 +229,7 @@ static __always_inline enum address_kind address_read(struct peer_address *to, c
 
 	if (own == AF_UNIX)
 		return ADDRESS_OTHER;
-	if (bpf_probe_read_kernel(to, sizeof(*to), address))
+	if (!address_copy(to, address))
 		return ADDRESS_UNREADABLE;
 	/* net/ipv4: udp_sendmsg and inet_bind take it for an inet address; a connect ends the connection */
 	if (to->family == AF_UNSPEC && op != AGENTD_OP_CONNECT && (own == AF_INET || own == AF_SMC))
@@ -251,12 +274,12 @@ static __always_inline u32 unix_name(u32 slot, struct scratch *s, struct sock *s
 static __always_inline void local_address(struct peer_address *to, struct sock *sk)
 {
 	__builtin_memset(to, 0, sizeof(*to));
-	to->family = KREAD(sk, __sk_common.skc_family);
-	to->port = bpf_htons(KREAD(sk, __sk_common.skc_num)); /* the kernel has it in host order */
+	to->family = LOAD(struct sock, sk, __sk_common.skc_family);
+	to->port = bpf_htons(LOAD(struct sock, sk, __sk_common.skc_num)); /* the kernel has it in host order */
 	if (to->family == AF_INET6)
 		bpf_core_read(to->words, 16, &sk->__sk_common.skc_v6_rcv_saddr);
 	else
-		to->words[0] = KREAD(sk, __sk_common.skc_rcv_saddr);
+		to->words[0] = LOAD(struct sock, sk, __sk_common.skc_rcv_saddr);
 }
 
 /* The host key (abi.h) of what a TCP socket is bound to, in scratch->path. Returns its length. */

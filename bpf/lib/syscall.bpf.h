@@ -43,9 +43,15 @@ static __always_inline bool syscall_is(u32 wide, u32 narrow)
 /* Is it of another table than the 64-bit one? */
 static __always_inline bool syscall_foreign(void)
 {
-	s32 number = syscall_number();
+	struct task_struct *task = bpf_get_current_task_btf(); /* asked once: everything that is remembered comes by */
+	s32 number;
 
-	return syscall_compat() || (number > 0 && number & X32_BIT);
+	if (((struct task_struct___x86 *)task)->thread_info.status & TS_COMPAT)
+		return true;
+	if (task->flags & PF_KTHREAD_OR_WORKER)
+		return false;
+	number = ((struct pt_regs *)bpf_task_pt_regs(task))->orig_ax;
+	return number > 0 && number & X32_BIT;
 }
 
 /* What tells a call of the task from its others, but for one that is issued again: odd. */

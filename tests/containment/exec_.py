@@ -13,8 +13,7 @@ from typing import Any, Final
 
 from tests.containment.ground import Ground
 from tests.containment.suite import Probe, Scenario, Suite, Told, came_back, marked, secret
-from tests.containment.survival import other
-from tests.live.probes import Result, untagged
+from tests.live.probes import untagged
 
 BAD: Final = "{nobin}/bad"
 
@@ -134,25 +133,6 @@ CODE: Final = (
 )  # fmt: skip
 
 
-def judged_on_demand(suite: Suite) -> Told:
-    """What judges executable memory is attached while a policy has something against it, and judges at once."""
-    engine, hooks = suite.host.engine, {"lsm_mmap_file", "lsm_file_mprotect"}
-    if not hooks <= engine.loaded.programs.keys():
-        return Told("execmem", detail="nothing judges it without LSM hooks")
-    lenient = other(suite.ground, "lenient")
-    command, denied = suite.probe("code"), []
-    for number in range(3):
-        engine.install(lenient)
-        assert not hooks & engine.loaded.links(), "attached, and nothing to judge"
-        fine = suite.host.run(command, "pure")
-        assert fine.result() is Result.ALLOWED and not fine.denials, f"where it is allowed: {fine}"
-        engine.install(suite.host.compiled)
-        assert hooks <= engine.loaded.links(), "not attached"
-        denied += suite.host.run(command, "pure").denials
-        assert len(denied) == number + 1, f"escaped after change {number + 1}: {denied}"
-    return Told("execmem", denied[-1]["point"], denied[-1]["guarantee"], f"{len(denied)} changes")
-
-
 TOOL: Final = ["spawn", "fork", "{bin}/tool", "tool"]
 ARGUMENTS: Final = {
     "1": ["--forbidden"],
@@ -192,7 +172,6 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
     *(Probe(12, f"{name}{note}", kind, words, effect, thing, agent=agent, records=None, prepare=preloaded)
       for name, words, effect, named in CODE
       for note, kind, thing, agent in (("", "execmem", named, "pure"), (", where that is allowed", "", "*", "bot"))),
-    Scenario(12, "executable memory, when a policy begins to deny it", judged_on_demand),
     runs(13, "a denied script", "spawn fork {free}/x.no x {mark}", object="{free}/x.no",
          prepare=script("{free}/x.no", "#!/bin/sh\n: > $1\n")),
     may(13, "a script that may run", "spawn fork {free}/x.yes x {mark}",

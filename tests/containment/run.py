@@ -27,6 +27,7 @@ from tests.containment import (
     attacks,
     corners,
     crowds,
+    demand,
     exec_,
     files,
     hostnames,
@@ -48,8 +49,8 @@ from tests.containment.suite import FULL, Finding, Probe, Scenario, Suite
 from tests.live import harness
 
 GROUPS: Final = (
-    *(paths, overlays, exec_, files, network, routes, hostnames, tag, races, again, storms, attacks, crowds, survival),
-    *(others, corners),
+    *(paths, overlays, exec_, files, network, routes, demand, hostnames, tag, races, again, storms, attacks, crowds),
+    *(survival, others, corners),
     *(ordinary, started),
 )
 PROBES: Final[tuple[Probe | Scenario, ...]] = tuple(probe for group in GROUPS for probe in group.PROBES)

@@ -24,7 +24,7 @@ from agentd.kernel import loader
 from tests.containment.ground import Ground
 from tests.containment.races import at_rest
 from tests.containment.suite import Probe, Scenario, Suite, Told, numbers, touch
-from tests.live.harness import TESTER
+from tests.live import harness
 from tests.live.probes import Run
 
 
@@ -84,18 +84,20 @@ def reloads(suite: Suite) -> Told:
     return Told("read", *(run.denials[-1][name] for name in ("point", "guarantee")), f"{rounds} reloads")
 
 
-OTHERS: Final = ("reversed", "nobody", "lenient")
+OTHERS: Final = ("reversed", "nobody", "lenient", "open")
 
 
 def other(ground: Ground, name: str) -> Compiled:
     """Another policy than the suite's, ready to be installed: with its rules in another order, about nobody,
-    or with nothing against executable memory.
+    with nothing against executable memory, or with nothing against anything and no host by name.
     """
     agents, tools = ground.policy()
     if name == "reversed":
         agents["bot"]["deny"].reverse()
     elif name == "nobody":
         agents, tools = {"nobody": {"allow": []}}, {}
+    elif name == "open":
+        agents = {agent: harness.agent() for agent in agents}
     else:
         agents["pure"]["deny"] = []
     path = ground.dir / f"state/policy-{name}.yaml"
@@ -140,7 +142,7 @@ class Daemon:
             engine.tick()
             if (self.folder / "approve").exists():
                 for pending in list(engine.questions.book):
-                    engine.questions.answer(pending.id, True, TESTER)
+                    engine.questions.answer(pending.id, True, harness.TESTER)
             time.sleep(0.005)
         composition.stop(engine, release=True)
 
