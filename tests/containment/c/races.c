@@ -35,13 +35,20 @@ static int finish(void)
 
 static char *plain, *denied;
 
-/* Both values must really be there for a while, or the last one written wins nearly always; also on one CPU. */
+/*
+ * Both values must really be there for a while, or the last one written wins nearly always; also on one CPU. Nor may the two
+ * keep step there, or only one of the values is ever met: so it rests once, twice or three times.
+ */
 static __attribute__((noinline)) void rest_a_little(void)
 {
+	static unsigned int chance = 1;
+
 	for (volatile int i = 0; i < 200; i++)
 		;
 	score->flips++;
-	sched_yield();
+	chance = chance * 1103515245 + 12345;
+	for (unsigned int i = 0; i <= (chance >> 16) % 3; i++)
+		sched_yield();
 }
 
 static void *flips_path(void *unused)
