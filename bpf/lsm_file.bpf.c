@@ -2,7 +2,8 @@
 /*
  * Files, before the effect (LSM hooks; see lib/prevent.bpf.h).
  *
- * file_open                        read and write, by the file that was found; O_TRUNC counts as write
+ * file_open                        read and write, by the file that was found; O_TRUNC counts as write; the guard, for what
+ *                                  stands for agentd in /proc
  * file_receive                     a descriptor that arrives over a unix socket or by pidfd_getfd
  * path_mknod, path_mkdir           create (open(O_CREAT) and bind() on a unix socket come through path_mknod)
  * path_unlink, path_rmdir          delete
@@ -15,6 +16,7 @@
  * Trusted: the kernel's own struct path and dentry; nothing in the caller's memory is read.
  */
 #include "lib/opened.bpf.h"
+#include "lib/refuse.bpf.h"
 #include "lib/strangers.bpf.h"
 #include "lib/syscall.bpf.h"
 
@@ -116,6 +118,9 @@ int BPF_PROG(lsm_file_open, struct file *file)
 		return 0;
 	if (may_be_nameless(file->f_inode) && is_strangers(file))
 		return judge_strangers(tag, file);
+	if (file->f_inode->i_sb->s_magic == PROC_SUPER_MAGIC && file->f_mode & FMODE_WRITE &&
+	    is_proc_of_agentd(file->f_inode))
+		return guard_refuses(AGENTD_OP_WRITE);
 	return judge_file(tag, file, open_kinds(file));
 }
 

@@ -268,7 +268,7 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
     Probe(60, "ptrace", "ptrace", "ptrace {pid}", came_back, prepare=note_signals),
     Probe(60, "process_vm_writev", "ptrace", "poke {pid} {byte}", poked, prepare=note_signals),
     Probe(60, "/proc/PID/mem", "write, nothing truncated", "open 2 /proc/{pid}/mem", came_back,
-          "/proc/{pid}/mem", prepare=note_signals),
+          prepare=note_signals),  # the guard's record says `agentd`
     guard(60, "ptrace, where it is allowed", "ptrace {pid}", came_back),
     guard(60, "oom_score_adj", "number /proc/{pid}/oom_score_adj {oom}", came_back, "write, nothing truncated"),
     guard(60, "prlimit", "limit {pid}", limited),

@@ -87,7 +87,6 @@ GAPS: Final[dict[tuple[int, str], Gap]] = {
     (62, "a module that the kernel loads by itself"): _OTHERS,
     (62, "input typed on a terminal"): Gap("for commands that agentd starts, their filter refuses it"),
     (62, "a file system that stands still"): Gap("for commands that agentd starts, their filter refuses it"),
-    (60, "oom_score_adj"): Gap("its files in /proc are guarded where the trace point judges", frozenset({Point.TRACE})),
     (60, "prlimit"): _GUARD,
     (60, "ptrace, where it is allowed"): _GUARD,
 }
