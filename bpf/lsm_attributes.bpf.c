@@ -7,10 +7,11 @@
  *                                        along: those are judged as what they are
  * inode_setxattr, inode_removexattr      extended attributes; before Linux 6.2 access control lists too
  * inode_set_acl, inode_remove_acl        access control lists
- * file_ioctl, file_ioctl_compat          the flags that chattr sets, by the descriptor's path; and what ioctl() makes or
- *                                        removes by a name that no hook is told (subvolumes): unresolved
- *                                        too: a whole file system that is stopped (`mount`), input that is typed on a
- *                                        terminal, and who gets the signals of a socket (`signal`)
+ * file_ioctl, file_ioctl_compat          the flags that chattr sets, by the descriptor's path; and what ioctl() makes,
+ *                                        removes or reads by a name or number that no hook is told (subvolumes, and what
+ *                                        trees of btrfs hold): unresolved
+ *                                        too: a whole file system that is stopped or changed (`mount`), input that is typed
+ *                                        on a terminal, or taken, and who gets the signals of a socket (`signal`)
  * inode_file_setattr                     the same by file_setattr() (Linux 6.17)
  *
  * Trusted: the kernel's own dentry and iattr. What lies in the file's own filesystem and through which mounts it is seen:
@@ -117,15 +118,15 @@ static __noinline int judge_signalling(bool terminal)
 	return error;
 }
 
-static __always_inline int judge_ioctl(struct file *file, u32 request)
+static __always_inline int judge_ioctl(struct file *file, u32 request, u32 argument)
 {
 	u32 op = changes_elsewhere(request);
 
 	if (op)
 		return judge_elsewhere(op);
-	if (uses_terminal(request) || names_owner(request))
-		return judge_signalling(uses_terminal(request));
-	if (stops_all(request))
+	if (uses_terminal(request, argument) || names_owner(request))
+		return judge_signalling(uses_terminal(request, argument));
+	if (changes_all(request))
 		op = AGENTD_OP_MOUNT;
 	else if (sets_attributes(request))
 		op = AGENTD_OP_SETATTR;
@@ -135,13 +136,13 @@ static __always_inline int judge_ioctl(struct file *file, u32 request)
 }
 
 SEC("?lsm/file_ioctl")
-int BPF_PROG(lsm_file_ioctl, struct file *file, u32 request)
+int BPF_PROG(lsm_file_ioctl, struct file *file, u32 request, unsigned long argument)
 {
-	return judge_ioctl(file, request);
+	return judge_ioctl(file, request, argument);
 }
 
 SEC("?lsm/file_ioctl_compat")
-int BPF_PROG(lsm_file_ioctl_compat, struct file *file, u32 request)
+int BPF_PROG(lsm_file_ioctl_compat, struct file *file, u32 request, unsigned long argument)
 {
-	return judge_ioctl(file, request);
+	return judge_ioctl(file, request, argument);
 }

@@ -7,6 +7,8 @@
  * task_setrlimit, task_setscheduler, task_setnice, task_setioprio, task_movememory
  *                                        limits (of RLIMIT_CPU a process dies, by the kernel's own SIGKILL), processors, time,
  *                                        disks, nodes of memory
+ * ptrace_access_check                    ptrace, process_vm_readv and writev, pidfd_getfd; and prctl, which asks for less, for the
+ *                                        scheduling of others (process_madvise: lsm_privileges.bpf.c)
  * file_fcntl                             who gets the signals of a descriptor: the kernel sends them (F_SETSIG: any), and asks
  *                                        nobody. By ioctl(): lsm_attributes.bpf.c
  * file_send_sigiotask                    the guard: none of those for agentd
@@ -14,6 +16,7 @@
  * The guard: what touches agentd's own process is denied whatever the policy says, as ptrace_access_check does too.
  */
 #include "lib/refuse.bpf.h"
+#include "lib/syscall.bpf.h"
 
 static __always_inline int judge_other(struct task_struct *victim)
 {
@@ -75,6 +78,22 @@ SEC("?lsm/task_movememory")
 int BPF_PROG(lsm_task_movememory, struct task_struct *victim)
 {
 	return guard(victim) ?: judge_other(victim);
+}
+
+#define PTRACE_MODE_ATTACH 2
+
+SEC("?lsm/ptrace_access_check")
+int BPF_PROG(lsm_ptrace_access_check, struct task_struct *child, unsigned int mode)
+{
+	int error = guard(child);
+
+	if (error)
+		return error;
+	if (mode & PTRACE_MODE_ATTACH)
+		return PREVENT_WORD(AGENTD_OP_PTRACE, "ptrace:attach");
+	if (syscall_is(157, 172))
+		return judge_other(child);
+	return 0; /* reading /proc/PID: judged by the file */
 }
 
 #define F_SETOWN 8

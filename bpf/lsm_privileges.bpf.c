@@ -4,7 +4,9 @@
  *
  * capable                       the privilege that a call must have, asked for while the call is in progress (by its
  *                               number): namespaces by unshare() and setns(), mounts by fsopen() and its kin, modules
- *                               removed. A user namespace has a hook (lsm_words.bpf.c), and clone() is judged there
+ *                               removed, the machine's ports (`write` of /dev/port, which is the same), terminals of others,
+ *                               memory of others that is written out, or that is broken on purpose (`signal`: who uses it
+ *                               dies). A user namespace has a hook (lsm_words.bpf.c), and clone() is judged there
  * inode_init_security_anon      the descriptor of an io_uring or a userfaultfd
  * path_notify                   fanotify; inotify as `read` of what it watches, whose names it tells
  *
@@ -16,7 +18,10 @@
 #include "lib/syscall.bpf.h"
 
 #define CAP_SYS_MODULE 16
+#define CAP_SYS_RAWIO 17
 #define CAP_SYS_ADMIN 21
+#define CAP_SYS_NICE 23
+#define CAP_SYS_TTY_CONFIG 26
 
 static __always_inline bool mounts_anew(s32 number)
 {
@@ -33,20 +38,49 @@ static __always_inline bool mounts_anew(s32 number)
 	return false;
 }
 
+/* madvise() with MADV_HWPOISON or MADV_SOFT_OFFLINE, the only ones that ask: a page of a file is everybody's who uses the file. */
+static __always_inline bool breaks_memory(void)
+{
+	return syscall_is(28, 219);
+}
+
 /* Most privileges are asked for by calls that are none of ours: seen before a work buffer is taken. */
 static __always_inline bool of_interest(int privilege)
 {
-	if (privilege == CAP_SYS_MODULE)
+	switch (privilege) {
+	case CAP_SYS_MODULE:
 		return syscall_is(176, 129);
-	return syscall_is(272, 310) || syscall_is(308, 346) || mounts_anew(syscall_number());
+	case CAP_SYS_RAWIO:
+		return syscall_is(172, 110) || syscall_is(173, 101); /* iopl, ioperm */
+	case CAP_SYS_NICE:
+		return syscall_is(
+			440,
+			440); /* process_madvise; since Linux 7.0 who has CAP_PERFMON may look at any memory (mm_access) */
+	case CAP_SYS_TTY_CONFIG:
+		return true; /* vhangup, and the keys of a console that is not its own */
+	case CAP_SYS_ADMIN:
+		return breaks_memory() || syscall_is(272, 310) || syscall_is(308, 346) || mounts_anew(syscall_number());
+	}
+	return false;
 }
 
 /* What it is needed for: the operation, and the word in scratch->path. 0: no namespace but a user's, which was judged. */
 static __always_inline u32 privileged_word(struct scratch *s, int privilege, u32 *op)
 {
-	if (privilege == CAP_SYS_MODULE) {
+	switch (privilege) {
+	case CAP_SYS_MODULE:
 		*op = AGENTD_OP_MODULE;
 		return word_set(s, "module");
+	case CAP_SYS_RAWIO:
+		*op = AGENTD_OP_WRITE;
+		return word_set(s, "/dev/port");
+	case CAP_SYS_TTY_CONFIG:
+		*op = AGENTD_OP_SIGNAL;
+		return word_set(s, "signal:terminal");
+	}
+	if (privilege == CAP_SYS_NICE || breaks_memory()) {
+		*op = AGENTD_OP_SIGNAL;
+		return word_set(s, "signal:outside");
 	}
 	if (syscall_is(272, 310)) {
 		*op = AGENTD_OP_NAMESPACE;
@@ -68,7 +102,7 @@ int BPF_PROG(lsm_capable, const struct cred *cred, struct user_namespace *ns, in
 	int error = 0;
 	u32 slot, len, op = AGENTD_OP_MOUNT;
 
-	if (privilege != CAP_SYS_ADMIN && privilege != CAP_SYS_MODULE)
+	if (privilege < CAP_SYS_MODULE || privilege > CAP_SYS_TTY_CONFIG)
 		return 0;
 	tag = current_tag();
 	if (!tag || !of_interest(privilege))

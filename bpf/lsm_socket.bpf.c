@@ -11,7 +11,9 @@
  *                         source routes, which lead to another host than the one that is judged (the former while
  *                         a policy is against any socket)
  *                         nothing by a packet socket, for an agent that knows hosts by name
+ *                         the kernel's events, which somebody else acts on (`module`)
  * socket_bind, socket_listen
+ * sctp_bind_connect       an address that SCTP is told by setsockopt(); more than one: unresolved
  * socket_accept           by the address of the socket that listens, before there is a connection
  * unix_stream_connect     connect to a unix socket, by the listener's own path
  * unix_may_send           each datagram to a unix socket, and connect of one
@@ -129,10 +131,9 @@ int BPF_PROG(lsm_socket_accept, struct socket *sock)
 }
 
 /* `address`: the kernel's copy. */
-static __always_inline int judge_sockaddr(struct agentd_tag *tag, struct socket *sock, const void *address, u32 op)
+static __always_inline int judge_told(struct agentd_tag *tag, struct sock *sk, u32 type, const void *address, u32 op)
 {
-	bool stream = sock->type == SOCK_STREAM, outgoing = op != AGENTD_OP_BIND;
-	struct sock *sk = sock->sk;
+	bool stream = type == SOCK_STREAM, outgoing = op != AGENTD_OP_BIND;
 	struct peer_address peer;
 	struct asked *a = NULL;
 	struct scratch *s;
@@ -152,7 +153,7 @@ static __always_inline int judge_sockaddr(struct agentd_tag *tag, struct socket 
 	}
 	if (stream && op == AGENTD_OP_SEND)
 		op = AGENTD_OP_CONNECT; /* TCP Fast Open */
-	if (speaks_datagrams(sk->__sk_common.skc_family, sock->type)) {
+	if (speaks_datagrams(sk->__sk_common.skc_family, type)) {
 		if (constants.sockets) {
 			a = asked_mark(sk);
 			if (!a)
@@ -183,6 +184,11 @@ static __always_inline int judge_sockaddr(struct agentd_tag *tag, struct socket 
 	return error;
 }
 
+static __always_inline int judge_sockaddr(struct agentd_tag *tag, struct socket *sock, const void *address, u32 op)
+{
+	return judge_told(tag, sock->sk, sock->type, address, op);
+}
+
 SEC("?lsm/socket_connect")
 int BPF_PROG(lsm_socket_connect, struct socket *sock, void *address)
 {
@@ -196,7 +202,38 @@ int BPF_PROG(lsm_socket_bind, struct socket *sock, void *address)
 {
 	struct agentd_tag *tag = current_tag();
 
-	return tag && address ? judge_sockaddr(tag, sock, address, AGENTD_OP_BIND) : 0;
+	SHARED_FIRST();
+	if (!tag || !address)
+		return 0;
+	if (KREAD(sock, sk, __sk_common.skc_family) == AF_XDP && knows_names(tag->agent))
+		return refuse_unmarked(tag, AGENTD_OP_BIND); /* from then on poll() sends, and asks no hook */
+	return judge_sockaddr(tag, sock, address, AGENTD_OP_BIND);
+}
+
+#define SCTP_SOCKOPT_BINDX_ADD 100
+#define SCTP_SOCKOPT_CONNECTX 110
+
+/*
+ * What else SCTP asks here was judged (the address of a message), names an address that it has already, or is asked by the
+ * other side.
+ */
+SEC("?lsm/sctp_bind_connect")
+int BPF_PROG(lsm_sctp_bind_connect, struct sock *sk, int option, struct sockaddr *address, int size)
+{
+	u32 op = option == SCTP_SOCKOPT_CONNECTX ? AGENTD_OP_CONNECT : AGENTD_OP_BIND;
+	struct agentd_tag *tag;
+	u16 family = 0;
+
+	SHARED_FIRST();
+	if (option != SCTP_SOCKOPT_CONNECTX && option != SCTP_SOCKOPT_BINDX_ADD)
+		return 0;
+	tag = current_tag();
+	if (!tag)
+		return 0;
+	bpf_probe_read_kernel(&family, sizeof(family), address);
+	if (size != (family == AF_INET6 ? 28 : 16))
+		return refuse_unmarked(tag, op);
+	return judge_told(tag, sk, sk->sk_type, address, op);
 }
 
 SEC("?lsm/socket_sendmsg")
@@ -212,7 +249,15 @@ int BPF_PROG(lsm_socket_sendmsg, struct socket *sock, struct msghdr *msg)
 	sk = sock->sk;
 	if (sk && is_wire(sk->__sk_common.skc_family) && knows_names(tag->agent))
 		return refuse_unmarked(tag, AGENTD_OP_SEND); /* dns.bpf.c doesn't see what it sends */
-	if (msg->msg_controllen && routing_message((u64)KREAD(msg, msg_control), msg->msg_controllen)) {
+	if (sk && sk->__sk_common.skc_family == AF_NETLINK && sk->sk_protocol == NETLINK_KOBJECT_UEVENT) {
+		error = PREVENT_WORD(AGENTD_OP_MODULE, "module:event");
+		if (error)
+			return error;
+	}
+	if (sk && msg->msg_controllen && sk->sk_protocol == IPPROTO_SCTP &&
+	    routing_message((u64)KREAD(msg, msg_control), msg->msg_controllen, true))
+		return refuse_unmarked(tag, AGENTD_OP_CONNECT);
+	if (msg->msg_controllen && routing_message((u64)KREAD(msg, msg_control), msg->msg_controllen, false)) {
 		error = PREVENT_WORD(AGENTD_OP_SOCKET, "inet:route");
 		if (error)
 			return error;

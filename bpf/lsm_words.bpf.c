@@ -2,36 +2,24 @@
 /*
  * Calls whose object is a word, before the effect (LSM hooks; see lib/prevent.bpf.h).
  *
- * ptrace_access_check, ptrace_traceme    ptrace, process_vm_readv and writev, pidfd_getfd; the guard, where it is agentd's
- *                                        process (what else touches others: lsm_others.bpf.c)
+ * ptrace_traceme                         (what touches others: lsm_others.bpf.c)
  * task_prctl                             a program that takes another one's place in /proc/PID/exe
  * userns_create                          the other namespaces: task_alloc for clone(), lsm_privileges.bpf.c for the rest
  * bpf, perf_event_open, kernel_read_file, kernel_load_data
  * kernel_module_request                  a module that the kernel would load by itself, because a call needs it
+ * key_alloc                              request_key(), for which the kernel starts /sbin/request-key, outside the workload
  * task_alloc                             a child gets its mark before it exists, io_uring's workers too; no memory for
  *                                        the mark: the fork fails
  */
 #include "lib/namespaces.bpf.h"
 #include "lib/refuse.bpf.h"
+#include "lib/syscall.bpf.h"
 
-#define PTRACE_MODE_ATTACH 2
 #define READING_MODULE \
 	2 /* enum kernel_read_file_id; kernel_load_data_id has the same numbers (linux/kernel_read_file.h) */
 #define READING_KEXEC_IMAGE 3
 #define READING_KEXEC_INITRAMFS 4
 #define ENOMEM 12
-
-SEC("?lsm/ptrace_access_check")
-int BPF_PROG(lsm_ptrace_access_check, struct task_struct *child, unsigned int mode)
-{
-	int error = guard(child);
-
-	if (error)
-		return error;
-	if (!(mode & PTRACE_MODE_ATTACH)) /* reading /proc/PID: judged by the file */
-		return 0;
-	return PREVENT_WORD(AGENTD_OP_PTRACE, "ptrace:attach");
-}
 
 SEC("?lsm/ptrace_traceme")
 int BPF_PROG(lsm_ptrace_traceme, struct task_struct *parent)
@@ -48,8 +36,10 @@ int BPF_PROG(lsm_ptrace_traceme, struct task_struct *parent)
  * -ENOSYS, and the call goes on.)
  */
 SEC("?lsm/task_prctl")
-int BPF_PROG(lsm_task_prctl, int option, unsigned long what)
+int BPF_PROG(lsm_task_prctl, int option, unsigned long second)
 {
+	u32 what = second; /* of the register the kernel takes that half, too */
+
 	if (option != PR_SET_MM || (what != PR_SET_MM_EXE_FILE && what != PR_SET_MM_MAP))
 		return 0;
 	return PREVENT_WORD(AGENTD_OP_PTRACE, "ptrace:exe");
@@ -118,9 +108,28 @@ int BPF_PROG(lsm_kernel_module_request, char *name)
 	return error;
 }
 
-#define CLONE_JUDGED (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_OTHERS)
+#define KEY_ALLOC_QUOTA_OVERRUN 1 /* linux/key.h */
 
-/* clone() with namespaces other than a user's. The child is not there yet. */
+/*
+ * Keys by themselves are nobody's business (README.md), but with the third argument (callout_info) one that isn't found is asked
+ * for: by a program that runs as root, told by the caller's words what to do. The keyrings that such a call makes besides
+ * are made with the flag.
+ */
+SEC("?lsm/key_alloc")
+int BPF_PROG(lsm_key_alloc, void *key, const struct cred *cred, unsigned long flags)
+{
+	if (flags & KEY_ALLOC_QUOTA_OVERRUN || !syscall_is(249, 287) || !syscall_third())
+		return 0;
+	return PREVENT_WORD(AGENTD_OP_MODULE, "module:key");
+}
+
+#define CLONE_INTO_CGROUP (1ull << 33)
+#define CLONE_JUDGED (CLONE_INTO_CGROUP | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_OTHERS)
+
+/*
+ * clone() with namespaces other than a user's, or into another cgroup, which writes to no file of it. The child is not there
+ * yet.
+ */
 static __always_inline int judge_clone(u64 flags)
 {
 	struct agentd_tag *tag = current_tag();
@@ -134,6 +143,8 @@ static __always_inline int judge_clone(u64 flags)
 	if (!s)
 		return -EPERM;
 	len = namespace_word(s, flags & CLONE_JUDGED);
+	if (!len)
+		len = word_set(s, "clone:cgroup");
 	if (len)
 		error = shared_answer(slot, JUDGE_WORD, AGENTD_OP_NAMESPACE, len);
 	scratch_give(slot);

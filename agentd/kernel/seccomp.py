@@ -64,9 +64,15 @@ TIOCSTI: Final = 0x5412
 TIOCLINUX: Final = 0x541C
 # And those that stop a whole file system: FIFREEZE, FITHAW, FS_IOC_SHUTDOWN.
 STATIC_IOCTLS: Final = (TIOCSTI, TIOCLINUX, 0xC0045877, 0xC0045878, 0x8004587D)
-# What changes files through a descriptor that was opened to read, where no LSM hook is told: bpf/lib/ioctls.bpf.h.
+# What changes files, or reads others, through a descriptor that was opened to read, where no LSM hook is told:
+# bpf/lib/ioctls.bpf.h.
 FILE_IOCTLS: Final = {
     "FS_IOC_ENABLE_VERITY": 0x40806685,
+    "FS_IOC_SETVERSION": 0x40087602,
+    "FS_IOC32_SETVERSION": 0x40047602,
+    "EXT4_IOC_SETVERSION": 0x40086604,
+    "EXT4_IOC32_SETVERSION": 0x40046604,
+    "FS_IOC_SET_ENCRYPTION_POLICY": 0x800C6613,
     "FAT_IOCTL_SET_ATTRIBUTES": 0x40047211,
     "XFS_IOC_OPEN_BY_HANDLE": 0xC038586B,
     "XFS_IOC_OPEN_BY_HANDLE_32": 0xC01C586B,
@@ -77,6 +83,10 @@ FILE_IOCTLS: Final = {
     "BTRFS_IOC_SNAP_CREATE_V2": 0x50009417,
     "BTRFS_IOC_SUBVOL_CREATE_V2": 0x50009418,
     "BTRFS_IOC_SNAP_DESTROY_V2": 0x5000943F,
+    "BTRFS_IOC_TREE_SEARCH": 0xD0009411,
+    "BTRFS_IOC_TREE_SEARCH_V2": 0xC0709411,
+    "BTRFS_IOC_SEND": 0x40489426,
+    "BTRFS_IOC_SEND_32": 0x40449426,
 }
 
 _LD_ABS, _JA, _JEQ, _JGE, _JSET, _RET = 0x20, 0x05, 0x15, 0x35, 0x45, 0x06

@@ -20,6 +20,7 @@
 
 #define AF_UNIX 1
 #define AF_NETLINK 16
+#define NETLINK_KOBJECT_UEVENT 15
 #define AF_PACKET 17
 #define AF_ALG 38
 #define AF_VSOCK 40
@@ -138,6 +139,9 @@ static __always_inline bool routing_option(u32 level, u32 option)
 	       (option == IPV6_RTHDR || option == IPV6_2292PKTOPTIONS || option == IPV6_FLOWLABEL_MGR);
 }
 
+#define SCTP_DSTADDRV4 7 /* linux/sctp.h */
+#define SCTP_DSTADDRV6 8
+
 #define CONTROLS_MAX 16 /* of one message; more: taken for one that routes */
 
 struct control_message {
@@ -145,8 +149,11 @@ struct control_message {
 	s32 level, type;
 };
 
-/* Does one of the control messages at `at`, the kernel's copy of `size` bytes, set one for this message? */
-static __noinline bool routing_message(u64 at, u64 size)
+/*
+ * Does one of the control messages at `at`, the kernel's copy of `size` bytes, set one for this message? Or (`addresses`) tell
+ * SCTP that its other side is at another address, too?
+ */
+static __noinline bool routing_message(u64 at, u64 size, bool addresses)
 {
 	struct control_message c;
 
@@ -157,6 +164,8 @@ static __noinline bool routing_message(u64 at, u64 size)
 			return true;
 		if (c.len < sizeof(c) || c.len > size)
 			return false; /* the protocol refuses it */
+		if (addresses && c.level == IPPROTO_SCTP && (c.type == SCTP_DSTADDRV4 || c.type == SCTP_DSTADDRV6))
+			return true;
 		if (c.level == IPPROTO_IP && c.type == IP_RETOPTS)
 			return true;
 		if (c.level == IPPROTO_IPV6 && (c.type == IPV6_RTHDR || c.type == IPV6_2292RTHDR))

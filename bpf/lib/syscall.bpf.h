@@ -69,6 +69,14 @@ static __always_inline u64 syscall_mark(void)
 	return h | 1;
 }
 
+/* Its third argument, as the register held it when it began: the same one in both tables. */
+static __always_inline u64 syscall_third(void)
+{
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+
+	return syscall_compat() ? (u32)KREAD(regs, dx) : KREAD(regs, dx);
+}
+
 /* Its first argument, as the register held it when it began. */
 static __always_inline u64 syscall_first(void)
 {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.containment.attacks import guard, pin
+from tests.containment.beyond import file_system
 from tests.containment.promises import INLINE
 from tests.containment.suite import Probe, Scenario, Suite, Told, came_back, marked, thing
 from tests.live.probes import untagged
@@ -57,16 +58,6 @@ def queue(ground: Any) -> None:
     """A message queue."""
     libc = ctypes.CDLL(None, use_errno=True)
     os.close(libc.mq_open(b"/" + QUEUE.encode(), os.O_RDWR | os.O_CREAT, 0o600, None))
-
-
-def frozen(ground: Any) -> None:
-    """A small file system of its own."""
-    image = ground.dir / "state/image"
-    with open(image, "wb") as file:
-        file.truncate(1 << 20)
-    made = subprocess.run(["mkfs.ext2", "-q", "-F", image], check=False, capture_output=True)
-    if not made.returncode:
-        subprocess.run(["mount", "-o", "loop", image, ground.dir / "free/mount"], check=False, capture_output=True)
 
 
 def shared(ground: Any) -> None:
@@ -144,7 +135,7 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
     Probe(20, "a watch on a denied file", "read", "watch {denied}/key", came_back, "{denied}/key"),
     Probe(20, "a watch where it is allowed", "", "watch {free}"),
     Probe(62, "a file system that stands still", "mount", "freeze {free}/mount", came_back, "{free}/mount",
-          prepare=frozen, only_if=True),
+          prepare=file_system("ext2", "{free}/mount", 1 << 20), only_if=True),
     Probe(20, "a device in a folder of /dev", "read", f"node {NODE} 1 5", came_back, None, agent="coder",
           prepare=shared, only_if=True),
     *(Probe(20, f"a message queue{note}", "read", f"queue {QUEUE} {flags}", came_back,
@@ -153,5 +144,6 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
     Scenario(31, "an address of no family, from a raw socket", no_family),
     Probe(62, "a module that the kernel loads by itself", "module", "module {mark}", marked, "module:request",
           prepare=loader, only_if=True),
-    Probe(60, "another program's name", "ptrace", "disguise {dir}/bin/good", came_back),
+    *(Probe(60, f"another program's name{note}", "ptrace", f"disguise {{dir}}/bin/good{word}", came_back)
+      for note, word in (("", ""), (", by a number with more bits", " high"))),
 )  # fmt: skip

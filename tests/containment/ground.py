@@ -255,6 +255,11 @@ class Ground:
             "reader": harness.agent(deny=[rule for rule in files if rule["tool"] != "file_reader"]),
             "sender": harness.agent(deny=[{"tool": "ipc", "paths": ["**/docker.datagram.sock"]}]),
             "wire": harness.agent(deny=[{"tool": "network", "operations": ["send"], "hosts": ["::1"]}]),
+            "sailor": harness.agent(
+                deny=[{"tool": "network", "hosts": [f"*:{port['denied']}", f"*:{RESERVED}", "127.9.9.9"]}]
+            ),
+            # old system calls, and else as bot
+            "old": harness.agent(deny=deny, but=out, allow=[*hears, {"tool": "host", "operations": ["compat"]}]),
             "pure": harness.agent(deny=[{"tool": "runtime", "operations": ["generate", "code"]}]),
             "deaf": harness.agent(deny=[{"tool": "deaf"}]),
             "asker": harness.agent(deny=deny, ask=ask, but=["host"]),

@@ -37,6 +37,8 @@ _ELSEWHERE: Final = Gap("a descriptor is judged where it was opened, and that wa
 _GUARD: Final = Gap("agentd has no guard for itself on this kind of host")
 _OTHERS: Final = Gap("without LSM hooks only what is done by kill(2), ptrace(2) and their kin is judged")
 _NOWHERE: Final = frozenset[Point]()
+_STARTED: Final = Gap("for commands that agentd starts, their filter refuses it")
+_BITS: Final = ("", ", by a number with more bits")
 _RING: Final = Gap("where the policy allows io_uring, its requests pass no system call")
 
 # (row, name of the probe): why it is open.
@@ -83,10 +85,29 @@ GAPS: Final[dict[tuple[int, str], Gap]] = {
         for how in ("ioprio_set", "setpriority", "sched_setscheduler", "sched_setaffinity", "migrate_pages")
         for whose in (" of a stranger", ", where signals are allowed")
     },
-    (60, "another program's name"): _OTHERS,
+    **{(60, f"another program's name{note}"): _OTHERS for note in _BITS},
+    (41, "a child in another cgroup"): Gap("the namespaces of a child are looked at, and its cgroup is not"),
+    (45, "a key that the kernel has a helper ask for"): _OTHERS,
+    **{(45, f"a device's event, as {who} tells it"): _OTHERS for who in ("kernel", "udev")},
+    **{(60, f"the machine's ports, by {how}"): _STARTED for how in ("iopl", "ioperm")},
+    (60, "a stranger's memory, written out"): _OTHERS,
+    (60, "memory that is called broken"): _OTHERS,
+    (62, "a terminal that is hung up"): _OTHERS,
+    **{(62, f"another session's terminal{note}"): _OTHERS for note in _BITS},
+    (62, "what is written to the console"): _OTHERS,
+    **{
+        (32, f"SCTP, {how}"): Gap("cgroup programs are told none of its addresses")
+        for how in ("connect", "connectx", "connectx to two addresses", "a message to two addresses", "bindx")
+    },
+    **{(21, what): Gap("a whole file system") for what in ("quotas of btrfs", "a file system's label")},
+    **{
+        (25, f"{call}, of the 32-bit table"): _OTHERS
+        for call in ("prlimit", "F_SETOWN", "F_SETOWN_EX", "setpriority", "sched_setaffinity", "process_madvise")
+    },
+    **{(25, f"{call}, of the 32-bit table"): _OTHERS for call in ("TIOCSTI", "request_key")},
     (62, "a module that the kernel loads by itself"): _OTHERS,
-    (62, "input typed on a terminal"): Gap("for commands that agentd starts, their filter refuses it"),
-    (62, "a file system that stands still"): Gap("for commands that agentd starts, their filter refuses it"),
+    (62, "input typed on a terminal"): _STARTED,
+    (62, "a file system that stands still"): _STARTED,
     (60, "prlimit"): _GUARD,
     (60, "ptrace, where it is allowed"): _GUARD,
 }

@@ -25,6 +25,7 @@ from agentd.daemon import host as composition
 from tests.containment import (
     again,
     attacks,
+    beyond,
     corners,
     crowds,
     demand,
@@ -50,7 +51,7 @@ from tests.live import harness
 
 GROUPS: Final = (
     *(paths, overlays, exec_, files, network, routes, demand, hostnames, tag, races, again, storms, attacks, crowds),
-    *(survival, others, corners),
+    *(survival, others, corners, beyond),
     *(ordinary, started),
 )
 PROBES: Final[tuple[Probe | Scenario, ...]] = tuple(probe for group in GROUPS for probe in group.PROBES)
@@ -83,6 +84,7 @@ def suite(factor: float | None = 1.0) -> Iterator[Suite]:
             routes.WIRE.close()
             hostnames.close()
             corners.close()
+            beyond.close()
             others.STRANGER.close()
             attacks.remove_canary()
             tag.remove_group()

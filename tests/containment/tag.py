@@ -240,7 +240,7 @@ def overlooked(suite: Suite) -> Told:
 
 PROBES: Final[tuple[Probe | Scenario, ...]] = (
     *(probe for how in LEAVINGS for probe in leaves(40, how)),
-    *leaves(40, "clone3 into a cgroup"),
+    *leaves(40, "clone3 into a cgroup", "roamer"),
     *leaves(41, "cgroup", name="another cgroup"),
     *(probe for name, flags in NAMESPACES.items()
       for probe in leaves(41, str(flags), "roamer", f"a new {name} namespace, where that is allowed")),

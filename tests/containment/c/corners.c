@@ -107,6 +107,7 @@ struct disguise {
 	struct prctl_mm_map map;
 	unsigned long from[8], to[8]; /* what shows the program's file */
 	int fd;
+	long how;
 };
 
 static inline long call(long number, long a, long b, long c, long d, long e)
@@ -132,7 +133,7 @@ disguised(struct disguise *d)
 	for (int i = 0; i < 8 && d->to[i]; i++)
 		call(SYS_munmap, d->from[i], d->to[i] - d->from[i], 0, 0, 0);
 	d->map.exe_fd = d->fd;
-	failed = call(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, (long)&d->map, sizeof(d->map), 0);
+	failed = call(SYS_prctl, PR_SET_MM, d->how, (long)&d->map, sizeof(d->map), 0);
 	if (failed) {
 		text[0] = 'e', text[1] = 'r', text[2] = 'r', text[3] = '\n';
 		call(SYS_write, 1, (long)text, 4, 0, 0);
@@ -143,7 +144,7 @@ disguised(struct disguise *d)
 }
 extern char __start_disguise[] __attribute__((weak)), __stop_disguise[] __attribute__((weak));
 
-/* disguise PATH: is that program from now on, for whoever asks the kernel */
+/* disguise PATH [HIGH]: is that program from now on, for whoever asks the kernel */
 static int disguise_word(int argc, char **argv)
 {
 	char *copy = mmap(0, 1 << 16, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -166,6 +167,7 @@ static int disguise_word(int argc, char **argv)
 			sscanf(line, "%lx-%lx", &d->from[n], &d->to[n]), n++;
 	memcpy(copy, (void *)disguised, 4096);
 	d->fd = open(argv[1], O_RDONLY);
+	d->how = PR_SET_MM_MAP | (argc > 2 ? 1l << 32 : 0);
 	d->map = (struct prctl_mm_map){
 		.start_code = (long)copy,
 		.end_code = (long)copy + 4096,

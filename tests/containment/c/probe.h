@@ -22,7 +22,7 @@ struct word {
 
 extern const struct word path_words[], exec_words[], file_words[], descriptor_words[], ring_words[], network_words[],
 	tag_words[], race_words[], attack_words[], name_words[], storm_words[], swap_words[], other_words[],
-	corner_words[];
+	corner_words[], beyond_words[], wire_words[];
 
 /* Reads a little of a descriptor and prints it. */
 static inline void show(int fd)
