@@ -109,6 +109,7 @@ SEC("?lsm/file_open")
 int BPF_PROG(lsm_file_open, struct file *file)
 {
 	struct agentd_tag *tag;
+	u32 op = 0;
 
 	tag = current_tag();
 	if (!tag || file->f_mode & FMODE_NOACCOUNT)
@@ -118,9 +119,14 @@ int BPF_PROG(lsm_file_open, struct file *file)
 		return 0;
 	if (may_be_nameless(file->f_inode) && is_strangers(file))
 		return judge_strangers(tag, file);
-	if (file->f_inode->i_sb->s_magic == PROC_SUPER_MAGIC && file->f_mode & FMODE_WRITE &&
-	    is_proc_of_agentd(file->f_inode))
-		return guard_refuses(AGENTD_OP_WRITE);
+	if (file->f_inode->i_sb->s_magic == PROC_SUPER_MAGIC && is_proc_of_agentd(file->f_inode)) {
+		if (file->f_mode & FMODE_WRITE)
+			op = AGENTD_OP_WRITE;
+		else if (shows_memory(file->f_path.dentry))
+			op = AGENTD_OP_PTRACE;
+		if (op)
+			return guard_refuses(op);
+	}
 	return judge_file(tag, file, open_kinds(file));
 }
 

@@ -53,9 +53,8 @@ static __always_inline bool of_interest(int privilege)
 	case CAP_SYS_RAWIO:
 		return syscall_is(172, 110) || syscall_is(173, 101); /* iopl, ioperm */
 	case CAP_SYS_NICE:
-		return syscall_is(
-			440,
-			440); /* process_madvise; since Linux 7.0 who has CAP_PERFMON may look at any memory (mm_access) */
+		/* process_madvise; not by ptrace_access_check: on 7.2 CAP_PERFMON opens any memory (mm_access) */
+		return syscall_is(440, 440);
 	case CAP_SYS_TTY_CONFIG:
 		return true; /* vhangup, and the keys of a console that is not its own */
 	case CAP_SYS_ADMIN:

@@ -46,6 +46,28 @@ static __always_inline bool is_proc_of_agentd(const struct inode *inode)
 	return first && is_agentd((void *)first - bpf_core_field_offset(struct task_struct, pid_links));
 }
 
+/*
+ * Does a file of /proc show a process's memory, or where it lies? Whoever may trace it may look (ptrace_access_check), and
+ * on newer kernels (7.2; not 6.12) whoever has CAP_PERFMON, whatever that hook says. By the first four letters: maps, smaps
+ * and smaps_rollup, numa_maps, environ, auxv, pagemap.
+ */
+static __always_inline bool shows_memory(const struct dentry *dentry)
+{
+	char name[4] = {};
+
+	bpf_probe_read_kernel(name, sizeof(name), KREAD(dentry, d_name.name));
+	switch ((u32)name[0] | (u32)name[1] << 8 | (u32)name[2] << 16 | (u32)name[3] << 24) {
+	case 0x7370616d: /* maps */
+	case 0x70616d73: /* smap */
+	case 0x616d756e: /* numa */
+	case 0x69766e65: /* envi */
+	case 0x76787561: /* auxv */
+	case 0x65676170: /* page */
+		return true;
+	}
+	return false;
+}
+
 /* Would this command of bpf() take an object that is there, by its number or its pin, which may be agentd's? */
 static __always_inline bool takes_what_is_there(u32 cmd)
 {

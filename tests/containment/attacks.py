@@ -271,6 +271,8 @@ PROBES: Final[tuple[Probe | Scenario, ...]] = (
           prepare=note_signals),  # the guard's record says `agentd`
     guard(60, "ptrace, where it is allowed", "ptrace {pid}", came_back),
     guard(60, "oom_score_adj", "number /proc/{pid}/oom_score_adj {oom}", came_back, "write, nothing truncated"),
+    *(guard(60, f"its memory, as {name} in /proc shows it", f"open 0 /proc/{{pid}}/{name}", came_back)
+      for name in ("maps", "environ")),
     guard(60, "prlimit", "limit {pid}", limited),
     Probe(61, "a link by its id", "bpf", "bpf take", came_back, "bpf"),
     Probe(61, "a link by its id, of a command that agentd starts", "bpf", "bpf take", came_back, seccomp=True),

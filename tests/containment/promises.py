@@ -109,6 +109,7 @@ GAPS: Final[dict[tuple[int, str], Gap]] = {
     (62, "input typed on a terminal"): _STARTED,
     (62, "a file system that stands still"): _STARTED,
     (60, "prlimit"): _GUARD,
+    **{(60, f"its memory, as {name} in /proc shows it"): _GUARD for name in ("maps", "environ")},
     (60, "ptrace, where it is allowed"): _GUARD,
 }
 
