@@ -132,6 +132,7 @@ static __always_inline int judge_ioctl(struct file *file, u32 request, u32 argum
 		op = AGENTD_OP_SETATTR;
 	else
 		return 0;
+	file = PLAIN(struct file, file);
 	return judge_rarely(op, file->f_path.mnt, file->f_path.dentry);
 }
 

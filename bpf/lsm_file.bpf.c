@@ -209,29 +209,34 @@ int BPF_PROG(lsm_path_chown, struct path *path)
 SEC("?lsm/path_chroot")
 int BPF_PROG(lsm_path_chroot, struct path *path)
 {
+	path = PLAIN(struct path, path);
 	return judge_rarely(AGENTD_OP_CHROOT, path->mnt, path->dentry);
 }
 
 SEC("?lsm/sb_mount")
 int BPF_PROG(lsm_sb_mount, const char *dev_name, struct path *path)
 {
+	path = PLAIN(struct path, path);
 	return judge_rarely(AGENTD_OP_MOUNT, path->mnt, path->dentry);
 }
 
 SEC("?lsm/sb_umount")
 int BPF_PROG(lsm_sb_umount, struct vfsmount *mnt)
 {
+	mnt = PLAIN(struct vfsmount, mnt);
 	return judge_rarely(AGENTD_OP_MOUNT, mnt, mnt->mnt_root);
 }
 
 SEC("?lsm/sb_pivotroot")
 int BPF_PROG(lsm_sb_pivotroot, struct path *old_path, struct path *new_path)
 {
+	new_path = PLAIN(struct path, new_path);
 	return judge_rarely(AGENTD_OP_MOUNT, new_path->mnt, new_path->dentry);
 }
 
 SEC("?lsm/move_mount")
 int BPF_PROG(lsm_move_mount, struct path *from_path, struct path *to_path)
 {
+	to_path = PLAIN(struct path, to_path);
 	return judge_rarely(AGENTD_OP_MOUNT, to_path->mnt, to_path->dentry);
 }

@@ -133,7 +133,9 @@ int BPF_PROG(lsm_inode_init_security_anon, struct inode *inode, const struct qst
 SEC("?lsm/path_notify")
 int BPF_PROG(lsm_path_notify, const struct path *path)
 {
-	if (!syscall_is(301, 339))
+	if (!syscall_is(301, 339)) {
+		path = PLAIN(struct path, path);
 		return judge_path(AGENTD_OP_READ, path->mnt, path->dentry);
+	}
 	return PREVENT_WORD(AGENTD_OP_PERF, "fanotify_init");
 }
