@@ -105,13 +105,22 @@ static __always_inline bool is_loader(struct agentd_tag *tag)
 	return mark == syscall_mark();
 }
 
+/* The guard: what of agentd's process in /proc is opened to write, or shows its memory. 0: neither. */
+static __always_inline u32 guarded_op(const struct file *file)
+{
+	if (file->f_inode->i_sb->s_magic != PROC_SUPER_MAGIC || !is_proc_of_agentd(file->f_inode))
+		return 0;
+	if (file->f_mode & FMODE_WRITE)
+		return AGENTD_OP_WRITE;
+	return shows_memory(file->f_path.dentry) ? AGENTD_OP_PTRACE : 0;
+}
+
 SEC("?lsm/file_open")
 int BPF_PROG(lsm_file_open, struct file *file)
 {
-	struct agentd_tag *tag;
-	u32 op = 0;
+	struct agentd_tag *tag = current_tag();
+	u32 kinds, op;
 
-	tag = current_tag();
 	if (!tag || file->f_mode & FMODE_NOACCOUNT)
 		return 0;
 	SHARED_FIRST();
@@ -119,15 +128,12 @@ int BPF_PROG(lsm_file_open, struct file *file)
 		return 0;
 	if (may_be_nameless(file->f_inode) && is_strangers(file))
 		return judge_strangers(tag, file);
-	if (file->f_inode->i_sb->s_magic == PROC_SUPER_MAGIC && is_proc_of_agentd(file->f_inode)) {
-		if (file->f_mode & FMODE_WRITE)
-			op = AGENTD_OP_WRITE;
-		else if (shows_memory(file->f_path.dentry))
-			op = AGENTD_OP_PTRACE;
-		if (op)
-			return guard_refuses(op);
-	}
-	return judge_file(tag, file, open_kinds(file));
+	kinds = open_kinds(file);
+	if (file_recalled(tag, file, kinds)) /* nothing in /proc ever is */
+		return 0;
+	file = PLAIN(struct file, file);
+	op = guarded_op(file);
+	return op ? guard_refuses(op) : judge_file_anew(tag, file, kinds);
 }
 
 SEC("?lsm/file_receive")

@@ -76,24 +76,23 @@ static __always_inline bool file_by_name(const struct agentd_tag *tag, struct fi
 	return numbers;
 }
 
-/* The whole of a hook whose object is a file: it is opened, received or mapped, in the kinds that kinds_ops() knows. */
-static __always_inline int judge_file(struct agentd_tag *tag, struct file *f, u32 kinds)
+/* Is it allowed by what is remembered of the file itself? */
+static __always_inline bool file_recalled(const struct agentd_tag *tag, struct file *f, u32 kinds)
+{
+	return !constants.check && !made_now(f) && recalled(tag, f->f_inode, PLAIN(struct file, f), kinds, NULL);
+}
+
+/* Judges a file that isn't, in the kinds that kinds_ops() knows. f: as PLAIN() makes it. */
+static __always_inline int judge_file_anew(struct agentd_tag *tag, struct file *f, u32 kinds)
 {
 	u32 slot, count, ops = kinds_ops(kinds);
-	const struct inode *inode = f->f_inode;
 	struct recall r = { .ops = ops };
-	bool node, made = made_now(f);
-	struct vfsmount *mnt;
-	struct dentry *dentry;
+	struct vfsmount *mnt = f->f_path.mnt;
+	struct dentry *dentry = f->f_path.dentry;
+	bool node = is_node(f->f_inode);
 	struct scratch *s;
 	int error;
 
-	f = PLAIN(struct file, f);
-	if (!constants.check && !made && recalled(tag, inode, f, kinds, NULL))
-		return 0;
-	mnt = f->f_path.mnt;
-	dentry = f->f_path.dentry;
-	node = is_node(f->f_inode);
 	if (constants.memory && !constants.check && !node && !syscall_foreign() && file_by_name(tag, f, kinds, &r))
 		return 0;
 	s = begin(&slot);
@@ -117,6 +116,12 @@ static __always_inline int judge_file(struct agentd_tag *tag, struct file *f, u3
 	}
 	scratch_give(slot);
 	return error;
+}
+
+/* The whole of a hook whose object is a file: it is received or mapped. */
+static __always_inline int judge_file(struct agentd_tag *tag, struct file *f, u32 kinds)
+{
+	return file_recalled(tag, f, kinds) ? 0 : judge_file_anew(tag, PLAIN(struct file, f), kinds);
 }
 
 #endif
