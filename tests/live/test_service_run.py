@@ -186,21 +186,42 @@ def test_alone_with_events() -> None:
 # -- tag
 
 
+FAMILY = r"""
+import os, socket, sys, threading
+port = int(sys.argv[1])
+r, w = os.pipe()
+go, gone = os.pipe()
+here, begun = os.pipe()
+def attempt():
+    os.write(begun, b"x")
+    os.read(go, 1)
+    os.write(w, b"%d" % socket.socket().connect_ex(("127.0.0.1", port)))
+for i in range(3):
+    if os.fork() == 0:
+        if os.fork() == 0:
+            attempt()
+        else:
+            attempt()
+            os.wait()
+        os._exit(0)
+threads = [threading.Thread(target=attempt) for _ in range(4)]
+[t.start() for t in threads]
+[os.read(here, 1) for _ in range(10)]
+print("ready", flush=True)
+sys.stdin.readline()
+os.write(gone, b"x" * 10)
+[t.join() for t in threads]
+[os.wait() for _ in range(3)]
+print(os.read(r, 100).decode())
+"""
+
+
 def test_tag_threads_and_children(service: Service) -> None:
     """Tagging a process holds its threads and the children it has already, whatever they do next."""
-    code = (
-        "import os, socket, sys, threading\nport = int(sys.argv[1])\nr, w = os.pipe()\ngo, gone = os.pipe()\n"
-        "def attempt():\n    os.read(go, 1)\n    os.write(w, b'%d' % socket.socket().connect_ex(('127.0.0.1', port)))\n"
-        "for i in range(3):\n    if os.fork() == 0:\n        if os.fork() == 0:\n            attempt()\n"
-        "        else:\n            attempt()\n            os.wait()\n        os._exit(0)\n"
-        "threads = [threading.Thread(target=attempt) for _ in range(4)]\n[t.start() for t in threads]\n"
-        "print('ready', flush=True)\nsys.stdin.readline()\nos.write(gone, b'x' * 10)\n"
-        "[t.join() for t in threads]\n[os.wait() for _ in range(3)]\nprint(os.read(r, 100).decode())"
-    )
     for tagged in (False, True):
         with listening() as port:
             child = subprocess.Popen(
-                [PYTHON, "-I", "-S", "-c", code, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                [PYTHON, "-I", "-S", "-c", FAMILY, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
             assert child.stdout is not None and child.stdout.readline() == b"ready\n"
             if tagged:
