@@ -34,8 +34,8 @@ static __always_inline int judge_other(struct task_struct *victim)
 	if (!s)
 		return -EPERM;
 	len = other ? word_set(s, "signal:workload") : word_set(s, "signal:outside");
-	error = shared_answer(slot, JUDGE_WORD_NOW, AGENTD_OP_SIGNAL,
-			      len); /* kill(-1): others may have got theirs already */
+	/* now: others may have got theirs already (kill(-1)) */
+	error = shared_answer(slot, JUDGE_WORD_NOW, AGENTD_OP_SIGNAL, len);
 	scratch_give(slot);
 	return error;
 }

@@ -201,11 +201,13 @@ SEC("?lsm/socket_bind")
 int BPF_PROG(lsm_socket_bind, struct socket *sock, void *address)
 {
 	struct agentd_tag *tag = current_tag();
+	struct sock *sk;
 
 	SHARED_FIRST();
 	if (!tag || !address)
 		return 0;
-	if (KREAD(sock, sk, __sk_common.skc_family) == AF_XDP && knows_names(tag->agent))
+	sk = sock->sk;
+	if (sk && sk->__sk_common.skc_family == AF_XDP && knows_names(tag->agent))
 		return refuse_unmarked(tag, AGENTD_OP_BIND); /* from then on poll() sends, and asks no hook */
 	return judge_sockaddr(tag, sock, address, AGENTD_OP_BIND);
 }

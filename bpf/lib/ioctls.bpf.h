@@ -126,10 +126,9 @@ static __always_inline bool changes_all(u32 request)
 }
 
 /*
- * `argument`: as the kernel takes it for TIOCSCTTY, the lower half of the register.
- *
  * Types on a terminal, for whoever reads there (TIOCLINUX can paste), or takes it from all who have it, or (TIOCSCTTY with a 1)
- * from another session, or what is written to the console.
+ * from another session, or what is written to the console. argument: as the kernel takes it for TIOCSCTTY, the lower half of
+ * the register.
  */
 static __always_inline bool uses_terminal(u32 request, u32 argument)
 {
